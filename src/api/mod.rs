@@ -1,0 +1,42 @@
+//! What users write: the `WebSocketRoute` resource, its status and its durations.
+//!
+//! The types here are the source of the CRD in `crds/`; a test fails when the two differ.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+
+mod duration;
+mod object;
+mod open_enum;
+mod route;
+mod status;
+
+pub use duration::{Duration, DurationError};
+pub use object::RouteObject;
+pub use route::{
+    Algorithm, BackendRef, CertificateRef, Cookie, DEFAULT_BACKEND_CONNECT_TIMEOUT, DEFAULT_CLASS_NAME,
+    DEFAULT_COOKIE_PATH, DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_WEIGHT, InsecurePolicy, LifetimeType, LoadBalancing,
+    NonUpgradeRequests, PathMatch, PathMatchType, RouteMatch, RouteRule, SameSite, SecureMode, SessionPersistence,
+    SessionPersistenceType, Timeouts, Tls, WebSocketRoute, WebSocketRouteSpec,
+};
+pub use status::{ConditionReason, ConditionType, WebSocketRouteStatus};
+
+/// API group of the resource.
+pub const GROUP: &str = "switchyard.dev";
+/// API version of the resource.
+pub const VERSION: &str = "v1alpha1";
+/// Kind of the resource.
+pub const KIND: &str = "WebSocketRoute";
+
+/// The CustomResourceDefinition, as `switchyard crd` prints it and as it is installed.
+#[must_use]
+pub fn crd() -> CustomResourceDefinition {
+    let mut crd = <WebSocketRoute as kube::CustomResourceExt>::crd();
+    for version in &mut crd.spec.versions {
+        let root = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let status = root.and_then(|root| root.properties.as_mut()).and_then(|fields| fields.get_mut("status"));
+        if let Some(status) = status {
+            status.default = Some(JSON(status::pending()));
+        }
+    }
+    crd
+}

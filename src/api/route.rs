@@ -1,0 +1,400 @@
+//! The spec that users write.
+#![allow(unreachable_pub, reason = "KubeSchema repeats each type inside a function")]
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::{Duration, WebSocketRouteStatus, open_enum::open_enum};
+
+/// The class that a route belongs to when it names none.
+pub const DEFAULT_CLASS_NAME: &str = "switchyard";
+/// The share of a backend reference that states no weight.
+pub const DEFAULT_WEIGHT: i32 = 1;
+/// `timeouts.handshake` of a rule that states none.
+pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// `timeouts.backendConnect` of a rule that states none.
+pub const DEFAULT_BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// `sessionPersistence.cookie.path` of a rule that states none.
+pub const DEFAULT_COOKIE_PATH: &str = "/";
+
+/// Where the sockets of one or more hostnames go, and how they are kept there.
+#[allow(clippy::duplicated_attributes, reason = "each printcolumn has a name and a type of its own")]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "switchyard.dev",
+    version = "v1alpha1",
+    kind = "WebSocketRoute",
+    plural = "websocketroutes",
+    shortname = "wsr",
+    namespaced,
+    status = "WebSocketRouteStatus",
+    derive = "PartialEq",
+    doc = "WebSocketRoute says where the WebSocket connections, and the plain HTTP requests beside them, of one or \
+           more hostnames go.",
+    printcolumn(name = "Hosts", type_ = "string", json_path = ".spec.hostnames"),
+    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status"),
+    printcolumn(
+        name = "Resolved",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"ResolvedRefs\")].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WebSocketRouteSpec {
+    /// Which controller serves the route: the one started with this `--class`. Default: `switchyard`.
+    #[serde(default = "default_class_name")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new(DNS_LABEL_RULE).message("must be a DNS label: lower-case letters, digits and -"))]
+    pub class_name: String,
+
+    /// The hosts that the route answers for, at most 16. `*.example.com` stands for one or more labels below
+    /// `example.com`, not for `example.com` itself. Default: every host that no other route names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(HOSTNAMES_RULE).message(HOSTNAMES_MESSAGE)
+    )]
+    pub hostnames: Vec<String>,
+
+    /// TLS of these hostnames. Default: they are served in plaintext only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+
+    /// What to do with requests, by what they ask for; 1 to 16.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = Rule::new(
+            "self.all(one, !has(one.name) || self.exists_one(other, has(other.name) && other.name == one.name))"
+        ).message("the names of the rules of a route must differ")
+    )]
+    pub rules: Vec<RouteRule>,
+}
+
+const DNS_LABEL_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
+const HOSTNAMES_RULE: &str = r"self.all(host, host.matches('^([*][.])?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$') && !host.matches('^[0-9.]+$'))";
+const HOSTNAMES_MESSAGE: &str = "must be host names in lower case without a port, such as chat.example.com or \
+                                 *.example.com; no IP addresses";
+
+/// TLS of a route's hostnames.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Secrets of type `kubernetes.io/tls` in the route's namespace, 1 to 8. Among several, the one is sent whose
+    /// names cover the host and whose key the client can verify; else the first.
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub certificate_refs: Vec<CertificateRef>,
+
+    /// What happens to requests for these hostnames that come without TLS. `Redirect` (default) answers 308 with the
+    /// https or wss URL, `Allow` serves them, `Deny` answers 403.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insecure_policy: Option<InsecurePolicy>,
+}
+
+/// A Secret with a certificate chain and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+        .message("must be the name of a Secret: lower-case letters, digits, - and ."))]
+    pub name: String,
+}
+
+open_enum! {
+    /// What happens to a request that should have come over TLS.
+    InsecurePolicy {
+        /// It is served.
+        Allow,
+        /// It is answered with 308 and the secure URL.
+        Redirect,
+        /// It is answered with 403.
+        Deny,
+    }
+}
+
+/// One rule: which requests, where to, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRule {
+    /// Name of the rule, for logs; unique within the route. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new(DNS_LABEL_RULE).message("must be a DNS label: lower-case letters, digits and -"))]
+    pub name: Option<String>,
+
+    /// The requests that the rule is for: those that any of up to 16 matches fits. Default: all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub matches: Vec<RouteMatch>,
+
+    /// Where new sessions go, 1 to 16. One is drawn by weight, then an endpoint in it by `loadBalancing`.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub backend_refs: Vec<BackendRef>,
+
+    /// How long things may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+
+    /// Keeps all requests of a session, upgrades and plain ones, on one endpoint. Default: none, no cookie is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
+
+    /// How an endpoint is chosen for a new session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
+
+    /// What happens to requests that are no WebSocket upgrade. `Proxy` (default) passes them to the backend as
+    /// HTTP/1.1, `Reject` answers 426 with an explanation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub non_upgrade_requests: Option<NonUpgradeRequests>,
+}
+
+/// What a request must be like.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteMatch {
+    /// Its path. Default: any path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathMatch>,
+}
+
+/// A condition on the path of a request, which is compared as it was sent: case-sensitive, nothing decoded.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PathMatch {
+    /// `PathPrefix` (default) fits the path and all below it, by whole segments: `/ws` and `/ws/` are the same
+    /// prefix. `Exact` fits this path only.
+    #[serde(rename = "type", default = "default_path_match_type")]
+    pub type_: PathMatchType,
+
+    /// The path, at most 1,024 characters, beginning with `/`.
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^/[!-~]*$') && !self.matches('[?#]')").message(
+            "must begin with / and hold visible ASCII characters only, without ? and #; write others as %XX"
+        ),
+        validation = Rule::new("!self.matches('(?i)(%2f|%5c|%00)') && !self.matches('(?i)/([.]|%2e){1,2}(/|$)')").message(
+            "no request can have this path: those with dot segments, %2F, %5C or %00 are refused with 400"
+        )
+    )]
+    pub value: String,
+}
+
+open_enum! {
+    /// How a path is compared.
+    PathMatchType {
+        /// The path or any below it, by whole segments.
+        PathPrefix,
+        /// This path only.
+        Exact,
+    }
+}
+
+/// A port of a Service, and its share of new sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendRef {
+    /// Name of a Service in the route's namespace.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new(DNS_LABEL_RULE).message("must be the name of a Service: lower-case letters, digits and -"))]
+    pub name: String,
+
+    /// A `spec.ports[].port` of the Service, 1 to 65535.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+
+    /// Its share of new sessions beside the other references, 0 to 1000000. Default: 1. At 0 it gets no new
+    /// sessions; existing ones stay.
+    #[serde(default = "default_weight")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub weight: i32,
+}
+
+/// How long things may take. `0s` means no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// Upgrade requests only: from the whole request head to the backend's 101 or other final answer; then 504.
+    /// Default: 10s. `0s`: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<Duration>,
+
+    /// Other requests: from the head as passed on to the head of the answer; then 504. Default: 0s, no limit, since
+    /// long polls wait 25 seconds and more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<Duration>,
+
+    /// One attempt to connect to an endpoint; then the next endpoint is tried. Default: 5s. `0s`: no limit but the
+    /// operating system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend_connect: Option<Duration>,
+
+    /// A tunnel in which no byte moved either way for so long is ended. Default: 0s, never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Duration>,
+
+    /// A tunnel is ended after this long, shortened by a random share of up to 10 %. Default: 0s, never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_duration: Option<Duration>,
+}
+
+/// How the requests of a session are recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.cookie) || !has(self.cookie.lifetimeType) || self.cookie.lifetimeType != 'Permanent' \
+        || has(self.absoluteTimeout) && self.absoluteTimeout.matches('[1-9]')")
+        .message("a Permanent cookie needs absoluteTimeout, which becomes its Max-Age"),
+)]
+pub struct SessionPersistence {
+    /// `Cookie` (default): by a cookie that Switchyard sets.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub type_: Option<SessionPersistenceType>,
+
+    /// The cookie's attributes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<Cookie>,
+
+    /// The age at which a session is given a new endpoint. Default: 0s, never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absolute_timeout: Option<Duration>,
+}
+
+open_enum! {
+    /// What carries the session's token.
+    SessionPersistenceType {
+        /// A cookie.
+        Cookie,
+    }
+}
+
+/// Attributes of the session cookie (RFC 6265bis).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.sameSite) || self.sameSite != 'None' || !has(self.secure) || self.secure != 'Never'")
+        .message("sameSite None needs a secure cookie: browsers refuse it with secure Never"),
+    validation = Rule::new("!has(self.partitioned) || !self.partitioned || !has(self.secure) || self.secure != 'Never'")
+        .message("a partitioned cookie must be secure: browsers refuse it with secure Never"),
+)]
+pub struct Cookie {
+    /// Name of the cookie, at most 63 characters. Default: `switchyard-` and 8 hexadecimal digits of a hash of the
+    /// route's namespace and name and of the rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[-!#$%&*+.^_`|~0-9A-Za-z]+$')")
+        .message("must be a cookie name: letters, digits and -!#$%&*+.^_`|~"))]
+    pub name: Option<String>,
+
+    /// The paths to which browsers send it. Default: `/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^/[ -:<-~]*$')")
+        .message("must begin with / and hold visible ASCII characters only, without ;"))]
+    pub path: Option<String>,
+
+    /// `Session` (default): the browser forgets it when it ends. `Permanent`: it keeps it for `absoluteTimeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_type: Option<LifetimeType>,
+
+    /// Whether browsers send it with requests from other sites: `Lax` (default), `Strict` or `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_site: Option<SameSite>,
+
+    /// Whether browsers send it over TLS only. `Auto` (default): when the client came over TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure: Option<SecureMode>,
+
+    /// Whether it is hidden from scripts. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_only: Option<bool>,
+
+    /// Whether browsers keep it apart for each top-level site (CHIPS). Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitioned: Option<bool>,
+}
+
+open_enum! {
+    /// How long a browser keeps the cookie.
+    LifetimeType {
+        /// Until the browser ends.
+        Session,
+        /// For `absoluteTimeout`.
+        Permanent,
+    }
+}
+
+open_enum! {
+    /// The `SameSite` attribute.
+    SameSite {
+        /// Also with top-level navigation from other sites.
+        Lax,
+        /// Only with requests from the same site.
+        Strict,
+        /// With all requests; needs a secure cookie.
+        None,
+    }
+}
+
+open_enum! {
+    /// When the `Secure` attribute is set.
+    SecureMode {
+        /// When the client came over TLS.
+        Auto,
+        /// On every cookie.
+        Always,
+        /// On none.
+        Never,
+    }
+}
+
+/// How an endpoint is chosen for a new session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancing {
+    /// `LeastConnections` (default): the endpoint with the fewest open tunnels and requests of this proxy, ties at
+    /// random. `RoundRobin`: each in turn. `Random`: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<Algorithm>,
+}
+
+open_enum! {
+    /// How an endpoint is chosen for a new session.
+    Algorithm {
+        /// The one with the fewest open tunnels and requests.
+        LeastConnections,
+        /// Each in turn.
+        RoundRobin,
+        /// Any.
+        Random,
+    }
+}
+
+open_enum! {
+    /// What happens to a request that is no WebSocket upgrade.
+    NonUpgradeRequests {
+        /// It is passed to the backend.
+        Proxy,
+        /// It is answered with 426.
+        Reject,
+    }
+}
+
+fn default_class_name() -> String {
+    DEFAULT_CLASS_NAME.to_owned()
+}
+
+fn default_path_match_type() -> PathMatchType {
+    PathMatchType::PathPrefix
+}
+
+fn default_weight() -> i32 {
+    DEFAULT_WEIGHT
+}

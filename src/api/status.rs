@@ -1,0 +1,102 @@
+//! The status that users read.
+#![allow(unreachable_pub, reason = "KubeSchema repeats each type inside a function")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the controller says of a route.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WebSocketRouteStatus {
+    /// One entry for each aspect of the route: Accepted, PartiallyInvalid, ResolvedRefs, BackendsReady. Each names
+    /// the generation of the spec that it was judged on.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The aspects of a route that have a condition each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionType {
+    /// The spec makes sense, and something of it is served as claimed.
+    Accepted,
+    /// A rule, or a (hostname, match) pair, is not served. Present only when true.
+    PartiallyInvalid,
+    /// All that the route names exists and may be used.
+    ResolvedRefs,
+    /// Informational: each Service that the route names has an endpoint that takes new sessions.
+    BackendsReady,
+}
+
+impl ConditionType {
+    /// The `type` of the condition.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::PartiallyInvalid => "PartiallyInvalid",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::BackendsReady => "BackendsReady",
+        }
+    }
+}
+
+/// Why a condition has its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionReason {
+    /// The route is served as written.
+    Accepted,
+    /// The spec, or a part of it, makes no sense.
+    Invalid,
+    /// An older route holds the same claim.
+    Conflicted,
+    /// A value that this version or this controller's settings do not support.
+    UnsupportedValue,
+    /// All references resolve.
+    ResolvedRefs,
+    /// A Service does not exist.
+    BackendNotFound,
+    /// A Service has no such port.
+    UnknownPort,
+    /// The Service's port asks for a protocol that cannot be spoken to it.
+    UnsupportedProtocol,
+    /// A certificate's Secret is missing, of another type, or unusable.
+    InvalidCertificateRef,
+    /// Each Service has an endpoint that takes new sessions.
+    EndpointsReady,
+    /// A Service has no endpoint that takes new sessions.
+    NoReadyEndpoints,
+}
+
+impl ConditionReason {
+    /// The `reason` of the condition.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Invalid => "Invalid",
+            Self::Conflicted => "Conflicted",
+            Self::UnsupportedValue => "UnsupportedValue",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::UnknownPort => "UnknownPort",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
+            Self::InvalidCertificateRef => "InvalidCertificateRef",
+            Self::EndpointsReady => "EndpointsReady",
+            Self::NoReadyEndpoints => "NoReadyEndpoints",
+        }
+    }
+}
+
+/// The schema's default status: what a route says before any controller has looked at it.
+pub(super) fn pending() -> serde_json::Value {
+    serde_json::json!({ "conditions": [{
+        "type": "Accepted",
+        "status": "Unknown",
+        "reason": "Pending",
+        "message": "Waiting for a controller of the route's class",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }] })
+}

@@ -1,0 +1,6 @@
+//! Switchyard: a Kubernetes ingress controller and proxy for WebSocket traffic.
+
+pub mod api;
+pub mod compile;
+pub mod source;
+pub mod table;

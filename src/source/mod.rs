@@ -1,0 +1,24 @@
+//! Where objects come from, and the loop that turns them into tables.
+
+mod signal;
+
+use std::sync::Arc;
+
+pub use signal::{Changes, Pending};
+
+use crate::compile::{ClusterView, Verdict};
+
+/// A place that objects come from: a cluster, or a directory.
+pub trait Source: Send + 'static {
+    /// The objects of this moment.
+    fn view(&self) -> ClusterView;
+}
+
+/// What the rebuild loop tells of each build, whether or not it changed the table.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The generation of the table that is served: 0 before the first one, then one more for each that differs.
+    pub generation: u64,
+    /// What became of each route, sorted by name.
+    pub verdicts: Arc<[Verdict]>,
+}

@@ -1,0 +1,249 @@
+//! Hosts of requests, the patterns that routes claim, and which pattern wins.
+
+use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt, net::IpAddr};
+
+/// The host that a request is for: lower case, without port and without one trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Host<'a>(Cow<'a, str>);
+
+/// An authority that is no `uri-host [ ":" port ]` (RFC 9110 §7.2), or that no route could name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MalformedHost;
+
+impl<'a> Host<'a> {
+    /// Reads the value of a `Host` field or the authority of a target in absolute form.
+    ///
+    /// # Errors
+    /// When the host is empty or holds anything but letters, digits, `-`, `_`, `.` (or an IPv6 address in
+    /// brackets), or when the port is no number up to 65535. Percent-encoded host names are refused: none is in use,
+    /// and two spellings of one host would be a way round a rule.
+    pub fn parse(authority: &'a str) -> Result<Self, MalformedHost> {
+        let (host, port) = split_port(authority)?;
+        if !port.is_empty() && (!port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()) {
+            return Err(MalformedHost);
+        }
+        if let Some(address) = host.strip_prefix('[') {
+            let address = address.strip_suffix(']').ok_or(MalformedHost)?;
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| MalformedHost)?;
+            return Ok(Self(lower(host)));
+        }
+        Self::from_name(host)
+    }
+
+    /// Reads a host name without a port, such as the one in TLS server name indication (RFC 6066 §3).
+    ///
+    /// # Errors
+    /// As for [`Host::parse`].
+    pub fn from_name(name: &'a str) -> Result<Self, MalformedHost> {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        if !letters || name.len() > 253 || name.split('.').any(str::is_empty) {
+            return Err(MalformedHost);
+        }
+        Ok(Self(lower(name)))
+    }
+
+    /// The normalised text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The address, when the host is one.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        let text = self.0.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&self.0);
+        text.parse().ok()
+    }
+}
+
+fn split_port(authority: &str) -> Result<(&str, &str), MalformedHost> {
+    let after_address = authority.rfind(']').map_or(0, |end| end + 1);
+    match authority[after_address..].find(':') {
+        Some(colon) => Ok((&authority[..after_address + colon], &authority[after_address + colon + 1..])),
+        None if authority.is_empty() => Err(MalformedHost),
+        None => Ok((authority, "")),
+    }
+}
+
+fn lower(text: &str) -> Cow<'_, str> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(text.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// The hosts that a route claims by one entry of its `hostnames`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// This host.
+    Exact(Box<str>),
+    /// The hosts with one or more labels before this suffix, which has no leading dot.
+    Wildcard(Box<str>),
+    /// Every host: a route without hostnames.
+    Any,
+}
+
+impl HostPattern {
+    /// Reads an entry of `hostnames`, which the schema has checked.
+    #[must_use]
+    pub fn parse(hostname: &str) -> Self {
+        let hostname = hostname.to_ascii_lowercase();
+        match hostname.strip_prefix("*.") {
+            Some(suffix) => Self::Wildcard(suffix.into()),
+            None => Self::Exact(hostname.into()),
+        }
+    }
+
+    fn rank(&self) -> (u8, usize) {
+        match self {
+            Self::Exact(host) => (2, host.len()),
+            Self::Wildcard(suffix) => (1, suffix.len()),
+            Self::Any => (0, 0),
+        }
+    }
+}
+
+/// The more specific pattern is the greater one: exact, then the longer wildcard, then [`HostPattern::Any`].
+impl Ord for HostPattern {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank()).then_with(|| self.to_string().cmp(&other.to_string()))
+    }
+}
+
+impl PartialOrd for HostPattern {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
+}
+
+/// A value for each host pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostMap<T> {
+    exact: HashMap<Box<str>, T>,
+    wildcard: HashMap<Box<str>, T>,
+    any: Option<T>,
+}
+
+impl<T> Default for HostMap<T> {
+    fn default() -> Self {
+        Self { exact: HashMap::new(), wildcard: HashMap::new(), any: None }
+    }
+}
+
+impl<T> HostMap<T> {
+    /// The values whose patterns fit, the most specific first.
+    pub fn matching<'a>(&'a self, host: &'a Host<'_>) -> impl Iterator<Item = &'a T> {
+        let host = host.as_str();
+        let suffixes = host.match_indices('.').filter_map(|(dot, _)| self.wildcard.get(&host[dot + 1..]));
+        self.exact.get(host).into_iter().chain(suffixes).chain(&self.any)
+    }
+
+    /// The value of a pattern.
+    #[must_use]
+    pub fn get(&self, pattern: &HostPattern) -> Option<&T> {
+        match pattern {
+            HostPattern::Exact(host) => self.exact.get(host),
+            HostPattern::Wildcard(suffix) => self.wildcard.get(suffix),
+            HostPattern::Any => self.any.as_ref(),
+        }
+    }
+
+    /// The value of a pattern, made where there is none.
+    pub fn entry(&mut self, pattern: &HostPattern) -> &mut T
+    where
+        T: Default,
+    {
+        match pattern {
+            HostPattern::Exact(host) => self.exact.entry(host.clone()).or_default(),
+            HostPattern::Wildcard(suffix) => self.wildcard.entry(suffix.clone()).or_default(),
+            HostPattern::Any => self.any.get_or_insert_with(T::default),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_lose_case_port_and_one_trailing_dot() {
+        let cases = [
+            ("chat.example.com", "chat.example.com"),
+            ("Chat.Example.COM:8080", "chat.example.com"),
+            ("chat.example.com.", "chat.example.com"),
+            ("chat.example.com.:443", "chat.example.com"),
+            ("chat.example.com:", "chat.example.com"),
+            ("[2001:DB8::1]:443", "[2001:db8::1]"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("under_score", "under_score"),
+        ];
+        for (authority, host) in cases {
+            assert_eq!(Host::parse(authority).unwrap().as_str(), host, "{authority}");
+        }
+    }
+
+    #[test]
+    fn malformed_authorities_are_refused() {
+        let cases = [
+            "",
+            ":80",
+            ".",
+            "a..b",
+            ".a",
+            "a.example:abc",
+            "a:80:80",
+            "a:99999",
+            "a:+8",
+            "user@a",
+            "a b",
+            "[::1",
+            "::1",
+            "[::1]x:80",
+            "[::g]",
+            "a/b",
+            "a%2e",
+            "a\u{e9}",
+            "[]",
+            "a..",
+            "[127.0.0.1]",
+        ];
+        for authority in cases {
+            assert_eq!(Host::parse(authority), Err(MalformedHost), "{authority}");
+        }
+    }
+
+    #[test]
+    fn exact_beats_longer_wildcard_beats_shorter_beats_any() {
+        let mut ordered = ["*.b.example.com", "a.b.example.com", "*.example.com"].map(HostPattern::parse).to_vec();
+        ordered.push(HostPattern::Any);
+        ordered.sort_by(|one, other| other.cmp(one));
+        let names: Vec<_> = ordered.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["a.b.example.com", "*.b.example.com", "*.example.com", "*"]);
+    }
+
+    #[test]
+    fn a_map_gives_the_most_specific_value_first() {
+        let mut map = HostMap::<Vec<&str>>::default();
+        for pattern in ["a.b.example.com", "*.b.example.com", "*.example.com", "b.example.com"] {
+            map.entry(&HostPattern::parse(pattern)).push(pattern);
+        }
+        map.entry(&HostPattern::Any).push("*");
+        let found = |host| map.matching(&Host::parse(host).unwrap()).flatten().copied().collect::<Vec<_>>();
+        assert_eq!(found("a.b.example.com"), ["a.b.example.com", "*.b.example.com", "*.example.com", "*"]);
+        assert_eq!(found("x.y.example.com"), ["*.example.com", "*"]);
+        assert_eq!(found("b.example.com"), ["b.example.com", "*.example.com", "*"]);
+        assert_eq!(found("example.com"), ["*"], "a wildcard does not cover the apex");
+    }
+}

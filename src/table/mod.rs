@@ -1,0 +1,175 @@
+//! What the proxy reads: an immutable table of hosts, paths, backends and certificates.
+//!
+//! It comes from `compile`, is swapped in whole by [`CurrentTable`], and knows neither Kubernetes nor sockets.
+
+mod backend;
+mod current;
+mod host;
+mod name;
+mod path;
+mod rule;
+mod session;
+mod tls;
+
+use std::sync::Arc;
+
+pub use backend::{Algorithm, Backend, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Order, Phase};
+pub use current::CurrentTable;
+pub use host::{Host, HostMap, HostPattern, MalformedHost};
+pub use name::ObjectName;
+pub use path::{PathMap, PathPattern};
+pub use rule::{Candidates, NoEndpoint, NonUpgrade, Persistence, Rule, Secure, Timeouts, WeightedBackend};
+pub use session::{KeyFileError, Session, SessionKeys};
+pub use tls::{Certificate, HostTls, InsecurePolicy, TlsIdentity};
+
+/// All that decides where a request goes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RouteTable {
+    hosts: HostMap<HostEntry>,
+    default_identity: Option<Arc<TlsIdentity>>,
+    routes: usize,
+}
+
+/// What is claimed of one hostname.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct HostEntry {
+    paths: PathMap<Arc<Rule>>,
+    /// A route that claims the hostname, but whose spec is not readable: where nothing else matches, its requests get
+    /// 503, not 404.
+    unreadable: Option<ObjectName>,
+    tls: Option<Arc<HostTls>>,
+}
+
+/// What a table has for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// The rule that serves it.
+    Rule(&'a Arc<Rule>),
+    /// Nothing but a route whose spec is not readable.
+    Unreadable(&'a ObjectName),
+    /// Nothing.
+    Nothing,
+}
+
+impl RouteTable {
+    /// The rule for a path without its query.
+    ///
+    /// The most specific hostname comes first; where its rules do not fit the path, those of a less specific one may
+    /// (HTTPRoute's precedence: it ranks the rules that match).
+    #[must_use]
+    pub fn find<'a>(&'a self, host: &'a Host<'_>, path: &'a str) -> Found<'a> {
+        let rule = self.hosts.matching(host).find_map(|entry| entry.paths.matching(path).next());
+        let unreadable = || self.hosts.matching(host).find_map(|entry| entry.unreadable.as_ref());
+        match rule {
+            Some(rule) => Found::Rule(rule),
+            None => unreadable().map_or(Found::Nothing, Found::Unreadable),
+        }
+    }
+
+    /// The TLS settings of a host: those of the most specific hostname that any route names. Nothing means that the
+    /// host is served in plaintext only.
+    #[must_use]
+    pub fn tls<'a>(&'a self, host: &'a Host<'_>) -> Option<&'a Arc<HostTls>> {
+        self.hosts.matching(host).next().and_then(|entry| entry.tls.as_ref())
+    }
+
+    /// What handshakes use that name no host, or one without TLS settings.
+    #[must_use]
+    pub fn default_identity(&self) -> Option<&Arc<TlsIdentity>> {
+        self.default_identity.as_ref()
+    }
+
+    /// The routes that it was made from.
+    #[must_use]
+    pub fn routes(&self) -> usize {
+        self.routes
+    }
+
+    /// Gives a claim to a rule.
+    pub fn claim(&mut self, host: &HostPattern, path: &PathPattern, rule: Arc<Rule>) {
+        self.hosts.entry(host).paths.insert(path, rule);
+    }
+
+    /// Notes that an unreadable route names the host; the first one noted stays.
+    pub fn claim_unreadable(&mut self, host: &HostPattern, route: ObjectName) {
+        self.hosts.entry(host).unreadable.get_or_insert(route);
+    }
+
+    /// Sets the TLS settings of a hostname.
+    pub fn set_tls(&mut self, host: &HostPattern, tls: Arc<HostTls>) {
+        self.hosts.entry(host).tls = Some(tls);
+    }
+
+    /// Sets what handshakes use for hosts without TLS settings.
+    pub fn set_default_identity(&mut self, identity: Option<Arc<TlsIdentity>>) {
+        self.default_identity = identity;
+    }
+
+    /// Sets how many routes it was made from.
+    pub fn set_routes(&mut self, routes: usize) {
+        self.routes = routes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(name: &str) -> Arc<Rule> {
+        Arc::new(Rule {
+            route: ObjectName::new("shop", name),
+            name: "0".into(),
+            fault: None,
+            backends: Box::default(),
+            algorithm: Algorithm::default(),
+            timeouts: Timeouts::default(),
+            persistence: None,
+            non_upgrade: NonUpgrade::default(),
+        })
+    }
+
+    fn found(table: &RouteTable, host: &str, path: &str) -> String {
+        match table.find(&Host::parse(host).unwrap(), path) {
+            Found::Rule(rule) => rule.route.name.to_string(),
+            Found::Unreadable(route) => format!("unreadable {}", route.name),
+            Found::Nothing => "nothing".into(),
+        }
+    }
+
+    #[test]
+    fn hosts_rank_before_paths_and_a_less_specific_host_may_serve_the_rest() {
+        let mut table = RouteTable::default();
+        let exact = HostPattern::parse("chat.example.com");
+        table.claim(&exact, &PathPattern::prefix("/ws"), rule("exact"));
+        table.claim(&HostPattern::parse("*.example.com"), &PathPattern::exact("/ws"), rule("wildcard"));
+        table.claim(&HostPattern::Any, &PathPattern::prefix("/"), rule("any"));
+        assert_eq!(found(&table, "chat.example.com", "/ws"), "exact");
+        assert_eq!(found(&table, "other.example.com", "/ws"), "wildcard");
+        assert_eq!(found(&table, "chat.example.com", "/"), "any");
+        assert_eq!(found(&RouteTable::default(), "chat.example.com", "/"), "nothing");
+    }
+
+    #[test]
+    fn an_unreadable_route_answers_only_where_no_other_does() {
+        let mut table = RouteTable::default();
+        let host = HostPattern::parse("chat.example.com");
+        table.claim_unreadable(&host, ObjectName::new("shop", "broken"));
+        table.claim(&host, &PathPattern::prefix("/ws"), rule("healthy"));
+        assert_eq!(found(&table, "chat.example.com", "/ws"), "healthy");
+        assert_eq!(found(&table, "chat.example.com", "/"), "unreadable broken");
+    }
+
+    #[test]
+    fn a_hostname_without_tls_of_its_own_does_not_take_that_of_a_wildcard() {
+        let mut table = RouteTable::default();
+        let tls = HostTls {
+            owner: ObjectName::new("shop", "all"),
+            insecure_policy: InsecurePolicy::Redirect,
+            identity: Err("missing".into()),
+        };
+        table.set_tls(&HostPattern::parse("*.example.com"), Arc::new(tls));
+        table.claim(&HostPattern::parse("plain.example.com"), &PathPattern::prefix("/"), rule("plain"));
+        assert!(table.tls(&Host::parse("plain.example.com").unwrap()).is_none());
+        assert!(table.tls(&Host::parse("other.example.com").unwrap()).is_some());
+    }
+}

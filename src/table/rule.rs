@@ -1,0 +1,275 @@
+//! A rule of a route: where its requests go, and how they are treated.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Algorithm, Backend, Endpoint, ObjectName, Session};
+
+/// What is decided for the requests that match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The route that it belongs to.
+    pub route: ObjectName,
+    /// Its name, or its position in the route.
+    pub name: Arc<str>,
+    /// Why its requests are answered with 503, when the rule itself is at fault. It keeps its claims: its requests
+    /// never fall through to another route.
+    pub fault: Option<Arc<str>>,
+    /// Where new sessions go.
+    pub backends: Box<[WeightedBackend]>,
+    /// How an endpoint of a backend is chosen.
+    pub algorithm: Algorithm,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How sessions are kept, if they are.
+    pub persistence: Option<Persistence>,
+    /// What happens to requests that are no WebSocket upgrade.
+    pub non_upgrade: NonUpgrade,
+}
+
+/// A reference to a backend, with its share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightedBackend {
+    /// Its share of new sessions.
+    pub weight: u32,
+    /// The backend, or why there is none. A reference that does not resolve keeps its share.
+    pub target: Result<Arc<Backend>, Arc<str>>,
+}
+
+/// How long things may take; nothing where there is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From an upgrade request's head to the backend's answer.
+    pub handshake: Option<Duration>,
+    /// From another request's head, as passed on, to the head of the answer.
+    pub response: Option<Duration>,
+    /// One attempt to connect.
+    pub backend_connect: Option<Duration>,
+    /// Without a byte either way.
+    pub idle: Option<Duration>,
+    /// From the 101 to the end.
+    pub max_duration: Option<Duration>,
+}
+
+/// How a session's token travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// What a token is bound to, beside its endpoint.
+    pub scope: Arc<str>,
+    /// Name of the cookie.
+    pub cookie: Arc<str>,
+    /// The attributes of `Set-Cookie` but for `Secure`, as they are sent, each with its leading `; `.
+    pub attributes: Arc<str>,
+    /// When the `Secure` attribute is added.
+    pub secure: Secure,
+    /// The age at which a session gets another endpoint.
+    pub max_age: Option<Duration>,
+}
+
+/// When a cookie gets its `Secure` attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secure {
+    /// When the client came over TLS.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What happens to a request that is no WebSocket upgrade.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NonUpgrade {
+    /// It is passed to the backend.
+    #[default]
+    Proxy,
+    /// It is answered with 426.
+    Reject,
+}
+
+/// Why no endpoint can be offered; each is a 503.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoEndpoint {
+    /// The rule is at fault.
+    Faulty(Arc<str>),
+    /// The reference that was drawn does not resolve.
+    Unresolved(Arc<str>),
+    /// All references have weight 0.
+    NoWeight,
+    /// The backend that was drawn has no endpoint that serves.
+    NoneReady(ObjectName),
+}
+
+impl Rule {
+    /// The endpoints to try, in order: that of the session, where it still serves, then the others of its backend;
+    /// without a session, those of a backend drawn by weight.
+    ///
+    /// # Errors
+    /// When there is nothing to try.
+    pub fn candidates(&self, session: Option<Session<'_>>, rng: &mut fastrand::Rng) -> Result<Candidates, NoEndpoint> {
+        if let Some(fault) = &self.fault {
+            return Err(NoEndpoint::Faulty(fault.clone()));
+        }
+        if let Some((backend, endpoint)) = session.and_then(|session| self.endpoint_of(session)) {
+            return Ok(Candidates { first: Some(endpoint), backend, algorithm: self.algorithm, tried: Vec::new() });
+        }
+        let backend = self.draw(rng)?;
+        if backend.endpoints.is_empty() {
+            return Err(NoEndpoint::NoneReady(backend.service.clone()));
+        }
+        Ok(Candidates { first: None, backend, algorithm: self.algorithm, tried: Vec::new() })
+    }
+
+    fn endpoint_of(&self, session: Session<'_>) -> Option<(Arc<Backend>, Arc<Endpoint>)> {
+        self.backends.iter().filter_map(|backend| backend.target.as_ref().ok()).find_map(|backend| {
+            let endpoint = backend.endpoints.iter().find(|endpoint| session.belongs_to(&endpoint.id))?;
+            Some((backend.clone(), endpoint.clone()))
+        })
+    }
+
+    fn draw(&self, rng: &mut fastrand::Rng) -> Result<Arc<Backend>, NoEndpoint> {
+        let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        if total == 0 {
+            return Err(NoEndpoint::NoWeight);
+        }
+        let mut drawn = rng.u64(..total);
+        for WeightedBackend { weight, target } in &self.backends {
+            let weight = u64::from(*weight);
+            if drawn < weight {
+                return target.clone().map_err(NoEndpoint::Unresolved);
+            }
+            drawn -= weight;
+        }
+        unreachable!("a number below the sum of the weights falls into one of them")
+    }
+}
+
+/// Endpoints of one backend in order of preference, each once.
+///
+/// It owns what it needs, so that no table is held while a candidate is dialled.
+#[derive(Debug)]
+pub struct Candidates {
+    first: Option<Arc<Endpoint>>,
+    backend: Arc<Backend>,
+    algorithm: Algorithm,
+    tried: Vec<Arc<Endpoint>>,
+}
+
+impl Candidates {
+    /// The next endpoint to try.
+    pub fn next(&mut self, rng: &mut fastrand::Rng) -> Option<Arc<Endpoint>> {
+        let chosen = match self.first.take() {
+            Some(endpoint) => endpoint,
+            None => self.choose(rng)?,
+        };
+        self.tried.push(chosen.clone());
+        Some(chosen)
+    }
+
+    /// The Service whose endpoints these are.
+    #[must_use]
+    pub fn service(&self) -> &ObjectName {
+        &self.backend.service
+    }
+
+    fn choose(&self, rng: &mut fastrand::Rng) -> Option<Arc<Endpoint>> {
+        let untried = |endpoint: &&Arc<Endpoint>| !self.tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+        self.backend.order(self.algorithm, rng).find(untried).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::table::{EndpointId, Phase, SessionKeys};
+
+    fn backend(service: &str, endpoints: &[(&str, Phase)]) -> Arc<Backend> {
+        let service = ObjectName::new("shop", service);
+        let endpoint = |(uid, phase): &(&str, Phase)| {
+            Arc::new(Endpoint {
+                id: EndpointId::new(&service, 80, uid),
+                name: (*uid).into(),
+                addresses: Box::new([([192, 0, 2, 1], 80).into()]),
+                phase: *phase,
+                state: Arc::default(),
+            })
+        };
+        let endpoints = endpoints.iter().map(endpoint).collect();
+        Arc::new(Backend { service: service.clone(), port: 80, endpoints, turn: Arc::default() })
+    }
+
+    fn rule(backends: Vec<(u32, Result<Arc<Backend>, &str>)>) -> Rule {
+        let backends = backends.into_iter();
+        Rule {
+            route: ObjectName::new("shop", "chat"),
+            name: "main".into(),
+            fault: None,
+            backends: backends
+                .map(|(weight, target)| WeightedBackend { weight, target: target.map_err(Into::into) })
+                .collect(),
+            algorithm: Algorithm::LeastConnections,
+            timeouts: Timeouts::default(),
+            persistence: None,
+            non_upgrade: NonUpgrade::Proxy,
+        }
+    }
+
+    fn names(candidates: Result<Candidates, NoEndpoint>, rng: &mut fastrand::Rng) -> Vec<String> {
+        let mut candidates = candidates.unwrap();
+        std::iter::from_fn(|| candidates.next(rng)).map(|endpoint| endpoint.name.to_string()).collect()
+    }
+
+    const READY: Phase = Phase::Ready;
+
+    #[test]
+    fn a_session_comes_first_and_failover_stays_in_its_backend() {
+        let stable = backend("stable", &[("a", READY), ("b", READY)]);
+        let canary = backend("canary", &[("c", READY), ("d", Phase::Draining)]);
+        let rule = rule(vec![(1_000_000, Ok(stable)), (0, Ok(canary.clone()))]);
+        let (keys, rng) = (SessionKeys::random(), &mut fastrand::Rng::with_seed(1));
+        for (position, order) in [(0, ["c"].as_slice()), (1, &["d", "c"])] {
+            let token = keys.issue(&canary.endpoints[position].id, "scope", 0);
+            let session = keys.read(&token, "scope", 0, None);
+            assert_eq!(names(rule.candidates(session, rng), rng), order);
+        }
+    }
+
+    #[test]
+    fn a_session_whose_endpoint_is_gone_gets_another() {
+        let rule = rule(vec![(1, Ok(backend("chat", &[("a", READY)])))]);
+        let (keys, rng) = (SessionKeys::random(), &mut fastrand::Rng::with_seed(1));
+        let gone = EndpointId::new(&ObjectName::new("shop", "chat"), 80, &"gone");
+        let token = keys.issue(&gone, "scope", 0);
+        assert_eq!(names(rule.candidates(keys.read(&token, "scope", 0, None), rng), rng), ["a"]);
+    }
+
+    #[test]
+    fn new_sessions_are_shared_out_by_weight() {
+        let (stable, canary) = (backend("stable", &[("a", READY)]), backend("canary", &[("b", READY)]));
+        let rule = rule(vec![(9, Ok(stable)), (1, Ok(canary))]);
+        let rng = &mut fastrand::Rng::with_seed(1);
+        let canaries = (0..1000).filter(|_| names(rule.candidates(None, rng), rng) == ["b"]).count();
+        assert!((70..130).contains(&canaries), "{canaries} of 1000");
+    }
+
+    #[test]
+    fn a_reference_that_does_not_resolve_keeps_its_share() {
+        let rule = rule(vec![(1, Ok(backend("chat", &[("a", READY)]))), (1, Err("no Service shop/gone"))]);
+        let rng = &mut fastrand::Rng::with_seed(1);
+        let outcomes: HashSet<_> = (0..50).map(|_| rule.candidates(None, rng).is_ok()).collect();
+        assert_eq!(outcomes.len(), 2);
+    }
+
+    #[test]
+    fn nothing_to_try_says_why() {
+        let rng = &mut fastrand::Rng::with_seed(1);
+        let empty = rule(vec![(1, Ok(backend("chat", &[])))]);
+        assert_eq!(empty.candidates(None, rng).unwrap_err(), NoEndpoint::NoneReady(ObjectName::new("shop", "chat")));
+        let unweighted = rule(vec![(0, Ok(backend("chat", &[("a", READY)])))]);
+        assert_eq!(unweighted.candidates(None, rng).unwrap_err(), NoEndpoint::NoWeight);
+        let mut faulty = rule(vec![]);
+        faulty.fault = Some("unsupported".into());
+        assert_eq!(faulty.candidates(None, rng).unwrap_err(), NoEndpoint::Faulty("unsupported".into()));
+    }
+}

@@ -1,0 +1,271 @@
+//! Session tokens: which endpoint a session belongs to, told by the client and believed only when we wrote it.
+//!
+//! A token is base64url of: version (1 byte), key id (4), issue time in seconds (8), a keyed hash of the endpoint's
+//! identity (8), and HMAC-SHA-256 over these and the rule's scope, cut to 16 bytes (RFC 2104 §5). It holds no
+//! address in clear and needs no state, so every replica that has the keys reads it, before and after a restart.
+
+use std::{fmt, hash::Hasher, time::Duration};
+
+use aws_lc_rs::{constant_time, digest, hmac};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use siphasher::sip::SipHasher24;
+
+use super::EndpointId;
+
+const VERSION: u8 = 1;
+const ID_LENGTH: usize = 4;
+const SIGNED_LENGTH: usize = 1 + ID_LENGTH + 8 + 8;
+const MAC_LENGTH: usize = 16;
+const TOKEN_LENGTH: usize = SIGNED_LENGTH + MAC_LENGTH;
+/// Characters of a token: base64 without padding.
+const TEXT_LENGTH: usize = (TOKEN_LENGTH * 4).div_ceil(3);
+const MINIMUM_KEY_BYTES: usize = 32;
+
+/// The keys of session tokens. The first signs, all verify, so that keys can be rotated without losing a session.
+#[derive(Debug)]
+pub struct SessionKeys(Vec<SessionKey>);
+
+/// A key file that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFileError {
+    /// It has no key.
+    #[error("no key: write one key a line, each the base64 of {MINIMUM_KEY_BYTES} or more random bytes")]
+    Empty,
+    /// A line is not base64.
+    #[error("line {line}: not base64")]
+    NotBase64 {
+        /// The line, from 1.
+        line: usize,
+    },
+    /// A key is too short to be secret.
+    #[error("line {line}: a key of {bytes} bytes; at least {MINIMUM_KEY_BYTES} are needed")]
+    Short {
+        /// The line, from 1.
+        line: usize,
+        /// The bytes that it holds.
+        bytes: usize,
+    },
+}
+
+impl SessionKeys {
+    /// Reads a key file: one base64 key of 32 bytes or more a line; empty lines and those beginning with `#` are
+    /// passed over.
+    ///
+    /// # Errors
+    /// When there is no key, or any line is not one.
+    pub fn parse(text: &str) -> Result<Self, KeyFileError> {
+        let mut keys = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let (line, number) = (line.trim(), index + 1);
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let secret = STANDARD.decode(line).map_err(|_| KeyFileError::NotBase64 { line: number })?;
+            if secret.len() < MINIMUM_KEY_BYTES {
+                return Err(KeyFileError::Short { line: number, bytes: secret.len() });
+            }
+            keys.push(SessionKey::new(&secret));
+        }
+        if keys.is_empty() { Err(KeyFileError::Empty) } else { Ok(Self(keys)) }
+    }
+
+    /// A key that no other process has: sessions end with this one.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut secret = [0; MINIMUM_KEY_BYTES];
+        aws_lc_rs::rand::fill(&mut secret).expect("the system gives random bytes");
+        Self(vec![SessionKey::new(&secret)])
+    }
+
+    /// A token for a session of `scope` that begins `now`, in seconds since 1970.
+    #[must_use]
+    pub fn issue(&self, endpoint: &EndpointId, scope: &str, now: u64) -> String {
+        self.0[0].sign(endpoint, scope, now)
+    }
+
+    /// Reads a token of `scope` that is not older than `max_age`. Anything else is no session: forged, garbled, of
+    /// another rule, signed with a key that is gone, or expired.
+    #[must_use]
+    pub fn read(&self, text: &str, scope: &str, now: u64, max_age: Option<Duration>) -> Option<Session<'_>> {
+        if text.len() != TEXT_LENGTH {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (signed, mac) = bytes.split_at_checked(SIGNED_LENGTH)?;
+        let (&[version], rest) = signed.split_first_chunk::<1>()?;
+        let (id, rest) = rest.split_first_chunk::<ID_LENGTH>()?;
+        let (issued, rest) = rest.split_first_chunk::<8>()?;
+        let endpoint = u64::from_be_bytes(rest.try_into().ok()?);
+        let position = self.0.iter().position(|key| key.id == *id)?;
+        let key = &self.0[position];
+        if version != VERSION || constant_time::verify_slices_are_equal(&key.mac(signed, scope), mac).is_err() {
+            return None;
+        }
+        let issued = u64::from_be_bytes(*issued);
+        let age = Duration::from_secs(now.saturating_sub(issued));
+        if max_age.is_some_and(|max_age| age >= max_age) {
+            return None;
+        }
+        Some(Session { key, issued, endpoint, signed_by_first: position == 0 })
+    }
+}
+
+/// A session that a client has proven to have.
+#[derive(Clone, Copy, Debug)]
+pub struct Session<'a> {
+    key: &'a SessionKey,
+    issued: u64,
+    endpoint: u64,
+    signed_by_first: bool,
+}
+
+impl Session<'_> {
+    /// Whether the session belongs to this endpoint.
+    #[must_use]
+    pub fn belongs_to(&self, endpoint: &EndpointId) -> bool {
+        self.key.hash(endpoint) == self.endpoint
+    }
+
+    /// When it began, in seconds since 1970.
+    #[must_use]
+    pub fn issued(&self) -> u64 {
+        self.issued
+    }
+
+    /// Whether its key is no longer the one that signs: a token under the new key, with the old issue time, lets the
+    /// old key be retired.
+    #[must_use]
+    pub fn wants_new_signature(&self) -> bool {
+        !self.signed_by_first
+    }
+}
+
+struct SessionKey {
+    id: [u8; ID_LENGTH],
+    hmac: hmac::Key,
+    endpoint_hash: [u8; 16],
+}
+
+impl SessionKey {
+    fn new(secret: &[u8]) -> Self {
+        let hmac = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let id = digest::digest(&digest::SHA256, secret);
+        let derived = hmac::sign(&hmac, b"switchyard endpoint hash");
+        let (id, _) = id.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
+        let (endpoint_hash, _) = derived.as_ref().split_first_chunk().expect("HMAC-SHA-256 has 32 bytes");
+        Self { id: *id, hmac, endpoint_hash: *endpoint_hash }
+    }
+
+    fn sign(&self, endpoint: &EndpointId, scope: &str, issued: u64) -> String {
+        let mut token = Vec::with_capacity(TOKEN_LENGTH);
+        token.push(VERSION);
+        token.extend_from_slice(&self.id);
+        token.extend_from_slice(&issued.to_be_bytes());
+        token.extend_from_slice(&self.hash(endpoint).to_be_bytes());
+        let mac = self.mac(&token, scope);
+        token.extend_from_slice(&mac);
+        URL_SAFE_NO_PAD.encode(token)
+    }
+
+    fn mac(&self, signed: &[u8], scope: &str) -> [u8; MAC_LENGTH] {
+        let mut context = hmac::Context::with_key(&self.hmac);
+        context.update(signed);
+        context.update(scope.as_bytes());
+        let tag = context.sign();
+        let (mac, _) = tag.as_ref().split_first_chunk().expect("HMAC-SHA-256 has 32 bytes");
+        *mac
+    }
+
+    fn hash(&self, endpoint: &EndpointId) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.endpoint_hash);
+        hasher.write(endpoint.as_str().as_bytes());
+        hasher.finish()
+    }
+}
+
+/// Secrets are not printed.
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::ObjectName;
+
+    const SCOPE: &str = "shop/chat/main";
+    const OLD: &str = "b2xkIG9sZCBvbGQgb2xkIG9sZCBvbGQgb2xkIG9sZCE=";
+    const NEW: &str = "bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
+
+    fn endpoint(uid: &str) -> EndpointId {
+        EndpointId::new(&ObjectName::new("shop", "chat"), 80, &uid)
+    }
+
+    #[test]
+    fn a_token_names_its_endpoint_and_no_other() {
+        let keys = SessionKeys::random();
+        let token = keys.issue(&endpoint("a"), SCOPE, 1000);
+        let session = keys.read(&token, SCOPE, 2000, None).unwrap();
+        assert!(session.belongs_to(&endpoint("a")));
+        assert!(!session.belongs_to(&endpoint("b")));
+        assert_eq!(session.issued(), 1000);
+        assert!(!session.wants_new_signature());
+    }
+
+    #[test]
+    fn any_changed_byte_makes_a_token_worthless() {
+        let keys = SessionKeys::random();
+        let token = keys.issue(&endpoint("a"), SCOPE, 1000);
+        let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
+        for position in 0..bytes.len() {
+            let mut forged = bytes.clone();
+            forged[position] ^= 1;
+            assert!(keys.read(&URL_SAFE_NO_PAD.encode(forged), SCOPE, 1000, None).is_none(), "byte {position}");
+        }
+    }
+
+    #[test]
+    fn garbled_and_foreign_tokens_are_no_sessions() {
+        let keys = SessionKeys::random();
+        let token = keys.issue(&endpoint("a"), SCOPE, 1000);
+        for text in ["", "x", &token[1..], &format!("{token}A"), &"?".repeat(token.len()), &"A".repeat(100_000)] {
+            assert!(keys.read(text, SCOPE, 1000, None).is_none(), "{text}");
+        }
+        assert!(keys.read(&token, "shop/chat/other", 1000, None).is_none(), "of another rule");
+        assert!(SessionKeys::random().read(&token, SCOPE, 1000, None).is_none(), "of another key");
+    }
+
+    #[test]
+    fn a_token_expires_at_its_age() {
+        let keys = SessionKeys::random();
+        let token = keys.issue(&endpoint("a"), SCOPE, 1000);
+        let hour = Some(Duration::from_secs(3600));
+        assert!(keys.read(&token, SCOPE, 4599, hour).is_some());
+        assert!(keys.read(&token, SCOPE, 4600, hour).is_none());
+        assert!(keys.read(&token, SCOPE, 10, hour).is_some(), "a clock that is behind does not end sessions");
+    }
+
+    #[test]
+    fn the_first_key_signs_and_all_verify() {
+        let old = SessionKeys::parse(OLD).unwrap();
+        let token = old.issue(&endpoint("a"), SCOPE, 1000);
+        let both = SessionKeys::parse(&format!("# newest first\n{NEW}\n\n{OLD}\n")).unwrap();
+        let session = both.read(&token, SCOPE, 1000, None).unwrap();
+        assert!(session.belongs_to(&endpoint("a")) && session.wants_new_signature());
+        let renewed = both.issue(&endpoint("a"), SCOPE, session.issued());
+        assert!(SessionKeys::parse(NEW).unwrap().read(&renewed, SCOPE, 1000, None).is_some());
+        assert!(SessionKeys::parse(NEW).unwrap().read(&token, SCOPE, 1000, None).is_none());
+    }
+
+    #[test]
+    fn a_key_file_that_cannot_be_used_says_why() {
+        assert_eq!(SessionKeys::parse("\n# none\n").unwrap_err(), KeyFileError::Empty);
+        assert_eq!(SessionKeys::parse("\n!").unwrap_err(), KeyFileError::NotBase64 { line: 2 });
+        assert_eq!(SessionKeys::parse("c2hvcnQ=").unwrap_err(), KeyFileError::Short { line: 1, bytes: 5 });
+    }
+}
