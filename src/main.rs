@@ -1,1 +1,3 @@
+//! The switchyard program.
+
 fn main() {}
