@@ -54,12 +54,13 @@ pub(crate) enum Client {
 
 /// All that runs for one test. Everything ends with it.
 pub(crate) struct Bed {
-    folder: TempDir,
     origins: Vec<String>,
     backends_per_service: usize,
-    /// Kept to be ended, and to be read when a test fails.
+    /// Held to be ended with the test, and to tell what it wrote when that fails.
     _switchyard: Option<Process>,
     backends: Vec<Process>,
+    /// The last to go: the binary watches it.
+    folder: TempDir,
 }
 
 impl Bed {
@@ -96,7 +97,14 @@ impl Bed {
 
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.arg("standalone").arg("--manifests").arg(&directory).args(["--default-certificate", "shop/tls"]);
-        command.args(["--http-listen", "127.0.0.1:0", "--https-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args([
+            "--http-listen",
+            "127.0.0.1:0",
+            "--https-listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]);
         let switchyard = Process::start("switchyard", &mut command);
         let [http, https, admin] = listeners(&switchyard);
         wait_until_ready(&admin);
@@ -124,19 +132,19 @@ impl Bed {
     }
 
     /// No backend has seen a request that it could not make sense of.
-    pub(crate) fn has_no_complaints(&self) {
+    pub(crate) fn has_no_complaints(self) {
         let complaints = self.complaints();
         assert!(complaints.is_empty(), "{complaints:#?}");
     }
 
     /// A backend has seen such a request.
-    pub(crate) fn complains_of(&self, what: &str) {
+    pub(crate) fn complains_of(self, what: &str) {
         let complaints = self.complaints();
         assert!(complaints.iter().any(|complaint| complaint.contains(what)), "{complaints:#?}");
     }
 
-    fn complaints(&self) -> Vec<String> {
-        let said: Vec<_> = self.backends.iter().map(Process::transcript).collect();
+    fn complaints(mut self) -> Vec<String> {
+        let said: Vec<_> = self.backends.iter_mut().map(Process::end).collect();
         said.iter().flat_map(|said| said.lines()).filter(|line| line.starts_with("complaint")).map(Into::into).collect()
     }
 

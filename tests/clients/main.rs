@@ -1,4 +1,4 @@
-//! Real clients of others against the real binary: npm's `ws`, `sockjs-client` and `engine.io-client`, PyPI's
+//! Real clients of others against the real binary: `ws`, `sockjs-client` and `engine.io-client` from npm, Python's
 //! `websockets`, and `fetch`, over http and https, to three backends.
 //!
 //! Needs Node with npm, and Python for one test; the packages are installed once into a cache folder (`toolbox`). A

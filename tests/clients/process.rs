@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ pub(crate) struct Process {
     child: Child,
     lines: mpsc::Receiver<String>,
     transcript: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -28,9 +29,13 @@ impl Process {
         let transcript = Arc::new(Mutex::new(String::new()));
         let (sender, lines) = mpsc::channel();
         let stdout = child.stdout.take().expect("stdout is piped");
-        read_lines(stdout, &transcript, move |line| drop(sender.send(line)));
-        read_lines(child.stderr.take().expect("stderr is piped"), &transcript, drop);
-        Self { name: name.into(), child, lines, transcript }
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let readers = vec![
+            // Nobody may be listening any more; the transcript has the line all the same.
+            read_lines(stdout, &transcript, move |line| drop(sender.send(line))),
+            read_lines(stderr, &transcript, drop),
+        ];
+        Self { name: name.into(), child, lines, transcript, readers }
     }
 
     /// What follows `prefix` on the next line of stdout that begins with it; other lines are passed over.
@@ -45,9 +50,18 @@ impl Process {
         }
     }
 
-    /// All that it has written so far.
-    pub(crate) fn transcript(&self) -> String {
+    /// Closes its stdin, which is how the programs are told to end; returns all that it has written.
+    pub(crate) fn end(&mut self) -> String {
+        drop(self.child.stdin.take());
+        self.wait();
         self.transcript.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn wait(&mut self) {
+        self.child.wait().ok();
+        for reader in self.readers.drain(..) {
+            reader.join().ok();
+        }
     }
 }
 
@@ -55,14 +69,19 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself; then there is nothing to kill.
         self.child.kill().ok();
-        self.child.wait().ok();
+        self.wait();
         if thread::panicking() {
-            eprintln!("--- {} wrote:\n{}", self.name, self.transcript());
+            let transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
+            eprintln!("--- {} wrote:\n{transcript}", self.name);
         }
     }
 }
 
-fn read_lines(from: impl Read + Send + 'static, transcript: &Arc<Mutex<String>>, each: impl Fn(String) + Send + 'static) {
+fn read_lines(
+    from: impl Read + Send + 'static,
+    transcript: &Arc<Mutex<String>>,
+    each: impl Fn(String) + Send + 'static,
+) -> JoinHandle<()> {
     let transcript = Arc::clone(transcript);
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
@@ -72,5 +91,5 @@ fn read_lines(from: impl Read + Send + 'static, transcript: &Arc<Mutex<String>>,
             drop(transcript);
             each(line);
         }
-    });
+    })
 }

@@ -5,7 +5,7 @@
 use std::{
     env,
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -24,15 +24,17 @@ pub(crate) struct Toolbox {
 impl Toolbox {
     /// The npm packages. Nothing where there is no Node, which is told on stderr, and a failure under `CI`.
     pub(crate) fn or_skip() -> Option<Self> {
-        version("npm").and_then(|_| version("node")).map_or_else(skip, |version| {
-            Some(Self { node_modules: node_modules(&version), python: None })
-        })
+        version("npm").and_then(|_| version("node")).map_or_else(
+            |missing| skip(&missing),
+            |version| Some(Self { node_modules: node_modules(&version), python: None }),
+        )
     }
 
     /// The npm packages and the Python environment; else as above.
     pub(crate) fn with_python_or_skip() -> Option<Self> {
         let tools = Self::or_skip()?;
-        version("python3").map_or_else(skip, |version| Some(Self { python: Some(python(&version)), ..tools }))
+        version("python3")
+            .map_or_else(|missing| skip(&missing), |version| Some(Self { python: Some(python(&version)), ..tools }))
     }
 
     /// Node, with a program to run.
@@ -50,10 +52,15 @@ impl Toolbox {
     }
 }
 
-fn skip<T>(missing: String) -> Option<T> {
+fn skip<T>(missing: &str) -> Option<T> {
     assert!(env::var_os("CI").is_none(), "{missing}");
-    eprintln!("skipped: {missing}");
+    tell(&format!("skipped: {missing}"));
     None
+}
+
+/// Says something that is seen although the test passes, whose captured output is not shown.
+fn tell(what: &str) {
+    writeln!(io::stderr(), "{what}").ok();
 }
 
 /// What `tool --version` says, or that it is missing.
@@ -97,9 +104,10 @@ fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Pa
     let lock = File::create(folder.join("lock")).expect("the cache folder can be written");
     lock.lock().expect("files can be locked");
     if !complete.exists() {
-        eprintln!("installing {kind} into {} (once)", folder.display());
+        tell(&format!("installing {kind} into {} (once)", folder.display()));
         for source in sources {
-            fs::copy(&source, folder.join(source.file_name().expect("it is a file"))).expect("lock files can be copied");
+            fs::copy(&source, folder.join(source.file_name().expect("it is a file")))
+                .expect("lock files can be copied");
         }
         install(&folder);
         File::create(complete).expect("the cache folder can be written");
