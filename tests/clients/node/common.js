@@ -36,7 +36,9 @@ async function judge(checks, { together = false } = {}) {
         failed[title] = error?.stack ?? String(error);
       }
     };
-    return checks({ origin, backends, check });
+    return checks({ origin, backends, check }).catch((error) => {
+      failed[`${origin}, outside of any check`] = error.stack;
+    });
   };
   if (together) await Promise.all(origins.map(run));
   else for (const origin of origins) await run(origin);
@@ -53,14 +55,19 @@ function within(milliseconds, work) {
   return Promise.race([work, deadline]).finally(() => clearTimeout(timer));
 }
 
-/** The next event of this name, as one value; fails with the emitter's `error` event. */
+/** The arguments of the next event of this name; a failure when an error or the end comes instead. */
 function next(emitter, name) {
   return new Promise((resolve, reject) => {
-    emitter.once('error', reject);
-    emitter.once(name, (value) => {
-      emitter.off('error', reject);
-      resolve(value);
-    });
+    const settle = (action, value) => {
+      for (const [event, listener] of Object.entries(listeners)) emitter.off(event, listener);
+      action(value);
+    };
+    const listeners = {
+      error: (error) => settle(reject, error),
+      close: (...why) => settle(reject, new Error(`closed (${why.join(' ')}) before ${name}`)),
+      [name]: (...values) => settle(resolve, values),
+    };
+    for (const [event, listener] of Object.entries(listeners)) emitter.on(event, listener);
   });
 }
 

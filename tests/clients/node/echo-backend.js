@@ -23,7 +23,7 @@ const commands = {
   '/ping': async (socket, data) => {
     const pong = next(socket, 'pong');
     socket.ping(data);
-    socket.send(`pong ${await pong}`);
+    socket.send(`pong ${String(await pong)}`);
   },
   '/close': (socket, code, ...reason) => socket.close(Number(code), reason.join(' ')),
   // Answers once the socket of that id has ended: with the code and the reason that arrived here.

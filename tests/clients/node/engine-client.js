@@ -14,7 +14,8 @@ async function talk(client, label) {
   for (let number = 0; number < MESSAGES; number++) {
     const echo = next(client, 'message');
     client.send(`${label} ${number}`);
-    const [name, text] = (await echo).split(':');
+    const [message] = await echo;
+    const [name, text] = message.split(':');
     assert.equal(text, `${label} ${number}`);
     names.add(name);
   }

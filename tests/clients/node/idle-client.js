@@ -2,7 +2,6 @@
 'use strict';
 
 const assert = require('node:assert/strict');
-const { once } = require('node:events');
 const { setTimeout } = require('node:timers/promises');
 const { Socket } = require('engine.io-client');
 const SockJS = require('sockjs-client');
@@ -30,11 +29,12 @@ const kinds = {
 
 async function webSocket(origin) {
   const socket = new WebSocket(origin.replace(/^http/, 'ws') + '/ws');
-  await once(socket, 'open');
+  await next(socket, 'open');
+  socket.on('error', () => {});
   return async (text) => {
     const answer = next(socket, 'message');
     socket.send(text);
-    return String(await answer);
+    return String((await answer)[0]);
   };
 }
 
@@ -61,12 +61,12 @@ async function engineIo(origin, transport) {
     assert.equal(client.readyState, 'open', 'closed while idle');
     const answer = next(client, 'message');
     client.send(text);
-    return answer;
+    return (await answer)[0];
   };
 }
 
 judge(
-  ({ origin, check }) => {
+  async ({ origin, check }) => {
     const outlive = ([kind, open]) =>
       check(
         `${kind} outlives a long silence`,
@@ -78,7 +78,7 @@ judge(
         },
         SILENCE_MS + 20_000,
       );
-    return Promise.all(Object.entries(kinds).map(outlive));
+    await Promise.all(Object.entries(kinds).map(outlive));
   },
   { together: true },
 );

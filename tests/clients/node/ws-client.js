@@ -3,35 +3,29 @@
 
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
-const { once } = require('node:events');
 const { WebSocket } = require('ws');
-const { Jar, judge } = require('./common');
+const { Jar, judge, next } = require('./common');
 
 const MEBIBYTE = 1 << 20;
 
 /** An open socket, with the response that opened it as `socket.response`. */
 async function open(origin, { path = '/ws', protocols = [], ...options } = {}) {
   const socket = new WebSocket(origin.replace(/^http/, 'ws') + path, protocols, options);
-  const upgraded = once(socket, 'upgrade');
-  await once(socket, 'open');
-  [socket.response] = await upgraded;
-  return socket;
-}
-
-/** The next message, as `[data, isBinary]`. */
-function message(socket) {
-  return once(socket, 'message');
+  // An error between two waits is told by the next wait; without a listener it would end the process.
+  socket.on('error', () => {});
+  const [[response]] = await Promise.all([next(socket, 'upgrade'), next(socket, 'open')]);
+  return Object.assign(socket, { response });
 }
 
 async function ask(socket, question) {
-  const answer = message(socket);
+  const answer = next(socket, 'message');
   socket.send(question);
   const [data] = await answer;
   return String(data);
 }
 
 async function closed(socket) {
-  const [code, reason] = await once(socket, 'close');
+  const [code, reason] = await next(socket, 'close');
   return { code, reason: String(reason) };
 }
 
@@ -54,7 +48,7 @@ judge(async ({ origin, backends, check }) => {
   await check('text is echoed', async () => assert.equal(await ask(socket, 'größer 🚆'), 'größer 🚆'));
 
   await check('binary is echoed', async () => {
-    const answer = message(socket);
+    const answer = next(socket, 'message');
     socket.send(Buffer.from([0, 255, 0x88, 0x89]));
     assert.deepEqual(await answer, [Buffer.from([0, 255, 0x88, 0x89]), true]);
   });
@@ -63,14 +57,14 @@ judge(async ({ origin, backends, check }) => {
 
   await check('a mebibyte is echoed', async () => {
     const sent = crypto.randomBytes(MEBIBYTE);
-    const answer = message(socket);
+    const answer = next(socket, 'message');
     socket.send(sent);
     const [received] = await answer;
     assert.ok(sent.equals(received));
   });
 
   await check('a fragmented message arrives as one, with a ping in its midst', async () => {
-    const [answer, pong] = [message(socket), once(socket, 'pong')];
+    const [answer, pong] = [next(socket, 'message'), next(socket, 'pong')];
     socket.send('one ', { fin: false });
     socket.ping('between');
     socket.send('two ', { fin: false });
