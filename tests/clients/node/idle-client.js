@@ -32,6 +32,7 @@ async function webSocket(origin) {
   await next(socket, 'open');
   socket.on('error', () => {});
   return async (text) => {
+    assert.equal(socket.readyState, WebSocket.OPEN, 'closed while idle');
     const answer = next(socket, 'message');
     socket.send(text);
     return String((await answer)[0]);
