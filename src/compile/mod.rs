@@ -1,10 +1,161 @@
 //! Cluster objects in, table and verdicts out. Pure: no IO, no clock, no randomness.
+//!
+//! The stages, each a file: `view` is what comes in; `draft` understands one route by itself; `backend` and
+//! `certificate` resolve what it names; `claims` settles who gets what, the oldest route first; `verdict` is what
+//! users are told. A user's mistake is data all the way: it takes the part that it concerns and nothing else.
 
+mod backend;
+mod certificate;
+mod claims;
+mod draft;
+mod judge;
+mod tls;
 mod verdict;
 mod view;
+
+use std::{sync::Arc, time::SystemTime};
+
+use crate::table::{ObjectName, RouteTable, Rule, WeightedBackend};
+
+use self::{
+    backend::Backends,
+    certificate::Certificates,
+    claims::{Claims, Granted},
+    draft::{Draft, RuleDraft},
+    judge::Findings,
+};
 
 pub use verdict::{Problem, Verdict, VerdictCondition};
 pub use view::{
     ClusterView, SERVICE_NAME_LABEL, SecretData, SecretObject, ServiceObject, ServicePort, ServiceSpec,
     SliceConditions, SliceEndpoint, SliceObject, SlicePort, TLS_SECRET_TYPE, TargetRef, object_name, trim,
 };
+
+/// What an administrator decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Routes of this class are served, others are not looked at.
+    pub class: String,
+    /// Whether routes of several namespaces may name one hostname.
+    pub allow_shared_hostnames: bool,
+    /// The Secret whose certificate is sent where no route's is asked for.
+    pub default_certificate: Option<ObjectName>,
+}
+
+/// What one build leaves for the next: what can be used again, and the endpoints' counts.
+#[derive(Debug, Default)]
+pub struct Memory {
+    backends: Backends,
+    certificates: Certificates,
+}
+
+/// What a view amounts to.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What requests see.
+    pub table: RouteTable,
+    /// What users are told, sorted by the name of the route.
+    pub verdicts: Vec<Verdict>,
+    /// What is wrong with the administrator's settings.
+    pub setting_problems: Vec<String>,
+    /// When the result will differ although no object changes: the next certificate expires.
+    pub next_look: Option<SystemTime>,
+}
+
+/// Compiles all routes of a class.
+pub fn compile(view: &ClusterView, settings: &Settings, memory: &mut Memory, now: SystemTime) -> Compiled {
+    let ours = view.routes.iter().filter(|route| route.class_name() == Some(&settings.class));
+    let mut drafts: Vec<_> = ours.map(|route| Draft::of(route)).collect();
+    drafts.sort_by_cached_key(Draft::age_order);
+    let mut build = Build { view, settings, memory, now, claims: Claims::default(), compiled: Compiled::empty() };
+    for draft in drafts {
+        build.add(draft);
+    }
+    build.finish()
+}
+
+impl Compiled {
+    fn empty() -> Self {
+        Self { table: RouteTable::default(), verdicts: Vec::new(), setting_problems: Vec::new(), next_look: None }
+    }
+}
+
+/// A build on its way.
+struct Build<'a> {
+    view: &'a ClusterView,
+    settings: &'a Settings,
+    memory: &'a mut Memory,
+    now: SystemTime,
+    claims: Claims,
+    compiled: Compiled,
+}
+
+impl Build<'_> {
+    fn add(&mut self, mut draft: Draft) {
+        let mut findings = Findings::new(std::mem::take(&mut draft.problems));
+        let granted = self.claims.settle(&draft, self.settings, &mut findings.accepted);
+        let rules: Vec<_> = draft
+            .rules
+            .iter()
+            .enumerate()
+            .map(|(position, rule)| Arc::new(self.rule(&draft, position, rule, &mut findings)))
+            .collect();
+        self.set_tls(&draft, &granted, &mut findings);
+        for host in &granted {
+            if !draft.readable {
+                self.compiled.table.claim_unreadable(&host.host, draft.name.clone());
+            }
+            findings.served |= self.claim(host, &rules);
+        }
+        self.compiled.verdicts.push(findings.verdict(draft, rules));
+    }
+
+    /// Enters what a route got of a hostname into the table, and tells whether any of it is served.
+    fn claim(&mut self, granted: &Granted, rules: &[Arc<Rule>]) -> bool {
+        let mut served = false;
+        for path in &granted.paths {
+            let rule = &rules[path.rule];
+            let rule = match &path.fault {
+                Some(fault) if rule.fault.is_none() => {
+                    Arc::new(Rule { fault: Some(fault.clone()), ..Rule::clone(rule) })
+                }
+                _ => rule.clone(),
+            };
+            served |= rule.fault.is_none();
+            self.compiled.table.claim(&granted.host, &path.pattern, rule);
+        }
+        served
+    }
+
+    fn rule(&mut self, draft: &Draft, position: usize, rule: &RuleDraft, findings: &mut Findings) -> Rule {
+        let mut backends = Vec::with_capacity(rule.backend_refs.len());
+        for (reference, wanted) in rule.backend_refs.iter().enumerate() {
+            let path = format!("spec.rules[{position}].backendRefs[{reference}]");
+            let resolved = self.memory.backends.resolve(self.view, &draft.name.namespace, wanted, &path);
+            let target = resolved.map_err(|problem| findings.unresolved(problem));
+            if let Ok(backend) = &target {
+                findings.look_at(backend);
+            }
+            backends.push(WeightedBackend { weight: u32::try_from(wanted.weight).unwrap_or_default(), target });
+        }
+        Rule {
+            route: draft.name.clone(),
+            name: rule.name.clone(),
+            fault: rule.fault.clone(),
+            backends: backends.into(),
+            algorithm: rule.algorithm,
+            timeouts: rule.timeouts.clone(),
+            persistence: rule.persistence.clone(),
+            non_upgrade: rule.non_upgrade,
+        }
+    }
+
+    fn finish(mut self) -> Compiled {
+        self.set_default_identity();
+        self.compiled.table.set_routes(self.compiled.verdicts.len());
+        self.compiled.verdicts.sort_by(|one, other| one.route.cmp(&other.route));
+        self.memory.backends.end_build();
+        self.memory.certificates.end_build();
+        self.compiled
+    }
+}

@@ -1,9 +1,13 @@
 //! Where objects come from, and the loop that turns them into tables.
 
+mod debounce;
+mod rebuild;
 mod signal;
 
 use std::sync::Arc;
 
+pub use debounce::Debounce;
+pub use rebuild::{Build, Rebuild};
 pub use signal::{Changes, Pending};
 
 use crate::compile::{ClusterView, Verdict};

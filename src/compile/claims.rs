@@ -1,0 +1,169 @@
+//! Who gets what: hostnames, their TLS, paths and cookie names, each to the oldest route that claims it.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use crate::{
+    api::ConditionReason,
+    table::{HostPattern, ObjectName, PathPattern},
+};
+
+use super::{
+    Problem, Settings,
+    draft::{Draft, RuleDraft, TlsDraft},
+};
+
+/// What has been given away so far. Drafts come oldest first.
+#[derive(Default)]
+pub(super) struct Claims {
+    hosts: HashMap<HostPattern, HostClaims>,
+}
+
+/// What has been given away of one hostname.
+#[derive(Default)]
+struct HostClaims {
+    owner: Option<ObjectName>,
+    tls: Option<(ObjectName, TlsDraft)>,
+    paths: HashMap<PathPattern, ObjectName>,
+    cookies: HashMap<Arc<str>, (ObjectName, Arc<str>)>,
+}
+
+/// What a route got of one of its hostnames.
+pub(super) struct Granted {
+    /// The hostname.
+    pub(super) host: HostPattern,
+    /// Whether the route's TLS settings are those of the hostname.
+    pub(super) owns_tls: bool,
+    /// The paths, with the position of their rule.
+    pub(super) paths: Vec<GrantedPath>,
+}
+
+/// A path that a route got.
+pub(super) struct GrantedPath {
+    pub(super) rule: usize,
+    pub(super) pattern: PathPattern,
+    /// Why it is answered with 503 although the rule itself may be sound.
+    pub(super) fault: Option<Arc<str>>,
+}
+
+impl Claims {
+    /// Gives a route what it claims and nobody older holds; what it does not get is added to its problems.
+    pub(super) fn settle(&mut self, draft: &Draft, settings: &Settings, problems: &mut Vec<Problem>) -> Vec<Granted> {
+        let hosts = draft.hostnames.iter().enumerate();
+        hosts.filter_map(|(position, host)| self.settle_host(draft, settings, position, host, problems)).collect()
+    }
+
+    fn settle_host(
+        &mut self,
+        draft: &Draft,
+        settings: &Settings,
+        position: usize,
+        host: &HostPattern,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Granted> {
+        let claims = self.hosts.entry(host.clone()).or_default();
+        let path = host_path(host, position);
+        let owner = claims.owner.get_or_insert_with(|| draft.name.clone());
+        if owner.namespace != draft.name.namespace && !settings.allow_shared_hostnames {
+            let message = format!(
+                "hostname {host} belongs to namespace {} by its route {owner}, which is older; \
+                 --allow-shared-hostnames would let namespaces share it",
+                owner.namespace
+            );
+            problems.push(Problem { path, reason: ConditionReason::Conflicted, message });
+            return None;
+        }
+        let (owns_tls, fault) = match claims.settle_tls(draft, host) {
+            Ok(owns) => (owns, None),
+            Err(message) => {
+                let fault = Arc::from(message.as_str());
+                problems.push(Problem { path: "spec.tls".into(), reason: ConditionReason::Conflicted, message });
+                (false, Some(fault))
+            }
+        };
+        let rules = draft.rules.iter().enumerate();
+        let paths =
+            rules.flat_map(|(rule, wanted)| claims.settle_rule(draft, host, rule, wanted, fault.as_ref(), problems));
+        Some(Granted { host: host.clone(), owns_tls, paths: paths.collect() })
+    }
+}
+
+impl HostClaims {
+    /// Whether the hostname's TLS settings are this route's; an error when another's hold that differ.
+    fn settle_tls(&mut self, draft: &Draft, host: &HostPattern) -> Result<bool, String> {
+        let Some(wanted) = &draft.tls else { return Ok(false) };
+        match &self.tls {
+            None => {
+                self.tls = Some((draft.name.clone(), wanted.clone()));
+                Ok(true)
+            }
+            Some((_, held)) if held == wanted => Ok(false),
+            Some((owner, _)) => Err(format!(
+                "the TLS settings of hostname {host} are those of route {owner}, which is older and differs; \
+                 leave tls out to inherit them"
+            )),
+        }
+    }
+
+    fn settle_rule(
+        &mut self,
+        draft: &Draft,
+        host: &HostPattern,
+        rule: usize,
+        wanted: &RuleDraft,
+        fault: Option<&Arc<str>>,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<GrantedPath> {
+        let mut fault = fault.cloned();
+        if let Err(message) = self.settle_cookie(draft, host, wanted) {
+            fault.get_or_insert(message.as_str().into());
+            let path = format!("spec.rules[{rule}].sessionPersistence.cookie.name");
+            problems.push(Problem { path, reason: ConditionReason::Conflicted, message });
+        }
+        let mut granted = Vec::new();
+        for (position, pattern) in &wanted.paths {
+            match self.paths.entry(pattern.clone()) {
+                Entry::Vacant(free) => {
+                    free.insert(draft.name.clone());
+                    granted.push(GrantedPath { rule, pattern: pattern.clone(), fault: fault.clone() });
+                }
+                // Of two rules of one route, the first is served: an order that the user wrote.
+                Entry::Occupied(held) if *held.get() == draft.name => {}
+                Entry::Occupied(held) => {
+                    let path = format!("spec.rules[{rule}].matches[{position}]");
+                    let message =
+                        format!("{pattern} on hostname {host} belongs to route {}, which is older", held.get());
+                    problems.push(Problem { path, reason: ConditionReason::Conflicted, message });
+                }
+            }
+        }
+        granted
+    }
+
+    /// One cookie cannot hold the sessions of two rules: each would replace the other's.
+    fn settle_cookie(&mut self, draft: &Draft, host: &HostPattern, wanted: &RuleDraft) -> Result<(), String> {
+        let Some(persistence) = wanted.persistence.as_ref().filter(|_| wanted.named_cookie) else { return Ok(()) };
+        match self.cookies.entry(persistence.cookie.clone()) {
+            Entry::Vacant(free) => {
+                free.insert((draft.name.clone(), wanted.name.clone()));
+                Ok(())
+            }
+            Entry::Occupied(held) => {
+                let (route, rule) = held.get();
+                let name = &persistence.cookie;
+                Err(format!(
+                    "the cookie {name} on hostname {host} belongs to rule {rule} of route {route}; name another"
+                ))
+            }
+        }
+    }
+}
+
+fn host_path(host: &HostPattern, position: usize) -> String {
+    match host {
+        HostPattern::Any => "spec.hostnames".into(),
+        _ => format!("spec.hostnames[{position}]"),
+    }
+}

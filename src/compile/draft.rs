@@ -1,0 +1,365 @@
+//! One route's spec, understood as far as it can be without looking at anything else.
+
+use std::{sync::Arc, time::SystemTime};
+
+use crate::{
+    api::{
+        self, BackendRef, ConditionReason, Cookie, Duration, LoadBalancing, PathMatch, PathMatchType, RouteMatch,
+        RouteObject, RouteRule, SessionPersistence, Tls, WebSocketRouteSpec,
+    },
+    table::{
+        Algorithm, HostPattern, InsecurePolicy, NonUpgrade, ObjectName, PathPattern, Persistence, Secure, Timeouts,
+    },
+};
+
+use super::{Problem, object_name};
+
+/// A route as it is meant, with all that is wrong with it.
+pub(super) struct Draft {
+    pub(super) name: ObjectName,
+    pub(super) created: Option<SystemTime>,
+    pub(super) generation: i64,
+    /// Whether the spec deserialised; if not, only the hostnames are known.
+    pub(super) readable: bool,
+    pub(super) hostnames: Vec<HostPattern>,
+    pub(super) tls: Option<TlsDraft>,
+    pub(super) rules: Vec<RuleDraft>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// TLS as a route wants it. Two routes want the same when these are equal.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct TlsDraft {
+    pub(super) secrets: Vec<ObjectName>,
+    pub(super) insecure_policy: InsecurePolicy,
+}
+
+/// A rule as it is meant.
+pub(super) struct RuleDraft {
+    pub(super) name: Arc<str>,
+    /// Why it cannot be served. Its readable matches keep their claims.
+    pub(super) fault: Option<Arc<str>>,
+    /// The paths it claims, with the position of the match that does.
+    pub(super) paths: Vec<(usize, PathPattern)>,
+    pub(super) backend_refs: Vec<BackendRef>,
+    pub(super) timeouts: Timeouts,
+    pub(super) persistence: Option<Persistence>,
+    /// Whether the user chose the cookie's name.
+    pub(super) named_cookie: bool,
+    pub(super) algorithm: Algorithm,
+    pub(super) non_upgrade: NonUpgrade,
+}
+
+impl Draft {
+    pub(super) fn of(object: &RouteObject) -> Self {
+        let mut draft = Self {
+            name: object_name(&object.metadata),
+            created: object.metadata.creation_timestamp.as_ref().map(|time| SystemTime::from(time.0)),
+            generation: object.metadata.generation.unwrap_or_default(),
+            readable: object.spec.is_ok(),
+            hostnames: Vec::new(),
+            tls: None,
+            rules: Vec::new(),
+            problems: Vec::new(),
+        };
+        match &object.spec {
+            Ok(spec) => draft.read(spec),
+            Err(unreadable) => {
+                draft.read_hostnames(&unreadable.hostnames);
+                draft.problem("spec".into(), ConditionReason::Invalid, unreadable.message.clone());
+            }
+        }
+        draft
+    }
+
+    /// The older draft is the smaller one; of two as old, the one whose name comes first.
+    pub(super) fn age_order(&self) -> (Option<SystemTime>, ObjectName) {
+        (self.created, self.name.clone())
+    }
+
+    fn read(&mut self, spec: &WebSocketRouteSpec) {
+        let WebSocketRouteSpec { class_name: _, hostnames, tls, rules } = spec;
+        if hostnames.is_empty() {
+            self.hostnames.push(HostPattern::Any);
+        } else {
+            self.read_hostnames(hostnames);
+        }
+        self.tls = tls.as_ref().map(|tls| self.read_tls(tls));
+        for (position, rule) in rules.iter().enumerate() {
+            let rule =
+                RuleReader { draft: self, path: format!("spec.rules[{position}]"), fault: None }.read(position, rule);
+            self.rules.push(rule);
+        }
+    }
+
+    fn read_hostnames(&mut self, hostnames: &[String]) {
+        for (position, hostname) in hostnames.iter().enumerate() {
+            if is_hostname(hostname) {
+                self.hostnames.push(HostPattern::parse(hostname));
+            } else {
+                let message = format!("{hostname:?} is no host name such as chat.example.com or *.example.com");
+                self.problem(format!("spec.hostnames[{position}]"), ConditionReason::Invalid, message);
+            }
+        }
+    }
+
+    fn read_tls(&mut self, tls: &Tls) -> TlsDraft {
+        let Tls { certificate_refs, insecure_policy } = tls;
+        let insecure_policy = match insecure_policy {
+            None => InsecurePolicy::default(),
+            Some(api::InsecurePolicy::Allow) => InsecurePolicy::Allow,
+            Some(api::InsecurePolicy::Redirect) => InsecurePolicy::Redirect,
+            Some(api::InsecurePolicy::Deny) => InsecurePolicy::Deny,
+            Some(api::InsecurePolicy::Unsupported(value)) => {
+                self.unsupported("spec.tls.insecurePolicy".into(), value);
+                // What was meant is not known, so nothing is let through.
+                InsecurePolicy::Deny
+            }
+        };
+        let secret = |name: &str| ObjectName::new(self.name.namespace.clone(), name);
+        let secrets = certificate_refs.iter().map(|reference| secret(&reference.name)).collect();
+        TlsDraft { secrets, insecure_policy }
+    }
+
+    fn problem(&mut self, path: String, reason: ConditionReason, message: String) {
+        self.problems.push(Problem { path, reason, message });
+    }
+
+    fn unsupported(&mut self, path: String, value: &str) -> String {
+        let message = format!("the value {value:?} is not supported by this version");
+        self.problem(path, ConditionReason::UnsupportedValue, message.clone());
+        message
+    }
+}
+
+/// Reads one rule, noting the first fault that takes it.
+struct RuleReader<'a> {
+    draft: &'a mut Draft,
+    path: String,
+    fault: Option<Arc<str>>,
+}
+
+impl RuleReader<'_> {
+    fn read(mut self, position: usize, rule: &RouteRule) -> RuleDraft {
+        let RouteRule {
+            name,
+            matches,
+            backend_refs,
+            timeouts,
+            session_persistence,
+            load_balancing,
+            non_upgrade_requests,
+        } = rule;
+        self.check_backend_refs(backend_refs);
+        let scope_name = name.clone().unwrap_or_else(|| format!("#{position}"));
+        let persistence = session_persistence.as_ref().map(|wanted| self.read_persistence(wanted, &scope_name));
+        let cookie_name = |wanted: &SessionPersistence| wanted.cookie.as_ref()?.name.clone();
+        RuleDraft {
+            name: name.as_deref().map_or_else(|| position.to_string().into(), Arc::from),
+            paths: self.read_matches(matches),
+            backend_refs: backend_refs.clone(),
+            timeouts: read_timeouts(&timeouts.clone().unwrap_or_default()),
+            named_cookie: session_persistence.as_ref().and_then(cookie_name).is_some(),
+            persistence,
+            algorithm: self.read_algorithm(&load_balancing.clone().unwrap_or_default()),
+            non_upgrade: self.read_non_upgrade(non_upgrade_requests.as_ref()),
+            fault: self.fault,
+        }
+    }
+
+    fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, PathPattern)> {
+        if matches.is_empty() {
+            return vec![(0, PathPattern::prefix("/"))];
+        }
+        let read = |(position, RouteMatch { path }): (usize, &RouteMatch)| match path {
+            None => Some((position, PathPattern::prefix("/"))),
+            Some(path) => self.read_path(position, path).map(|pattern| (position, pattern)),
+        };
+        matches.iter().enumerate().filter_map(read).collect()
+    }
+
+    fn read_path(&mut self, position: usize, path: &PathMatch) -> Option<PathPattern> {
+        let PathMatch { type_, value } = path;
+        let field = format!("{}.matches[{position}].path", self.path);
+        if !is_path(value) {
+            let message =
+                format!("{value:?} is the path of no request: it must begin with / and hold no ?, # or space");
+            self.fault(format!("{field}.value"), ConditionReason::Invalid, message);
+            return None;
+        }
+        match type_ {
+            PathMatchType::PathPrefix => Some(PathPattern::prefix(value)),
+            PathMatchType::Exact => Some(PathPattern::exact(value)),
+            PathMatchType::Unsupported(type_) => {
+                self.unsupported(format!("{field}.type"), type_);
+                None
+            }
+        }
+    }
+
+    fn check_backend_refs(&mut self, references: &[BackendRef]) {
+        for (position, BackendRef { name: _, port, weight }) in references.iter().enumerate() {
+            let field = format!("{}.backendRefs[{position}]", self.path);
+            if !(1..=65535).contains(port) {
+                let message = format!("{port} is no port: one of 1 to 65535 is needed");
+                self.fault(format!("{field}.port"), ConditionReason::Invalid, message);
+            }
+            if !(0..=1_000_000).contains(weight) {
+                let message = format!("{weight} is no weight: one of 0 to 1000000 is needed");
+                self.fault(format!("{field}.weight"), ConditionReason::Invalid, message);
+            }
+        }
+    }
+
+    fn read_persistence(&mut self, wanted: &SessionPersistence, rule: &str) -> Persistence {
+        let SessionPersistence { type_, cookie, absolute_timeout } = wanted;
+        let field = format!("{}.sessionPersistence", self.path);
+        if let Some(api::SessionPersistenceType::Unsupported(value)) = type_ {
+            self.unsupported(format!("{field}.type"), value);
+        }
+        let scope = format!("{}/{rule}", self.draft.name);
+        let max_age = absolute_timeout.and_then(Duration::limit);
+        let cookie = cookie.clone().unwrap_or_default();
+        Persistence {
+            cookie: cookie.name.clone().unwrap_or_else(|| default_cookie_name(&scope)).into(),
+            attributes: self.cookie_attributes(&format!("{field}.cookie"), &cookie, max_age).into(),
+            secure: self.read_secure(&format!("{field}.cookie"), &cookie),
+            scope: scope.into(),
+            max_age,
+        }
+    }
+
+    fn cookie_attributes(&mut self, field: &str, cookie: &Cookie, max_age: Option<std::time::Duration>) -> String {
+        let Cookie { name: _, path, lifetime_type, same_site, secure: _, http_only, partitioned } = cookie;
+        let path = format!("; Path={}", path.as_deref().unwrap_or(api::DEFAULT_COOKIE_PATH));
+        let lifetime = self.lifetime_attribute(&format!("{field}.lifetimeType"), lifetime_type.as_ref(), max_age);
+        let same_site = self.same_site_attribute(&format!("{field}.sameSite"), same_site.as_ref());
+        let http_only = if http_only.unwrap_or(true) { "; HttpOnly" } else { "" };
+        let partitioned = if partitioned.unwrap_or(false) { "; Partitioned" } else { "" };
+        format!("{path}{lifetime}{same_site}{http_only}{partitioned}")
+    }
+
+    fn lifetime_attribute(
+        &mut self,
+        field: &str,
+        type_: Option<&api::LifetimeType>,
+        max_age: Option<std::time::Duration>,
+    ) -> String {
+        match (type_, max_age) {
+            (None | Some(api::LifetimeType::Session), _) => return String::new(),
+            (Some(api::LifetimeType::Permanent), Some(age)) => return format!("; Max-Age={}", age.as_secs()),
+            (Some(api::LifetimeType::Permanent), None) => {
+                let message = "a Permanent cookie needs sessionPersistence.absoluteTimeout".to_owned();
+                self.fault(field.to_owned(), ConditionReason::Invalid, message);
+            }
+            (Some(api::LifetimeType::Unsupported(value)), _) => self.unsupported(field.to_owned(), value),
+        }
+        String::new()
+    }
+
+    fn same_site_attribute(&mut self, field: &str, same_site: Option<&api::SameSite>) -> &'static str {
+        match same_site {
+            None | Some(api::SameSite::Lax) => "; SameSite=Lax",
+            Some(api::SameSite::Strict) => "; SameSite=Strict",
+            Some(api::SameSite::None) => "; SameSite=None",
+            Some(api::SameSite::Unsupported(value)) => {
+                self.unsupported(field.to_owned(), value);
+                ""
+            }
+        }
+    }
+
+    fn read_secure(&mut self, field: &str, cookie: &Cookie) -> Secure {
+        let needs_secure = cookie.same_site == Some(api::SameSite::None) || cookie.partitioned == Some(true);
+        match &cookie.secure {
+            None | Some(api::SecureMode::Auto) => Secure::Auto,
+            Some(api::SecureMode::Always) => Secure::Always,
+            Some(api::SecureMode::Never) => {
+                if needs_secure {
+                    let message =
+                        "browsers refuse sameSite None and partitioned on a cookie that is not secure".to_owned();
+                    self.fault(format!("{field}.secure"), ConditionReason::Invalid, message);
+                }
+                Secure::Never
+            }
+            Some(api::SecureMode::Unsupported(value)) => {
+                self.unsupported(format!("{field}.secure"), value);
+                Secure::Auto
+            }
+        }
+    }
+
+    fn read_algorithm(&mut self, load_balancing: &LoadBalancing) -> Algorithm {
+        let LoadBalancing { algorithm } = load_balancing;
+        match algorithm {
+            None => Algorithm::default(),
+            Some(api::Algorithm::LeastConnections) => Algorithm::LeastConnections,
+            Some(api::Algorithm::RoundRobin) => Algorithm::RoundRobin,
+            Some(api::Algorithm::Random) => Algorithm::Random,
+            Some(api::Algorithm::Unsupported(value)) => {
+                self.unsupported(format!("{}.loadBalancing.algorithm", self.path), value);
+                Algorithm::default()
+            }
+        }
+    }
+
+    fn read_non_upgrade(&mut self, wanted: Option<&api::NonUpgradeRequests>) -> NonUpgrade {
+        match wanted {
+            None => NonUpgrade::default(),
+            Some(api::NonUpgradeRequests::Proxy) => NonUpgrade::Proxy,
+            Some(api::NonUpgradeRequests::Reject) => NonUpgrade::Reject,
+            Some(api::NonUpgradeRequests::Unsupported(value)) => {
+                self.unsupported(format!("{}.nonUpgradeRequests", self.path), value);
+                NonUpgrade::default()
+            }
+        }
+    }
+
+    fn unsupported(&mut self, path: String, value: &str) {
+        let message = self.draft.unsupported(path, value);
+        self.fault.get_or_insert(message.into());
+    }
+
+    fn fault(&mut self, path: String, reason: ConditionReason, message: String) {
+        self.fault.get_or_insert(message.as_str().into());
+        self.draft.problem(path, reason, message);
+    }
+}
+
+fn read_timeouts(timeouts: &api::Timeouts) -> Timeouts {
+    let api::Timeouts { handshake, response, backend_connect, idle, max_duration } = timeouts;
+    Timeouts {
+        handshake: handshake.unwrap_or(api::DEFAULT_HANDSHAKE_TIMEOUT).limit(),
+        response: response.and_then(Duration::limit),
+        backend_connect: backend_connect.unwrap_or(api::DEFAULT_BACKEND_CONNECT_TIMEOUT).limit(),
+        idle: idle.and_then(Duration::limit),
+        max_duration: max_duration.and_then(Duration::limit),
+    }
+}
+
+/// A name that differs between rules and stays the same between replicas and versions.
+fn default_cookie_name(scope: &str) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, scope.as_bytes());
+    let hexadecimal = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}"));
+    format!("switchyard-{}", hexadecimal.collect::<String>())
+}
+
+/// The schema's rule for hostnames, for objects that were stored under another schema.
+fn is_hostname(hostname: &str) -> bool {
+    let name = hostname.strip_prefix("*.").unwrap_or(hostname);
+    let is_label = |label: &str| {
+        let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(letters)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_address = !hostname.starts_with('*') && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    name.len() <= 253 && name.split('.').all(is_label) && !is_address
+}
+
+/// The schema's rule for paths, as far as it matters to matching.
+fn is_path(value: &str) -> bool {
+    let visible = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
+    value.starts_with('/') && value.bytes().all(visible)
+}

@@ -1,0 +1,103 @@
+//! TLS settings of hostnames, from the routes that own them.
+
+use std::{sync::Arc, time::SystemTime};
+
+use crate::{
+    api::ConditionReason,
+    table::{Certificate, Host, HostPattern, HostTls, TlsIdentity},
+};
+
+use super::{
+    Build, Problem,
+    claims::Granted,
+    draft::{Draft, TlsDraft},
+    judge::Findings,
+};
+
+impl Build<'_> {
+    /// Gives the route's TLS settings to the hostnames that it got them of.
+    pub(super) fn set_tls(&mut self, draft: &Draft, granted: &[Granted], findings: &mut Findings) {
+        let Some(wanted) = &draft.tls else { return };
+        let certificates = self.certificates(wanted, findings);
+        let identity = match certificates.first() {
+            Some(_) => Ok(Arc::new(TlsIdentity::new(certificates.clone().into()))),
+            None => Err(Arc::from("none of the route's certificates can be used")),
+        };
+        let tls = HostTls { owner: draft.name.clone(), insecure_policy: wanted.insecure_policy, identity };
+        let tls = Arc::new(tls);
+        for granted in granted.iter().filter(|granted| granted.owns_tls) {
+            warn_of_names(&granted.host, &certificates, findings);
+            self.compiled.table.set_tls(&granted.host, tls.clone());
+        }
+    }
+
+    /// Sets what handshakes use that no route's settings are for.
+    pub(super) fn set_default_identity(&mut self) {
+        let Some(name) = &self.settings.default_certificate else { return };
+        match self.memory.certificates.read(self.view, name) {
+            Ok(certificate) => {
+                self.look_again_at(certificate.not_after);
+                self.compiled.table.set_default_identity(Some(Arc::new(TlsIdentity::new(Box::new([certificate])))));
+            }
+            Err(fault) => self.compiled.setting_problems.push(format!("--default-certificate: {fault}")),
+        }
+    }
+
+    fn certificates(&mut self, wanted: &TlsDraft, findings: &mut Findings) -> Vec<Arc<Certificate>> {
+        let mut certificates = Vec::new();
+        for (position, name) in wanted.secrets.iter().enumerate() {
+            let path = format!("spec.tls.certificateRefs[{position}].name");
+            match self.memory.certificates.read(self.view, name) {
+                Ok(certificate) => {
+                    if certificate.not_after <= self.now {
+                        findings.warn(
+                            path,
+                            format!("the certificate in Secret {name} has expired; it is served all the same"),
+                        );
+                    }
+                    self.look_again_at(certificate.not_after);
+                    certificates.push(certificate);
+                }
+                Err(fault) => {
+                    let reason = ConditionReason::InvalidCertificateRef;
+                    findings.unresolved(Problem { path, reason, message: fault.to_string() });
+                }
+            }
+        }
+        certificates
+    }
+
+    fn look_again_at(&mut self, time: SystemTime) {
+        if time > self.now {
+            let next = self.compiled.next_look.map_or(time, |next| next.min(time));
+            self.compiled.next_look = Some(next);
+        }
+    }
+}
+
+/// A hostname may stand for more hosts than any certificate covers: `*.example.com` is one label to a
+/// certificate (RFC 9525 §6.3) and any number of them to a route.
+fn warn_of_names(host: &HostPattern, certificates: &[Arc<Certificate>], findings: &mut Findings) {
+    if certificates.is_empty() {
+        return;
+    }
+    let path = || "spec.tls.certificateRefs".to_owned();
+    match host {
+        HostPattern::Exact(name) => {
+            let covered = |host: &Host<'_>| certificates.iter().any(|certificate| certificate.covers(host));
+            if !Host::from_name(name).is_ok_and(|host| covered(&host)) {
+                findings.warn(path(), format!("no certificate is for hostname {name}: clients will refuse it"));
+            }
+        }
+        HostPattern::Wildcard(suffix) => {
+            let pattern = format!("*.{suffix}");
+            if certificates.iter().any(|certificate| certificate.names.iter().any(|name| **name == *pattern)) {
+                let message = format!("a certificate for {pattern} covers one label only: not a.b.{suffix}");
+                findings.warn(path(), message);
+            } else {
+                findings.warn(path(), format!("no certificate is for {pattern}: clients may refuse it"));
+            }
+        }
+        HostPattern::Any => {}
+    }
+}

@@ -1,0 +1,169 @@
+//! The loop that turns objects into tables: wait, view, compile, publish, report.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::{Changes, Debounce, Report, Source};
+use crate::{
+    compile::{self, Compiled, Memory, Problem, Settings, Verdict},
+    table::{CurrentTable, ObjectName, RouteTable},
+};
+
+/// How often tables that somebody still read when they were replaced are looked at again.
+const RETIRED_CHECK: Duration = Duration::from_secs(1);
+
+/// What one build was like, for metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// Whether its table differs from the one before and was published.
+    pub published: bool,
+    /// The generation of the table that is served after it.
+    pub generation: u64,
+    /// The routes in it.
+    pub routes: usize,
+    /// What compiling took.
+    pub duration: Duration,
+    /// From the first change that it saw to the end; nothing for a build that no change caused.
+    pub since_change: Option<Duration>,
+}
+
+/// The rebuild loop. It is the only one who writes tables, and it drops the old ones, so that no thread that serves
+/// connections does.
+pub struct Rebuild<S> {
+    source: S,
+    changes: Changes,
+    settings: Settings,
+    current: Arc<CurrentTable>,
+    reports: watch::Sender<Report>,
+    memory: Memory,
+    debounce: Debounce,
+    generation: u64,
+    retired: Vec<Arc<RouteTable>>,
+    setting_problems: Vec<String>,
+    next_look: Option<SystemTime>,
+}
+
+impl<S: Source> Rebuild<S> {
+    /// A loop over `source`, which touches `changes`; it publishes to `current` and reports on the receiver given
+    /// back.
+    pub fn new(
+        source: S,
+        changes: Changes,
+        settings: Settings,
+        current: Arc<CurrentTable>,
+    ) -> (Self, watch::Receiver<Report>) {
+        let (reports, receiver) = watch::channel(Report::default());
+        let rebuild = Self {
+            source,
+            changes,
+            settings,
+            current,
+            reports,
+            memory: Memory::default(),
+            debounce: Debounce::default(),
+            generation: 0,
+            retired: Vec::new(),
+            setting_problems: Vec::new(),
+            next_look: None,
+        };
+        (rebuild, receiver)
+    }
+
+    /// Builds at once, then after each change, for ever; tells `observe` of each build. The source has seen all
+    /// objects when this is called: nothing is published from half a view.
+    pub async fn run(mut self, mut observe: impl FnMut(Build)) {
+        loop {
+            observe(self.build());
+            self.wait().await;
+        }
+    }
+
+    /// Waits until there is something to build.
+    async fn wait(&mut self) {
+        loop {
+            let until_look = self.next_look.map(|look| look.duration_since(SystemTime::now()).unwrap_or_default());
+            let until_check = (!self.retired.is_empty()).then_some(RETIRED_CHECK);
+            let limit = until_look.into_iter().chain(until_check).min().unwrap_or(Duration::MAX);
+            if timeout(limit, self.changes.wait()).await.is_ok() {
+                return sleep(self.debounce.wait(Instant::now())).await;
+            }
+            self.drop_retired();
+            if self.next_look.is_some_and(|look| look <= SystemTime::now()) {
+                return;
+            }
+        }
+    }
+
+    fn build(&mut self) -> Build {
+        let pending = self.changes.take();
+        let started = Instant::now();
+        let view = self.source.view();
+        let compiled = compile::compile(&view, &self.settings, &mut self.memory, SystemTime::now());
+        let Compiled { table, verdicts, setting_problems, next_look } = compiled;
+        self.next_look = next_look;
+        let routes = table.routes();
+        let published = self.publish(table);
+        let duration = started.elapsed();
+        self.tell(setting_problems, verdicts);
+        self.debounce.built(Instant::now(), duration);
+        let since_change = pending.map(|pending| pending.first.elapsed());
+        Build { published, generation: self.generation, routes, duration, since_change }
+    }
+
+    /// Publishes a table that differs from the current one. The first one always does: it is what readiness waits
+    /// for.
+    fn publish(&mut self, table: RouteTable) -> bool {
+        if self.generation > 0 && **self.current.load() == table {
+            return false;
+        }
+        self.generation += 1;
+        self.retired.push(self.current.publish(Arc::new(table)));
+        self.drop_retired();
+        true
+    }
+
+    /// Drops the old tables that nobody reads any more.
+    fn drop_retired(&mut self) {
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
+    }
+
+    fn tell(&mut self, setting_problems: Vec<String>, verdicts: Vec<Verdict>) {
+        if setting_problems != self.setting_problems {
+            for problem in &setting_problems {
+                warn!(problem, "a setting cannot take effect");
+            }
+            self.setting_problems = setting_problems;
+        }
+        log_changes(&self.reports.borrow().verdicts, &verdicts);
+        self.reports.send_replace(Report { generation: self.generation, verdicts: verdicts.into() });
+    }
+}
+
+/// Logs what has changed of what users are told.
+fn log_changes(before: &[Verdict], now: &[Verdict]) {
+    let before: HashMap<&ObjectName, &Verdict> = before.iter().map(|verdict| (&verdict.route, verdict)).collect();
+    for verdict in now {
+        let (problems, warnings) = match before.get(&verdict.route) {
+            Some(before) => (&before.problems[..], &before.warnings[..]),
+            None => (&[][..], &[][..]),
+        };
+        let log = |problem: &Problem| {
+            let Problem { path, reason, message } = problem;
+            warn!(route = %verdict.route, field = path, reason = reason.as_str(), "{message}");
+        };
+        verdict.problems.iter().filter(|problem| !problems.contains(problem)).for_each(log);
+        verdict.warnings.iter().filter(|problem| !warnings.contains(problem)).for_each(log);
+        if verdict.problems.is_empty() && !problems.is_empty() {
+            info!(route = %verdict.route, "all problems of the route are mended");
+        }
+    }
+}
