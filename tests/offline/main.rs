@@ -1,3 +1,4 @@
 //! Tests that need nothing but files.
 
 mod golden;
+mod reuse;
