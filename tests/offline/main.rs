@@ -1,3 +1,4 @@
-//! Placeholder.
+//! Tests that need nothing but files.
 
-fn main() {}
+mod golden;
+mod reuse;
