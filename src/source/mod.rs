@@ -1,5 +1,6 @@
 //! Where objects come from, and the loop that turns them into tables.
 
+pub mod manifest;
 mod signal;
 
 use std::sync::Arc;
