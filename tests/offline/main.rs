@@ -1,3 +1,9 @@
-//! Placeholder.
+//! Tests that need nothing but files: golden manifests, the CRD, the watched directory, the shape of the source.
 
-fn main() {}
+mod crd;
+mod directory;
+mod golden;
+mod layering;
+mod manifests;
+mod objects;
+mod orphans;

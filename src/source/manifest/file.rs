@@ -100,10 +100,10 @@ struct Parts {
 }
 
 impl Reader<'_> {
-    fn document(&mut self, document: Result<Document, Fault>) {
+    fn document(&mut self, document: Result<Document, Vec<Fault>>) {
         let mut document = match document {
             Ok(document) => document,
-            Err(fault) => return self.fault(fault),
+            Err(faults) => return faults.into_iter().for_each(|fault| self.fault(fault)),
         };
         let value = document.take_value();
         let mut parts = Parts { positions: Arc::new(document.positions), faults: document.faults };
@@ -152,12 +152,13 @@ impl Reader<'_> {
         let Some(name) = name else {
             return violations.iter().for_each(|violation| self.violation(violation, prefix, &parts.positions));
         };
-        let written_wrong = violations_within(&parts.faults, prefix);
-        let faults = written_wrong.len();
-        violations.splice(0..0, written_wrong);
+        let miswritten = violations_within(&parts.faults, prefix);
+        violations.splice(0..0, miswritten.iter().cloned());
         let (object, violations) = object::object(kind, &name, value, violations, self.schema);
-        // The first ones are told by the document, with the lines that they were found on.
-        for violation in violations.iter().skip(faults) {
+        // What is miswritten is told by the document, with the lines that it was found on; what else seems wrong with
+        // such a field follows from that.
+        let follows = |violation: &Violation| miswritten.iter().any(|earlier| earlier.field == violation.field);
+        for violation in violations.iter().filter(|violation| !follows(violation)) {
             self.violation(violation, prefix, &parts.positions);
         }
         let place = Place { path: self.path.clone(), prefix: prefix.into(), positions: parts.positions.clone() };

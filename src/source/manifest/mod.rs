@@ -24,7 +24,7 @@ pub use file::FileProblem;
 pub use object::Kind;
 pub use scalar::ambiguity;
 
-use crate::{compile::ClusterView, table::ObjectName};
+use crate::{api::RouteObject, compile::ClusterView, table::ObjectName};
 use file::{Contents, Place, Written};
 use object::Object;
 use schema::RouteSchema;
@@ -145,6 +145,15 @@ impl Manifests {
         let is_there =
             |(key, written): (_, &Written)| other.places.get(key).is_some_and(|there| there.object.is(&written.object));
         self.places.len() == other.places.len() && self.places.iter().all(is_there)
+    }
+
+    /// A route, readable or not.
+    #[must_use]
+    pub fn route(&self, name: &ObjectName) -> Option<&Arc<RouteObject>> {
+        match &self.places.get(&(Kind::WebSocketRoute, name.clone()))?.object {
+            Object::Route(route) => Some(route),
+            _ => None,
+        }
     }
 
     fn place(&self, kind: Kind, name: &ObjectName) -> Option<&Place> {

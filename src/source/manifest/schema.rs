@@ -139,8 +139,8 @@ fn duplicates(value: &Value, schema: &Value, path: &str, violations: &mut Vec<Vi
 
 /// The faults of structure on account of which an API server does not evaluate rules.
 fn is_blocking(kind: &ValidationErrorKind) -> bool {
-    use ValidationErrorKind::{MaxItems, MaxLength, Required, Type};
-    matches!(kind, Type { .. } | Required { .. } | MaxLength { .. } | MaxItems { .. })
+    use ValidationErrorKind::{Enum, MaxItems, MaxLength, Required, Type};
+    matches!(kind, Type { .. } | Required { .. } | Enum { .. } | MaxLength { .. } | MaxItems { .. })
 }
 
 fn explain(error: &SchemaError<'_>, all: &[SchemaError<'_>]) -> Vec<Violation> {

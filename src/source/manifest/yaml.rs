@@ -39,7 +39,7 @@ pub(super) enum Syntax {
 }
 
 /// The documents of a file; a fault in one leaves the others alone.
-pub(super) fn documents(text: &str, syntax: Syntax) -> Vec<Result<Document, Fault>> {
+pub(super) fn documents(text: &str, syntax: Syntax) -> Vec<Result<Document, Vec<Fault>>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let parts = match syntax {
         Syntax::Yaml => split(text),
@@ -72,17 +72,22 @@ fn is_blank(part: &str) -> bool {
     })
 }
 
-fn document(text: &str, lines_before: usize, syntax: Syntax) -> Result<Document, Fault> {
+fn document(text: &str, lines_before: usize, syntax: Syntax) -> Result<Document, Vec<Fault>> {
     let mut walk = Walk { syntax, lines_before, ..Walk::default() };
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| scan_fault(&error, lines_before))?;
-        walk.event(event, span)?;
+        let (event, span) = event.map_err(|error| vec![scan_fault(&error, lines_before)])?;
+        walk.event(event, span).map_err(|fault| vec![fault])?;
     }
     let value = match syntax {
-        Syntax::Yaml => serde_yaml::from_str(text).map_err(|error| yaml_fault(&error, lines_before))?,
-        Syntax::Json => serde_json::from_str(text).map_err(|error| json_fault(&error))?,
+        Syntax::Yaml => serde_yaml::from_str(text).map_err(|error| yaml_fault(&error, lines_before)),
+        Syntax::Json => serde_json::from_str(text).map_err(|error| json_fault(&error)),
     };
-    Ok(Document { value, positions: walk.positions, faults: walk.faults })
+    match value {
+        Ok(value) => Ok(Document { value, positions: walk.positions, faults: walk.faults }),
+        // A tag that means nothing here has no value either; saying the first is enough.
+        Err(_) if !walk.faults.is_empty() => Err(walk.faults),
+        Err(fault) => Err(vec![fault]),
+    }
 }
 
 fn scan_fault(error: &ScanError, lines_before: usize) -> Fault {
@@ -191,8 +196,12 @@ impl Walk {
         self.tag(tag, &path, line);
         let is_plain = style == ScalarStyle::Plain && tag.is_none() && self.syntax == Syntax::Yaml;
         if let Some(kind) = is_plain.then(|| scalar::ambiguity(text)).flatten() {
-            let message =
-                format!("{text} is {kind} in one of YAML 1.1 and 1.2 and something else in the other: quote it");
+            let mending = match kind {
+                "a boolean" => "write true or false, or quote it",
+                "a number" => "write it as a plain number, or quote it",
+                _ => "quote it, or write out what it stands for",
+            };
+            let message = format!("{text} is {kind} in one of YAML 1.1 and 1.2 but not in the other: {mending}");
             let fault = self.fault(line, &path, message);
             self.faults.push(fault);
         }
@@ -268,15 +277,22 @@ mod tests {
         let read = documents("a: 1\n---\nb: [\n---\nc: 3\n", Syntax::Yaml);
         assert_eq!(read.len(), 3);
         assert!(read[0].is_ok() && read[2].is_ok());
-        assert!((3..=4).contains(&read[1].as_ref().unwrap_err().line), "{:?}", read[1]);
+        assert!((3..=4).contains(&read[1].as_ref().unwrap_err()[0].line), "{:?}", read[1]);
     }
 
     #[test]
     fn ambiguous_scalars_tags_and_duplicate_keys_are_named_with_their_line() {
-        let found = faults("a: on\noff: 'no'\nb: !include x\na: 2\nc: \"on\"\nd: !!str on\n");
+        let found = faults("a: on\noff: 'no'\nb: !!str x\na: 2\nc: \"on\"\nd: !!str on\n");
         let places: Vec<_> = found.iter().map(|(line, field, _)| (*line, field.as_str())).collect();
-        assert_eq!(places, [(1, "a"), (2, "off"), (3, "b"), (4, "a")]);
-        assert!(found[3].2.contains("line 1"), "{}", found[3].2);
+        assert_eq!(places, [(1, "a"), (2, "off"), (4, "a")]);
+        assert!(found[2].2.contains("line 1"), "{}", found[2].2);
+    }
+
+    #[test]
+    fn tags_that_mean_nothing_here_are_refused() {
+        let faults = documents("a: 1\nb: !include x\n", Syntax::Yaml).remove(0).unwrap_err();
+        assert_eq!((faults[0].line, &*faults[0].field), (2, "b"));
+        assert!(faults[0].message.contains("!include"), "{}", faults[0].message);
     }
 
     #[test]
