@@ -1,10 +1,12 @@
 //! Where objects come from, and the loop that turns them into tables.
 
+mod directory;
 pub mod manifest;
 mod signal;
 
 use std::sync::Arc;
 
+pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
 pub use signal::{Changes, Pending};
 
 use crate::compile::{ClusterView, Verdict};

@@ -36,16 +36,12 @@ fn is_named_on(path: &Path, line: usize, expected: &str) -> bool {
     let written = text.lines().nth(line - 1).unwrap();
     let field = expected.split(':').next().unwrap();
     let mut around = field.split('.').map(|name| name.split('[').next().unwrap()).rev();
-    match expected.contains("required") {
-        true => {
-            around.any(|name| written.contains(&format!("{name}:")))
-                || written.trim_start().starts_with("- ")
-                || !field.contains('.')
-        }
-        false => {
-            let name = around.next().unwrap();
-            written.contains(&format!("{name}:")) || field.ends_with(']') && written.contains(['-', '['])
-        }
+    if expected.contains("required") {
+        let is_around = around.any(|name| written.contains(&format!("{name}:")));
+        is_around || written.trim_start().starts_with("- ") || !field.contains('.')
+    } else {
+        let name = around.next().unwrap();
+        written.contains(&format!("{name}:")) || field.ends_with(']') && written.contains(['-', '['])
     }
 }
 

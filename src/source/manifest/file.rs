@@ -77,7 +77,7 @@ pub(super) fn read(path: &Arc<Path>, bytes: &[u8], schema: &RouteSchema) -> Cont
     match std::str::from_utf8(bytes) {
         Ok(text) => yaml::documents(text, syntax).into_iter().for_each(|document| reader.document(document)),
         Err(error) => {
-            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            let line = 1 + String::from_utf8_lossy(&bytes[..error.valid_up_to()]).matches('\n').count();
             reader.fault(Fault { line, field: String::new(), message: "is not UTF-8 text".into() });
         }
     }

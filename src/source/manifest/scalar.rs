@@ -1,7 +1,7 @@
 //! Plain scalars that YAML 1.1 and YAML 1.2 read as different things.
 //!
-//! kubectl reads YAML 1.1 (`on` is a boolean, `010` is eight), serde_yaml reads YAML 1.2. What only one of them takes
-//! for a boolean or a number must be quoted, or the same file would mean two things.
+//! kubectl reads YAML 1.1 (`on` is a boolean, `010` is eight), `serde_yaml` reads YAML 1.2. What only one of them
+//! takes for a boolean or a number must be quoted, or the same file would mean two things.
 
 /// What YAML 1.1 or 1.2 takes a plain scalar for, where the other one disagrees.
 ///

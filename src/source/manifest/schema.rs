@@ -78,7 +78,7 @@ impl RouteSchema {
     }
 }
 
-/// The OpenAPI schema as JSON Schema: what is not described is not allowed.
+/// The CRD's schema as JSON Schema: what is not described is not allowed.
 fn strict(schema: &Value) -> Value {
     let Value::Object(schema) = schema else { return schema.clone() };
     let mut strict = Map::new();

@@ -1,7 +1,8 @@
 //! From the text of a file to values with positions.
 //!
 //! Two parsers read every document: the event parser for where things stand and for what a plain tree no longer shows
-//! (quotes, tags, duplicate keys), serde_yaml for the values. The latter is a port of libyaml, as what kubectl uses is.
+//! (quotes, tags, duplicate keys), `serde_yaml` for the values. The latter is a port of libyaml,
+//! as what kubectl uses is.
 
 use std::{collections::HashSet, mem};
 
