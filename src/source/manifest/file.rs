@@ -5,7 +5,9 @@ use std::{collections::HashSet, fmt, mem, path::Path, sync::Arc};
 use serde_json::Value;
 
 use super::{
-    object::{self, Kind, Meaning, Object},
+    kind::{self, Kind, Meaning},
+    metadata,
+    object::{self, Object},
     position::{Positions, entry, is_within, join},
     schema::{RouteSchema, Violation},
     yaml::{self, Document, Fault, Syntax},
@@ -120,7 +122,7 @@ impl Reader<'_> {
         if let (Some(kind), Some(fields)) = (item_kind, value.as_object_mut()) {
             fields.entry("kind").or_insert_with(|| kind.into());
         }
-        match object::meaning(&value) {
+        match kind::meaning(&value) {
             Meaning::Read(kind) => self.object(kind, value, prefix, parts),
             Meaning::List(item_kind) => self.list(value, prefix, item_kind, parts),
             Meaning::PassedOver => {
@@ -148,7 +150,7 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, kind: Kind, value: Value, prefix: &str, parts: &Parts) {
-        let (name, mut violations) = object::metadata(&value, kind);
+        let (name, mut violations) = metadata::read(&value, kind);
         let Some(name) = name else {
             return violations.iter().for_each(|violation| self.violation(violation, prefix, &parts.positions));
         };

@@ -5,12 +5,15 @@
 
 mod builtin;
 mod file;
+mod kind;
+mod metadata;
 mod object;
 mod position;
 mod scalar;
 mod schema;
 mod tree;
 mod typed;
+mod walk;
 mod yaml;
 
 use std::{
@@ -21,7 +24,7 @@ use std::{
 };
 
 pub use file::FileProblem;
-pub use object::Kind;
+pub use kind::Kind;
 pub use scalar::ambiguity;
 
 use crate::{api::RouteObject, compile::ClusterView, table::ObjectName};

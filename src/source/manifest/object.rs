@@ -1,62 +1,21 @@
-//! One object of a document: its kind, its name, and the verdict on the rest of it.
+//! One object of a document: its name, and the verdict on the rest of it.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::{
     builtin,
+    kind::Kind,
     schema::{RouteSchema, Violation},
     typed,
 };
 use crate::{
     api::{self, DEFAULT_CLASS_NAME, RouteObject, WebSocketRouteStatus},
-    compile::{SecretObject, ServiceObject, SliceObject, object_name, trim},
+    compile::{SecretObject, ServiceObject, SliceObject, trim},
     table::ObjectName,
 };
-
-/// The kinds that are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// A route.
-    WebSocketRoute,
-    /// A Service.
-    Service,
-    /// A slice of a Service's endpoints.
-    EndpointSlice,
-    /// A Secret.
-    Secret,
-}
-
-impl Kind {
-    /// The kind as manifests name it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::WebSocketRoute => api::KIND,
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::Secret => "Secret",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What an object's `kind` means to the reader.
-pub(super) enum Meaning {
-    Read(Kind),
-    /// A list of objects; those of a typed list need not repeat their kind.
-    List(Option<&'static str>),
-    /// Something that people keep beside their routes.
-    PassedOver,
-    Wrong(Violation),
-}
 
 /// An object that is part of the view.
 #[derive(Clone, Debug)]
@@ -92,125 +51,6 @@ impl Object {
             _ => false,
         }
     }
-}
-
-/// Kinds of other controllers that are often in the same files.
-const PASSED_OVER: &[&str] = &[
-    "Certificate",
-    "ClusterIssuer",
-    "ClusterRole",
-    "ClusterRoleBinding",
-    "ConfigMap",
-    "CronJob",
-    "CustomResourceDefinition",
-    "DaemonSet",
-    "Deployment",
-    "Endpoints",
-    "Event",
-    "Gateway",
-    "GatewayClass",
-    "HTTPRoute",
-    "HorizontalPodAutoscaler",
-    "Ingress",
-    "IngressClass",
-    "Issuer",
-    "Job",
-    "Kustomization",
-    "LimitRange",
-    "Namespace",
-    "NetworkPolicy",
-    "Node",
-    "PersistentVolume",
-    "PersistentVolumeClaim",
-    "Pod",
-    "PodDisruptionBudget",
-    "PodMonitor",
-    "PriorityClass",
-    "ReferenceGrant",
-    "ReplicaSet",
-    "ResourceQuota",
-    "Role",
-    "RoleBinding",
-    "ServiceAccount",
-    "ServiceMonitor",
-    "StatefulSet",
-    "StorageClass",
-];
-
-/// What a value is, by its `apiVersion` and `kind`.
-pub(super) fn meaning(value: &Value) -> Meaning {
-    let (Some(version), Some(kind)) = (value["apiVersion"].as_str(), value["kind"].as_str()) else {
-        let field = if value["kind"].is_string() { "apiVersion" } else { "kind" };
-        return Meaning::Wrong(Violation { field: field.into(), message: "required, but missing".into() });
-    };
-    let (known, expected) = match kind.strip_suffix("List").unwrap_or(kind) {
-        api::KIND => (Kind::WebSocketRoute, "switchyard.dev/v1alpha1"),
-        "Service" => (Kind::Service, "v1"),
-        "EndpointSlice" => (Kind::EndpointSlice, "discovery.k8s.io/v1"),
-        "Secret" => (Kind::Secret, "v1"),
-        "" => return Meaning::List(None),
-        other if PASSED_OVER.contains(&other) => return Meaning::PassedOver,
-        _ => return Meaning::Wrong(unknown_kind(kind)),
-    };
-    if version != expected {
-        let message = format!("{known} is read as {expected}, not as {version}");
-        return Meaning::Wrong(Violation { field: "apiVersion".into(), message });
-    }
-    if kind == known.as_str() { Meaning::Read(known) } else { Meaning::List(Some(known.as_str())) }
-}
-
-fn unknown_kind(kind: &str) -> Violation {
-    let message =
-        format!("{kind} is not read here; WebSocketRoute, Service, EndpointSlice, Secret and ReferenceGrant are");
-    Violation { field: "kind".into(), message }
-}
-
-/// The name of an object, and what is wrong with its metadata. Without a usable name there is no object.
-pub(super) fn metadata(value: &Value, kind: Kind) -> (Option<ObjectName>, Vec<Violation>) {
-    let metadata = match value.get("metadata").filter(|metadata| !metadata.is_null()) {
-        Some(metadata) => typed::read(metadata, "metadata"),
-        None => Ok(ObjectMeta::default()),
-    };
-    let metadata: ObjectMeta = match metadata {
-        Ok(metadata) => metadata,
-        Err(violations) => return (lenient_name(value), violations),
-    };
-    let mut violations = Vec::new();
-    let name = metadata.name.as_deref().unwrap_or_default();
-    if name.is_empty() {
-        violations.push(Violation { field: "metadata.name".into(), message: "required, but missing".into() });
-        return (None, violations);
-    }
-    // A Service's name is a label in DNS names; those of the others are only ever paths.
-    let is_right = if kind == Kind::Service { is_label(name) } else { is_subdomain(name) };
-    if !is_right {
-        let message = format!("{name:?} must be a DNS name: lower-case letters, digits and -");
-        violations.push(Violation { field: "metadata.name".into(), message });
-    }
-    if let Some(namespace) = metadata.namespace.as_deref().filter(|namespace| !is_label(namespace)) {
-        let message = format!("{namespace:?} must be a DNS label: lower-case letters, digits and -");
-        violations.push(Violation { field: "metadata.namespace".into(), message });
-    }
-    (Some(object_name(&metadata)), violations)
-}
-
-fn lenient_name(value: &Value) -> Option<ObjectName> {
-    let metadata = &value["metadata"];
-    let name = metadata["name"].as_str().filter(|name| !name.is_empty())?;
-    Some(ObjectName::new(metadata["namespace"].as_str().unwrap_or("default"), name))
-}
-
-fn is_label(name: &str) -> bool {
-    let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    (1..=63).contains(&name.len()) && name.bytes().all(is_inner) && !name.starts_with('-') && !name.ends_with('-')
-}
-
-fn is_subdomain(name: &str) -> bool {
-    let is_part = |part: &str| {
-        let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-        !part.is_empty() && part.bytes().all(is_inner) && !part.starts_with('-') && !part.ends_with('-')
-    };
-    name.len() <= 253 && name.split('.').all(is_part)
 }
 
 /// An object whose metadata is as it should be, or what is wrong with the rest of it. A route is there in both cases,

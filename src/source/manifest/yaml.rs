@@ -4,15 +4,12 @@
 //! (quotes, tags, duplicate keys), `serde_yaml` for the values. The latter is a port of libyaml,
 //! as what kubectl uses is.
 
-use std::{collections::HashSet, mem};
+use std::mem;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+use saphyr_parser::{Parser, ScanError};
 use serde_json::Value;
 
-use super::{
-    position::{Positions, child, entry},
-    scalar,
-};
+use super::{position::Positions, walk::Walk};
 
 /// A document and where its fields stand.
 #[derive(Debug)]
@@ -74,7 +71,7 @@ fn is_blank(part: &str) -> bool {
 }
 
 fn document(text: &str, lines_before: usize, syntax: Syntax) -> Result<Document, Vec<Fault>> {
-    let mut walk = Walk { syntax, lines_before, ..Walk::default() };
+    let mut walk = Walk::new(syntax, lines_before);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| vec![scan_fault(&error, lines_before)])?;
         walk.event(event, span).map_err(|fault| vec![fault])?;
@@ -107,141 +104,6 @@ fn json_fault(error: &serde_json::Error) -> Fault {
     let message = error.to_string();
     let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
     Fault { line: error.line(), field: String::new(), message }
-}
-
-/// Follows the events of a document.
-#[derive(Default)]
-struct Walk {
-    syntax: Syntax,
-    lines_before: usize,
-    documents: usize,
-    frames: Vec<Frame>,
-    positions: Positions,
-    faults: Vec<Fault>,
-}
-
-/// What the walk is in the middle of.
-enum Frame {
-    Map { path: String, seen: HashSet<String>, key: Option<String> },
-    List { path: String, next: usize },
-}
-
-/// What a node is to the node that holds it.
-enum Place {
-    Key,
-    Value(String),
-}
-
-impl Walk {
-    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
-        let line = self.lines_before + span.start.line();
-        match event {
-            Event::DocumentStart(_) => self.document_start(line)?,
-            Event::Scalar(text, style, _, tag) => self.scalar(&text, style, tag.as_deref(), line),
-            Event::Alias(_) => drop(self.container_place(line)?),
-            Event::SequenceStart(_, tag) => {
-                let path = self.container_place(line)?;
-                self.tag(tag.as_deref(), &path, line);
-                self.frames.push(Frame::List { path, next: 0 });
-            }
-            Event::MappingStart(_, tag) => {
-                let path = self.container_place(line)?;
-                self.tag(tag.as_deref(), &path, line);
-                self.frames.push(Frame::Map { path, seen: HashSet::new(), key: None });
-            }
-            Event::SequenceEnd | Event::MappingEnd => drop(self.frames.pop()),
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
-        }
-        Ok(())
-    }
-
-    fn document_start(&mut self, line: usize) -> Result<(), Fault> {
-        self.documents += 1;
-        if self.documents == 1 {
-            return Ok(());
-        }
-        Err(Fault { line, field: String::new(), message: "write --- before the next document".into() })
-    }
-
-    /// Where the node that begins now belongs.
-    fn place(&mut self, line: usize) -> Place {
-        let path = match self.frames.last_mut() {
-            None => String::new(),
-            Some(Frame::List { path, next }) => {
-                *next += 1;
-                entry(path, *next - 1)
-            }
-            Some(Frame::Map { path, key, .. }) => match key.take() {
-                None => return Place::Key,
-                Some(key) => return Place::Value(child(path, &key)),
-            },
-        };
-        self.positions.note(path.clone(), line);
-        Place::Value(path)
-    }
-
-    /// The same for what cannot be a key in JSON, which all of it must become.
-    fn container_place(&mut self, line: usize) -> Result<String, Fault> {
-        match self.place(line) {
-            Place::Value(path) => Ok(path),
-            Place::Key => Err(self.fault(line, "", "a key must be written out as text".into())),
-        }
-    }
-
-    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) {
-        let place = self.place(line);
-        let path = match place {
-            Place::Value(path) => path,
-            Place::Key => self.key(text, line),
-        };
-        self.tag(tag, &path, line);
-        let is_plain = style == ScalarStyle::Plain && tag.is_none() && self.syntax == Syntax::Yaml;
-        if let Some(kind) = is_plain.then(|| scalar::ambiguity(text)).flatten() {
-            let mending = match kind {
-                "a boolean" => "write true or false, or quote it",
-                "a number" => "write it as a plain number, or quote it",
-                _ => "quote it, or write out what it stands for",
-            };
-            let message = format!("{text} is {kind} in one of YAML 1.1 and 1.2 but not in the other: {mending}");
-            let fault = self.fault(line, &path, message);
-            self.faults.push(fault);
-        }
-    }
-
-    fn key(&mut self, text: &str, line: usize) -> String {
-        let Some(Frame::Map { path, seen, key }) = self.frames.last_mut() else { return String::new() };
-        *key = Some(text.to_owned());
-        let path = child(path, text);
-        if seen.insert(text.to_owned()) {
-            self.positions.note(path.clone(), line);
-        } else {
-            let first = self.positions.exact(&path).unwrap_or(line);
-            let fault = self.fault(line, &path, format!("is there already, on line {first}"));
-            self.faults.push(fault);
-        }
-        path
-    }
-
-    fn tag(&mut self, tag: Option<&Tag>, path: &str, line: usize) {
-        let Some(tag) = tag else { return };
-        let known = matches!(&*tag.suffix, "str" | "int" | "float" | "bool" | "null" | "map" | "seq");
-        if !(tag.is_yaml_core_schema() && known) {
-            let fault = self.fault(line, path, format!("the tag {tag} means nothing here: leave it out"));
-            self.faults.push(fault);
-        }
-    }
-
-    fn fault(&self, line: usize, field: &str, message: String) -> Fault {
-        let field = if field.is_empty() { self.innermost() } else { field };
-        Fault { line, field: field.to_owned(), message }
-    }
-
-    fn innermost(&self) -> &str {
-        match self.frames.last() {
-            Some(Frame::Map { path, .. } | Frame::List { path, .. }) => path,
-            None => "",
-        }
-    }
 }
 
 impl Document {
@@ -294,6 +156,17 @@ mod tests {
         let faults = documents("a: 1\nb: !include x\n", Syntax::Yaml).remove(0).unwrap_err();
         assert_eq!((faults[0].line, &*faults[0].field), (2, "b"));
         assert!(faults[0].message.contains("!include"), "{}", faults[0].message);
+    }
+
+    #[test]
+    fn what_would_take_the_machine_down_is_refused() {
+        let deep = ["[", "{a: ", "- ", "? "].map(|opening| opening.repeat(20_000));
+        let key = format!("{}: 1\n", "k".repeat(5_000));
+        let line = |n: usize| format!("a{n}: &a{n} [{}]", vec![format!("*a{}", n - 1); 9].join(", "));
+        let bomb = ["a0: &a0 [x]".to_owned()].into_iter().chain((1..40).map(line)).collect::<Vec<_>>().join("\n");
+        for text in deep.into_iter().chain([key, bomb]) {
+            assert!(documents(&text, Syntax::Yaml).remove(0).is_err(), "{}", &text[..20]);
+        }
     }
 
     #[test]
