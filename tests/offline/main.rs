@@ -1,5 +1,6 @@
 //! Tests that need nothing but files: golden manifests, the CRD, the watched directory, the shape of the source.
 
+mod check;
 mod crd;
 mod directory;
 mod golden;

@@ -26,6 +26,7 @@ use std::{
 pub use file::FileProblem;
 pub use kind::Kind;
 pub use scalar::ambiguity;
+pub use yaml::whole_numbers;
 
 use crate::{api::RouteObject, compile::ClusterView, table::ObjectName};
 use file::{Contents, Place, Written};

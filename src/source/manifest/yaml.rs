@@ -81,10 +81,28 @@ fn document(text: &str, lines_before: usize, syntax: Syntax) -> Result<Document,
         Syntax::Json => serde_json::from_str(text).map_err(|error| json_fault(&error)),
     };
     match value {
-        Ok(value) => Ok(Document { value, positions: walk.positions, faults: walk.faults }),
+        Ok(mut value) => {
+            whole_numbers(&mut value);
+            Ok(Document { value, positions: walk.positions, faults: walk.faults })
+        }
         // A tag that means nothing here has no value either; saying the first is enough.
         Err(_) if !walk.faults.is_empty() => Err(walk.faults),
         Err(fault) => Err(vec![fault]),
+    }
+}
+
+/// Writes `8080.0` as `8080`, as kubectl does on the way to the API server.
+pub fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let whole = number.as_f64().filter(|float| float.fract() == 0.0).map(|float| format!("{float:.0}"));
+            if let Some(whole) = whole.and_then(|whole| whole.parse::<i64>().ok()) {
+                *value = whole.into();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
