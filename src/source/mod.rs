@@ -1,12 +1,15 @@
 //! Where objects come from, and the loop that turns them into tables.
 
 mod debounce;
+mod directory;
+pub mod manifest;
 mod rebuild;
 mod signal;
 
 use std::sync::Arc;
 
 pub use debounce::Debounce;
+pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
 pub use rebuild::{Build, Rebuild};
 pub use signal::{Changes, Pending};
 
