@@ -2,5 +2,7 @@
 
 pub mod api;
 pub mod compile;
+pub mod observe;
+pub mod proxy;
 pub mod source;
 pub mod table;

@@ -1,0 +1,5 @@
+//! What operators see.
+
+pub mod metrics;
+
+pub use metrics::Metrics;
