@@ -46,9 +46,13 @@ pub(super) async fn serve(proxy: Arc<Shared>, client: ClientStream, peer: Peer) 
     };
     let mut connection = server().serve_connection(TokioIo::new(io), answer);
     let mut phase = proxy.phase.clone();
-    let served = tokio::select! {
-        served = &mut connection => served,
-        () = reached(&mut phase, Phase::Stopping) => {
+    let stopped = tokio::select! {
+        served = &mut connection => Some(served),
+        () = reached(&mut phase, Phase::Stopping) => None,
+    };
+    let served = match stopped {
+        Some(served) => served,
+        None => {
             Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
