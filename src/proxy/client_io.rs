@@ -243,7 +243,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
         match this.stage.now() {
-            FINISHING => this.stage.0.store(IDLE, Ordering::Relaxed),
+            FINISHING => {
+                this.stage.0.store(IDLE, Ordering::Relaxed);
+                this.waiting = None;
+            }
             BUSY => this.poll_presence(cx)?,
             _ => {}
         }

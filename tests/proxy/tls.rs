@@ -89,7 +89,7 @@ async fn unknown_names_get_the_alert_that_says_so() {
     let harness = Harness::with_table(secured(rule(&[]), &certificate));
     for name in ["other.example.com", "127.0.0.1"] {
         let error = connect_tls(harness.https, &tls_client(&[der.clone()]), name).await.err().unwrap();
-        assert!(error.to_string().contains("UnrecognizedName"), "{error}");
+        assert!(error.to_string().contains("UnrecognisedName"), "{error}");
     }
     assert!(harness.counted(r#"tls_handshakes_total{result="unrecognized_name",version="unknown"} 2"#));
 }
@@ -192,6 +192,7 @@ async fn a_real_client_speaks_through_wss() {
     socket.close(None).await.unwrap();
     while soon(socket.next()).await.is_some() {}
     soon(echo).await.unwrap();
+    drop(socket);
     harness.tunnels(0).await;
 }
 
