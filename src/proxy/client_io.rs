@@ -132,13 +132,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
             self.waiting = None;
             return Poll::Pending;
         }
-        let wait = match self.waiting {
-            Some(wait) => wait,
-            None => {
-                let wait = if std::mem::take(&mut self.fresh) { Wait::Head } else { Wait::Next };
-                self.wait_for(wait);
-                wait
-            }
+        let wait = if let Some(wait) = self.waiting {
+            wait
+        } else {
+            let wait = if std::mem::take(&mut self.fresh) { Wait::Head } else { Wait::Next };
+            self.wait_for(wait);
+            wait
         };
         ready!(self.timer.as_mut().poll(cx));
         self.timed_out = Some(wait);

@@ -50,12 +50,11 @@ pub(super) async fn serve(proxy: Arc<Shared>, client: ClientStream, peer: Peer) 
         served = &mut connection => Some(served),
         () = reached(&mut phase, Phase::Stopping) => None,
     };
-    let served = match stopped {
-        Some(served) => served,
-        None => {
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
-        }
+    let served = if let Some(served) = stopped {
+        served
+    } else {
+        Pin::new(&mut connection).graceful_shutdown();
+        (&mut connection).await
     };
     let parts = connection.into_parts();
     let opening = service.opening.lock().expect("no holder panics").take();

@@ -51,7 +51,8 @@ pub(super) enum Refusal {
     Handshake(#[from] Fault),
     #[error("this connection's certificate was not chosen for this host: open another connection")]
     Misdirected,
-    #[error("this host is served over TLS only: {0}")]
+    /// The URL is for `Location` only: its query must not come into the log.
+    #[error("this host is served over TLS only")]
     Redirect(String),
     #[error("this host is served over TLS only")]
     Insecure,

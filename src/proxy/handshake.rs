@@ -142,7 +142,7 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
 }
 
 /// The elements of a list field.
-pub(super) fn tokens<'a>(values: ValueIter<'a, http::HeaderValue>) -> impl Iterator<Item = &'a str> {
+pub(super) fn tokens(values: ValueIter<'_, http::HeaderValue>) -> impl Iterator<Item = &str> {
     values.filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
 }
 
@@ -152,13 +152,13 @@ mod tests {
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-    fn of(method: Method, version: Version, fields: &[(&'static str, &'static str)]) -> Intent {
+    fn of(method: &Method, version: Version, fields: &[(&'static str, &'static str)]) -> Intent {
         let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        intent(&method, version, &HeaderMap::from_iter(fields))
+        intent(method, version, &fields.collect())
     }
 
     fn get(fields: &[(&'static str, &'static str)]) -> Intent {
-        of(Method::GET, Version::HTTP_11, fields)
+        of(&Method::GET, Version::HTTP_11, fields)
     }
 
     const GOOD: [(&str, &str); 4] = [
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_name() {
-        assert_eq!(of(Method::POST, Version::HTTP_11, &GOOD), Intent::Faulty(Fault::Method));
+        assert_eq!(of(&Method::POST, Version::HTTP_11, &GOOD), Intent::Faulty(Fault::Method));
         assert_eq!(get(&without(&["upgrade"])), Intent::Faulty(Fault::NoUpgrade));
         assert_eq!(get(&without(&["connection"])), Intent::Faulty(Fault::NoConnection));
         assert_eq!(get(&without(&["connection", "upgrade"])), Intent::Faulty(Fault::NoUpgrade));
@@ -211,11 +211,11 @@ mod tests {
     #[test]
     fn everything_else_is_plain() {
         assert_eq!(get(&[]), Intent::Plain);
-        assert_eq!(of(Method::GET, Version::HTTP_10, &GOOD), Intent::Plain);
+        assert_eq!(of(&Method::GET, Version::HTTP_10, &GOOD), Intent::Plain);
         assert_eq!(get(&[("upgrade", "h2c"), ("connection", "Upgrade, HTTP2-Settings")]), Intent::Plain);
         assert_eq!(get(&[("connection", "upgrade")]), Intent::Plain);
         assert_eq!(get(&[("upgrade", "websocket")]), Intent::Plain);
-        assert_eq!(of(Method::POST, Version::HTTP_11, &without(&["upgrade"])), Intent::Plain);
+        assert_eq!(of(&Method::POST, Version::HTTP_11, &without(&["upgrade"])), Intent::Plain);
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
     fn a_switch_needs_all_three_fields() {
         let check = |fields: &[(&'static str, &'static str)]| {
             let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            check_switch(&HeaderMap::from_iter(fields), KEY.as_bytes())
+            check_switch(&fields.collect(), KEY.as_bytes())
         };
         let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let (upgrade, connection) = (("upgrade", "WebSocket"), ("connection", "upgrade"));

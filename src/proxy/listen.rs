@@ -122,3 +122,34 @@ async fn serve(proxy: Arc<Shared>, socket: TcpStream, address: SocketAddr, schem
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unspecified_address_of_version_6_takes_version_4_as_well() {
+        let listener = bind((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connect = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        let (connected, accepted) = tokio::join!(connect, listener.accept());
+        connected.unwrap();
+        assert_eq!(accepted.unwrap().1.ip().to_canonical(), Ipv4Addr::LOCALHOST);
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_told() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let again = bind(listener.local_addr().unwrap());
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn only_the_lack_of_ipv6_falls_back() {
+        assert!(lacks_ipv6(&io::Error::from_raw_os_error(97)));
+        assert!(lacks_ipv6(&io::ErrorKind::AddrNotAvailable.into()));
+        assert!(!lacks_ipv6(&io::ErrorKind::AddrInUse.into()));
+    }
+}

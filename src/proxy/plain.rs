@@ -48,8 +48,8 @@ pub(super) fn hold(request: Request<Incoming>, patience: Duration) -> (Request<B
         return (request.map(|body| Body::new(Guarded::new(body, ()))), None);
     }
     let hold = Arc::new(Hold::default());
-    let held = hold.clone();
-    let mut request = request.map(|body| Body::new(body::Held::new(body, held, patience)));
+    let waiting = hold.clone();
+    let mut request = request.map(|body| Body::new(body::Held::new(body, waiting, patience)));
     let opened = hold.clone();
     hyper::ext::on_informational(&mut request, move |interim| {
         if interim.status() == StatusCode::CONTINUE {

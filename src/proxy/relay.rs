@@ -181,8 +181,8 @@ mod tests {
     async fn bytes_pass_in_order_through_a_writer_that_takes_few_at_a_time() {
         let (mut source, reader) = duplex(1024);
         let (writer, mut sink) = duplex(7);
-        let sent: Vec<u8> = (0..50_000_u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
-        let expected = [b"early ".as_slice(), &sent].concat();
+        let message: Vec<u8> = (0..50_000_u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
+        let expected = [b"early ".as_slice(), &message].concat();
         let relay = async {
             let (mut flow, mut counted) = (Flow::starting_with(b"early "), 0);
             let (mut reader, mut writer) = (pin!(reader), pin!(writer));
@@ -191,7 +191,7 @@ mod tests {
             counted
         };
         let send = async {
-            source.write_all(&sent).await.unwrap();
+            source.write_all(&message).await.unwrap();
             source.shutdown().await.unwrap();
         };
         let receive = async {

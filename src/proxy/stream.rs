@@ -75,11 +75,12 @@ impl AsyncWrite for ClientStream {
 /// still sends is read. A socket that is closed with unread bytes resets the connection, and a reset destroys what
 /// the peer has not read yet (RFC 9112 §9.6).
 pub(super) async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin, patience: Duration) {
-    let drain = async {
-        let mut buffer = [0; 4096];
+    // On the heap, and from now on only: whoever may have to close one day should not carry the buffer until then.
+    let drain = Box::pin(async move {
+        let mut buffer = vec![0; 4096];
         if stream.shutdown().await.is_ok() {
             while let Ok(1..) = stream.read(&mut buffer).await {}
         }
-    };
+    });
     let _ = tokio::time::timeout(patience, drain).await;
 }

@@ -5,6 +5,7 @@ use std::{
     fmt, io,
     net::IpAddr,
     sync::{Arc, Mutex, Weak},
+    time::Duration,
 };
 
 use rustls::{
@@ -14,7 +15,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{Shared, stream};
 use crate::table::{Certificate, Host, RouteTable, TlsIdentity};
@@ -64,6 +65,7 @@ pub(super) async fn accept(proxy: &Shared, socket: TcpStream) -> Option<(TlsStre
         Err(failure) => {
             tracing::debug!(%failure, "TLS handshake failed");
             proxy.metrics.tls_handshake(failure.label(), "unknown");
+            failure.alert(proxy.settings.linger_timeout).await;
             None
         }
     }
@@ -82,9 +84,9 @@ enum Failure {
     #[error("it did not end in time")]
     TimedOut,
     #[error("no certificate for the name")]
-    UnknownName,
+    UnknownName(TcpStream),
     #[error("the certificate cannot be used")]
-    Unusable,
+    Unusable(TcpStream),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -93,57 +95,64 @@ impl Failure {
     fn label(&self) -> &'static str {
         match self {
             Self::TimedOut => "timeout",
-            Self::UnknownName => "unrecognized_name",
-            Self::Unusable => "unusable_certificate",
+            Self::UnknownName(_) => "unrecognized_name",
+            Self::Unusable(_) => "unusable_certificate",
             Self::Io(_) => "failed",
         }
     }
+
+    /// Tells the client, where rustls has not: a fatal alert in the clear, since nothing was agreed on (RFC 8446 §6).
+    async fn alert(self, patience: Duration) {
+        let (mut socket, description) = match self {
+            Self::UnknownName(socket) => (socket, UNRECOGNIZED_NAME),
+            Self::Unusable(socket) => (socket, INTERNAL_ERROR),
+            Self::TimedOut | Self::Io(_) => return,
+        };
+        if socket.write_all(&[0x15, 3, 3, 0, 2, 2, description]).await.is_ok() {
+            stream::close(socket, patience).await;
+        }
+    }
+}
+
+/// Why there is no certificate to send.
+#[derive(Clone, Copy, Debug)]
+enum NoCertificate {
+    UnknownName,
+    Unusable,
 }
 
 async fn handshake(proxy: &Shared, socket: TcpStream) -> Result<(TlsStream<TcpStream>, TlsPeer), Failure> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
     match choose(proxy, &start.client_hello()) {
         Ok((prepared, peer)) => Ok((start.into_stream(prepared.config.clone()).await?, peer)),
-        Err(failure) => {
-            alert(
-                proxy,
-                start,
-                if matches!(failure, Failure::UnknownName) { UNRECOGNIZED_NAME } else { INTERNAL_ERROR },
-            )
-            .await;
-            Err(failure)
-        }
+        Err(NoCertificate::UnknownName) => Err(Failure::UnknownName(start.io)),
+        Err(NoCertificate::Unusable) => Err(Failure::Unusable(start.io)),
     }
 }
 
-fn choose(proxy: &Shared, hello: &ClientHello<'_>) -> Result<(Arc<Prepared>, TlsPeer), Failure> {
+fn choose(proxy: &Shared, hello: &ClientHello<'_>) -> Result<(Arc<Prepared>, TlsPeer), NoCertificate> {
     let name = hello.server_name().and_then(|name| Host::from_name(name).ok());
     let table = proxy.table.load();
     if let Some(name) = &name
         && let Some(tls) = table.tls(name)
     {
-        let identity = tls.identity.as_ref().map_err(|_| Failure::Unusable)?;
+        let identity = tls.identity.as_ref().map_err(|_| NoCertificate::Unusable)?;
         let name = name.clone().into_owned();
-        return Ok((proxy.identities.prepared(identity).ok_or(Failure::Unusable)?, TlsPeer::Named(name)));
+        return Ok((proxy.identities.prepared(identity).ok_or(NoCertificate::Unusable)?, TlsPeer::Named(name)));
     }
-    let identity = table.default_identity().ok_or(Failure::UnknownName)?;
-    let prepared = proxy.identities.prepared(identity).ok_or(Failure::Unusable)?;
+    let identity = table.default_identity().ok_or(NoCertificate::UnknownName)?;
+    let prepared = proxy.identities.prepared(identity).ok_or(NoCertificate::Unusable)?;
     let sent = prepared.certificates.pick(name.as_ref(), hello.signature_schemes()).0.clone();
     Ok((prepared, TlsPeer::Default(sent)))
-}
-
-/// Ends a handshake that rustls has not begun to answer: a fatal alert, in the clear (RFC 8446 §6).
-async fn alert(proxy: &Shared, start: StartHandshake<TcpStream>, description: u8) {
-    let mut socket = start.io;
-    if socket.write_all(&[0x15, 3, 3, 0, 2, 2, description]).await.is_ok() {
-        stream::close(socket, proxy.settings.linger_timeout).await;
-    }
 }
 
 /// What handshakes need beyond a [`TlsIdentity`], one for each: tickets and stored sessions are never shared, else a
 /// session of one identity could resume into another.
 #[derive(Debug, Default)]
-pub(super) struct Identities(Mutex<HashMap<[u8; 32], (Weak<TlsIdentity>, Arc<Prepared>)>>);
+pub(super) struct Identities(Mutex<HashMap<[u8; 32], Owned>>);
+
+/// What was prepared, and whether its identity is still in any table.
+type Owned = (Weak<TlsIdentity>, Arc<Prepared>);
 
 #[derive(Debug)]
 pub(super) struct Prepared {

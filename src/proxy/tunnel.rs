@@ -361,23 +361,24 @@ mod tests {
         (cause, start.elapsed().as_secs())
     }
 
+    async fn still_silent(clock: &mut Clock, moved: bool) {
+        let polled = poll_fn(|cx| Poll::Ready(clock.poll(cx, moved))).await;
+        assert!(polled.is_pending());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn without_limits_no_timer_is_made_and_nothing_rings() {
         let mut clock = clock(None, None);
-        poll_fn(|cx| {
-            assert!(clock.poll(cx, true).is_pending());
-            Poll::Ready(())
-        })
-        .await;
+        still_silent(&mut clock, true).await;
         assert!(clock.timer.is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_counted_from_the_last_byte() {
         let mut clock = clock(Some(30), None);
-        poll_fn(|cx| Poll::Ready(assert!(clock.poll(cx, true).is_pending()))).await;
+        still_silent(&mut clock, true).await;
         tokio::time::advance(Duration::from_secs(20)).await;
-        poll_fn(|cx| Poll::Ready(assert!(clock.poll(cx, true).is_pending()))).await;
+        still_silent(&mut clock, true).await;
         assert_eq!(rings(&mut clock).await, (Cause::Idle, 50));
     }
 
@@ -394,9 +395,9 @@ mod tests {
     async fn a_half_closed_tunnel_ends_after_a_minute_of_silence() {
         let mut clock = clock(None, None);
         clock.first_end = Some(Closer::Client);
-        poll_fn(|cx| Poll::Ready(assert!(clock.poll(cx, false).is_pending()))).await;
+        still_silent(&mut clock, false).await;
         tokio::time::advance(Duration::from_secs(50)).await;
-        poll_fn(|cx| Poll::Ready(assert!(clock.poll(cx, true).is_pending()))).await;
+        still_silent(&mut clock, true).await;
         assert_eq!(rings(&mut clock).await, (Cause::HalfClosed, 110));
     }
 }

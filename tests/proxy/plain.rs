@@ -1,6 +1,6 @@
 //! Requests that are no upgrade.
 
-use std::time::Duration;
+use std::{slice::from_ref, time::Duration};
 
 use switchyard::proxy::Settings;
 
@@ -230,15 +230,15 @@ async fn a_client_that_leaves_during_a_request_frees_all_that_it_held() {
     for leaves_by_reset in [true, false] {
         let backend = RawBackend::bind().await;
         let chosen = backend.endpoint("a");
-        let harness = Harness::start(table(rule(&[chosen.clone()])), settings.clone());
+        let harness = Harness::start(table(rule(from_ref(&chosen))), settings.clone());
         let mut client = harness.client().await;
         client.send(get("/poll", "")).await;
         let mut peer = backend.accept().await;
         peer.head().await;
         if leaves_by_reset {
-            client.reset()
+            client.reset();
         } else {
-            drop(client)
+            drop(client);
         }
         assert_eq!(peer.rest().await, "", "the backend's connection is closed");
         while chosen.state.in_use() > 0 {

@@ -329,14 +329,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     async fn more(&mut self) -> bool {
-        let mut bytes = [0; 16 * 1024];
-        match soon(self.stream.read(&mut bytes)).await {
-            Ok(0) | Err(_) => false,
-            Ok(count) => {
-                self.buffer.extend_from_slice(&bytes[..count]);
-                true
-            }
-        }
+        self.buffer.reserve(64 * 1024);
+        soon(self.stream.read_buf(&mut self.buffer)).await.is_ok_and(|count| count > 0)
     }
 
     /// The next head, or nothing when the peer has closed.

@@ -1,6 +1,6 @@
 //! TLS: which certificate, which hosts, and what a rotation does.
 
-use std::sync::Arc;
+use std::{slice::from_ref, sync::Arc};
 
 use futures::{SinkExt, StreamExt};
 use rustls::{HandshakeKind, pki_types::CertificateDer};
@@ -18,12 +18,12 @@ fn secured(rule: Rule, certificate: &Arc<Certificate>) -> RouteTable {
 }
 
 async fn ok_backend() -> Served {
-    RawBackend::bind().await.serve(|head| match head.field("upgrade") {
-        Some(_) => switching(""),
-        None => {
-            let proto = head.field("x-forwarded-proto").unwrap_or_default();
-            format!("HTTP/1.1 200 OK\r\nX-Proto: {proto}\r\nContent-Length: 0\r\n\r\n")
+    RawBackend::bind().await.serve(|head| {
+        if head.field("upgrade").is_some() {
+            return switching("");
         }
+        let proto = head.field("x-forwarded-proto").unwrap_or_default();
+        format!("HTTP/1.1 200 OK\r\nX-Proto: {proto}\r\nContent-Length: 0\r\n\r\n")
     })
 }
 
@@ -88,7 +88,7 @@ async fn unknown_names_get_the_alert_that_says_so() {
     let (certificate, der) = certificate(&[HOST]);
     let harness = Harness::with_table(secured(rule(&[]), &certificate));
     for name in ["other.example.com", "127.0.0.1"] {
-        let error = connect_tls(harness.https, &tls_client(&[der.clone()]), name).await.err().unwrap();
+        let error = connect_tls(harness.https, &tls_client(from_ref(&der)), name).await.err().unwrap();
         assert!(error.to_string().contains("UnrecognisedName"), "{error}");
     }
     assert!(harness.counted(r#"tls_handshakes_total{result="unrecognized_name",version="unknown"} 2"#));
@@ -122,7 +122,7 @@ async fn the_certificate_that_covers_the_name_is_sent() {
     let mut table = table(rule(&[]));
     table.set_tls(&HostPattern::parse(HOST), host_tls(Ok(both), InsecurePolicy::Redirect));
     let harness = Harness::with_table(table);
-    let client = connect_tls(harness.https, &tls_client(&[other_der.clone()]), HOST).await.unwrap();
+    let client = connect_tls(harness.https, &tls_client(from_ref(&other_der)), HOST).await.unwrap();
     assert_eq!(sent(&client), other_der);
 }
 
@@ -143,7 +143,7 @@ async fn a_rotated_certificate_closes_no_tunnel_and_no_kept_connection() {
         tunnels.push(client);
     }
     harness.table.publish(secured(served, &new).into());
-    let fresh = connect_tls(harness.https, &tls_client(&[new_der.clone()]), HOST).await.unwrap();
+    let fresh = connect_tls(harness.https, &tls_client(from_ref(&new_der)), HOST).await.unwrap();
     assert_eq!(sent(&fresh), new_der);
     assert_eq!(status(&mut kept, HOST).await, 200, "not 421: it is the same host");
     assert_eq!(harness.tunnels.count(), 100);

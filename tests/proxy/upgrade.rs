@@ -1,6 +1,6 @@
 //! Handshakes, and what comes right after them.
 
-use std::time::Duration;
+use std::{slice::from_ref, time::Duration};
 
 use switchyard::table::Timeouts;
 
@@ -158,7 +158,7 @@ async fn refusing_endpoints_are_passed_over_and_nothing_but_they_is_a_503() {
     for _ in 0..4 {
         let (_client, _peer) = open(&harness, &backend).await;
     }
-    harness.table.publish(table(rule(&[dead.clone()])).into());
+    harness.table.publish(table(rule(from_ref(&dead))).into());
     let (mut client, head) = harness.ask(&handshake("/ws", "")).await;
     assert_eq!(head.status(), 503);
     let body = client.body(&head).await;
@@ -182,7 +182,7 @@ async fn a_backend_that_does_not_answer_a_handshake_is_a_504() {
 async fn a_client_that_resets_during_the_handshake_takes_the_backends_connection_with_it() {
     let backend = RawBackend::bind().await;
     let chosen = backend.endpoint("a");
-    let harness = Harness::with_rule(rule(&[chosen.clone()]));
+    let harness = Harness::with_rule(rule(from_ref(&chosen)));
     let mut client = harness.client().await;
     client.send(handshake("/ws", "")).await;
     let mut peer = backend.accept().await;
