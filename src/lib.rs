@@ -1,6 +1,9 @@
 //! Switchyard: a Kubernetes ingress controller and proxy for WebSocket traffic.
 
 pub mod api;
+pub mod args;
+pub mod commands;
 pub mod compile;
+pub mod observe;
 pub mod source;
 pub mod table;

@@ -1,0 +1,75 @@
+# Everything that a contributor runs. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+DENY_VERSION := 0.20.2
+CACHE := $(or $(SWITCHYARD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/switchyard)
+TOOLS := $(CACHE)/tools
+DENY := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+.PHONY: help
+help: ## List what there is to run
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Serve two echo backends over ws and wss, with manifests to edit
+	cargo run --release -- demo
+
+.PHONY: test
+test: lint test-offline test-proxy test-clients test-cluster ## Everything that must hold before a change lands
+
+.PHONY: lint
+lint: format clippy doc deny ## The cheap checks
+
+.PHONY: format
+format: ## Formatting, as cargo fmt leaves it
+	cargo fmt --check
+
+.PHONY: clippy
+clippy: ## Clippy, warnings denied
+	cargo clippy --locked --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## Documentation of every public item
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+
+.PHONY: deny
+deny: $(DENY) ## Dependencies: bans, licences, sources
+	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
+
+$(DENY):
+	cargo install --quiet --locked --root $(TOOLS)/cargo-deny-$(DENY_VERSION) cargo-deny --version $(DENY_VERSION)
+
+.PHONY: test-offline
+test-offline: ## Unit tests and golden files
+	cargo test --locked --lib --bins --test offline
+
+.PHONY: test-proxy
+test-proxy: ## The proxy over loopback, byte for byte
+	cargo test --locked --test proxy
+
+.PHONY: test-clients
+test-clients: ## Real clients from other ecosystems: Node and Python
+	cargo test --locked --test clients
+
+.PHONY: test-cluster
+test-cluster: control-plane ## The controller against a real API server
+	cargo test --locked --test cluster
+
+.PHONY: control-plane
+control-plane: ## Build kube-apiserver, etcd, kubectl and helm, once for each version
+	tests/control-plane/build.sh
+
+.PHONY: bless
+bless: ## Rewrite the golden files and the CRD from what the code does now
+	BLESS=1 cargo test --locked --test offline
+
+.PHONY: bench-table
+bench-table: ## What building a table costs at 10,000 routes and 100,000 endpoints
+	cargo bench --locked --bench table
+
+.PHONY: bench-apply
+bench-apply: control-plane ## From kubectl apply to the first connection served by the new table
+	cargo build --locked --release
+	cargo bench --locked --bench apply

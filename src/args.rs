@@ -1,0 +1,190 @@
+//! The command line: what can be said, and what it means when it is not said.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::{api, compile, table::ObjectName};
+
+/// Kubernetes controller and proxy for WebSocket traffic.
+#[derive(Debug, Parser)]
+#[command(name = "switchyard", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch a cluster and serve its WebSocketRoutes
+    Controller(ServeArguments),
+    /// Serve the WebSocketRoutes of a directory of Kubernetes YAML
+    Standalone(StandaloneArguments),
+    /// Try Switchyard out: two echo servers, a certificate and manifests to edit, in a temporary place
+    Demo(ServeArguments),
+    /// Judge manifests as the controller would; exits with 1 when anything is wrong
+    Check(CheckArguments),
+    /// Print the CustomResourceDefinition
+    Crd,
+}
+
+/// Flags of `standalone`.
+#[derive(Debug, Args)]
+pub struct StandaloneArguments {
+    /// Directory of ordinary Kubernetes YAML: WebSocketRoute, Service, EndpointSlice, Secret. It is watched: saving a
+    /// file reroutes
+    #[arg(long, value_name = "DIR", env = "SWITCHYARD_MANIFESTS")]
+    pub manifests: PathBuf,
+    /// The flags that all serving commands have.
+    #[command(flatten)]
+    pub serve: ServeArguments,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Files, or directories of them
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Judge each object by itself, as the API server does, not whether what it names exists
+    #[arg(long)]
+    pub objects_only: bool,
+    /// Routes of this class are judged
+    #[arg(long, default_value = api::DEFAULT_CLASS_NAME, env = "SWITCHYARD_CLASS")]
+    pub class: String,
+    /// Let several namespaces name one hostname
+    #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
+    pub allow_shared_hostnames: bool,
+}
+
+/// Flags of the commands that serve.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Serving")]
+pub struct ServeArguments {
+    /// Address for plaintext HTTP; repeatable; port 0 takes any free one [default: [::]:8080; demo: 127.0.0.1:8080, or
+    /// a free port]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', env = "SWITCHYARD_HTTP_LISTEN")]
+    pub http_listen: Vec<SocketAddr>,
+    /// Address for HTTP over TLS; repeatable; port 0 takes any free one [default: [::]:8443; demo: 127.0.0.1:8443, or
+    /// a free port]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', env = "SWITCHYARD_HTTPS_LISTEN")]
+    pub https_listen: Vec<SocketAddr>,
+    /// Port of https and wss URLs in redirects [default: 443; standalone and demo: the port of the first
+    /// --https-listen]
+    #[arg(long, value_name = "PORT", env = "SWITCHYARD_PUBLIC_HTTPS_PORT")]
+    pub public_https_port: Option<u16>,
+    /// Address for probes, metrics and the read-only API, which answers to loopback clients only [default:
+    /// 127.0.0.1:9090; demo: that, or a free port]
+    #[arg(long, value_name = "ADDRESS", env = "SWITCHYARD_ADMIN_LISTEN")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Routes whose className is this one are served
+    #[arg(long, default_value = api::DEFAULT_CLASS_NAME, env = "SWITCHYARD_CLASS")]
+    pub class: String,
+    /// Threads that serve connections [default: one for each processor]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024), env = "SWITCHYARD_THREADS")]
+    pub threads: Option<u16>,
+    /// Secret of type kubernetes.io/tls whose certificate is sent to TLS clients that name no host, or none with TLS
+    /// [default: none, such handshakes fail]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name, env = "SWITCHYARD_DEFAULT_CERTIFICATE")]
+    pub default_certificate: Option<ObjectName>,
+    /// Keys of session cookies: a file with the base64 of 32 or more random bytes on each line. The first signs, all
+    /// verify; it is read again when it changes [default: a random key, with which no session outlives the process or
+    /// holds on another replica]
+    #[arg(long, value_name = "FILE", env = "SWITCHYARD_SESSION_KEY_FILE")]
+    pub session_key_file: Option<PathBuf>,
+    /// Networks of proxies whose X-Forwarded-* and Forwarded fields are believed, such as 10.0.0.0/8 [default: none]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "SWITCHYARD_TRUSTED_PROXIES")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Let several namespaces name one hostname; otherwise it belongs to the namespace of its oldest route
+    #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
+    pub allow_shared_hostnames: bool,
+    /// How long to go on accepting after SIGTERM, no longer ready, while load balancers take notice; such as 5s
+    /// [default: 5s in a cluster, else 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, env = "SWITCHYARD_SHUTDOWN_DELAY")]
+    pub shutdown_delay: Option<Duration>,
+    /// The time over which open tunnels are ended after that, spread at random; such as 60s [default: 60s in a
+    /// cluster, else 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, env = "SWITCHYARD_DRAIN_WINDOW")]
+    pub drain_window: Option<Duration>,
+    /// Form of log lines, which go to standard error
+    #[arg(long, value_enum, default_value = "text", env = "SWITCHYARD_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// What to log: error, warn, info, debug or trace, also for parts, as in `info,switchyard::proxy=debug`
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "SWITCHYARD_LOG_LEVEL")]
+    pub log_level: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl ServeArguments {
+    /// What the compiler needs to know.
+    #[must_use]
+    pub fn compile_settings(&self) -> compile::Settings {
+        compile::Settings {
+            class: self.class.clone(),
+            allow_shared_hostnames: self.allow_shared_hostnames,
+            default_certificate: self.default_certificate.clone(),
+        }
+    }
+}
+
+fn object_name(text: &str) -> Result<ObjectName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(ObjectName::new(namespace, name))
+        }
+        _ => Err("must be NAMESPACE/NAME, such as ingress/wildcard-tls".into()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<api::Duration>().map(api::Duration::to_std).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_the_serving_commands_has_an_environment_variable() {
+        let command = Arguments::command();
+        for name in ["controller", "standalone", "demo"] {
+            let command = command.find_subcommand(name).unwrap();
+            for flag in command.get_arguments().filter(|flag| flag.get_long().is_some()) {
+                let wanted = format!("SWITCHYARD_{}", flag.get_id().as_str().to_uppercase());
+                assert_eq!(flag.get_env().and_then(|name| name.to_str()), Some(wanted.as_str()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_the_way_to_write_them() {
+        for (arguments, mending) in [
+            (["demo", "--default-certificate=wildcard"], "NAMESPACE/NAME"),
+            (["demo", "--shutdown-delay=5"], "such as 10s"),
+            (["demo", "--threads=0"], "1..=1024"),
+            (["demo", "--trusted-proxies=10.0.0.1/40"], "invalid"),
+        ] {
+            let error = Arguments::try_parse_from(["switchyard"].into_iter().chain(arguments)).unwrap_err();
+            assert!(error.to_string().contains(mending), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What an operator sees: metrics, log lines, the admin port.
+
+mod admin;
+pub mod log;
+mod routes;
+
+pub use admin::{Admin, Readiness};
