@@ -82,6 +82,7 @@ fn parse(chain: &[u8], key: &[u8], digest: Digest) -> Result<Certificate, String
     CertifiedKey::from_der(chain.clone(), key.clone_key(), &aws_lc_rs::default_provider()).map_err(
         |error| match error {
             rustls::Error::InconsistentKeys(_) => "tls.key is not the key of the certificate in tls.crt".to_owned(),
+            rustls::Error::InvalidCertificate(error) => format!("tls.crt cannot be used: {error:?}"),
             error => format!("tls.key cannot be used: {error}"),
         },
     )?;

@@ -68,7 +68,7 @@ impl Claims {
         let owner = claims.owner.get_or_insert_with(|| draft.name.clone());
         if owner.namespace != draft.name.namespace && !settings.allow_shared_hostnames {
             let message = format!(
-                "hostname {host} belongs to namespace {} by its route {owner}, which is older; \
+                "hostname {host} belongs to namespace {} by its route {owner}, which came first; \
                  --allow-shared-hostnames would let namespaces share it",
                 owner.namespace
             );
@@ -101,7 +101,7 @@ impl HostClaims {
             }
             Some((_, held)) if held == wanted => Ok(false),
             Some((owner, _)) => Err(format!(
-                "the TLS settings of hostname {host} are those of route {owner}, which is older and differs; \
+                "the TLS settings of hostname {host} are those of route {owner}, which came first and differs; \
                  leave tls out to inherit them"
             )),
         }
@@ -134,7 +134,7 @@ impl HostClaims {
                 Entry::Occupied(held) => {
                     let path = format!("spec.rules[{rule}].matches[{position}]");
                     let message =
-                        format!("{pattern} on hostname {host} belongs to route {}, which is older", held.get());
+                        format!("{pattern} on hostname {host} belongs to route {}, which came first", held.get());
                     problems.push(Problem { path, reason: ConditionReason::Conflicted, message });
                 }
             }

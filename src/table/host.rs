@@ -150,6 +150,16 @@ impl<T> HostMap<T> {
         self.exact.get(host).into_iter().chain(suffixes).chain(&self.any)
     }
 
+    /// All patterns with their values, the most specific pattern first.
+    pub fn iter(&self) -> impl Iterator<Item = (HostPattern, &T)> {
+        let exact = self.exact.iter().map(|(host, value)| (HostPattern::Exact(host.clone()), value));
+        let wildcard = self.wildcard.iter().map(|(suffix, value)| (HostPattern::Wildcard(suffix.clone()), value));
+        let any = self.any.iter().map(|value| (HostPattern::Any, value));
+        let mut all: Vec<_> = exact.chain(wildcard).chain(any).collect();
+        all.sort_by(|(one, _), (other, _)| other.cmp(one));
+        all.into_iter()
+    }
+
     /// The value of a pattern.
     #[must_use]
     pub fn get(&self, pattern: &HostPattern) -> Option<&T> {

@@ -40,6 +40,19 @@ struct HostEntry {
     tls: Option<Arc<HostTls>>,
 }
 
+/// What a table holds of one hostname, to be shown.
+#[derive(Clone, Debug)]
+pub struct HostClaims<'a> {
+    /// The hostname.
+    pub host: HostPattern,
+    /// The claimed paths, the most specific first, each with the rule that serves it.
+    pub paths: Vec<(PathPattern, &'a Arc<Rule>)>,
+    /// The route that names the hostname but is not readable.
+    pub unreadable: Option<&'a ObjectName>,
+    /// The hostname's TLS settings.
+    pub tls: Option<&'a Arc<HostTls>>,
+}
+
 /// What a table has for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
@@ -83,6 +96,16 @@ impl RouteTable {
     #[must_use]
     pub fn routes(&self) -> usize {
         self.routes
+    }
+
+    /// All hostnames, the most specific first.
+    pub fn hosts(&self) -> impl Iterator<Item = HostClaims<'_>> {
+        self.hosts.iter().map(|(host, HostEntry { paths, unreadable, tls })| HostClaims {
+            host,
+            paths: paths.iter().collect(),
+            unreadable: unreadable.as_ref(),
+            tls: tls.as_ref(),
+        })
     }
 
     /// Gives a claim to a rule.

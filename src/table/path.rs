@@ -80,6 +80,15 @@ impl<T> PathMap<T> {
         self.exact.get(path).into_iter().chain(prefixes)
     }
 
+    /// All patterns with their values, the most specific pattern first.
+    pub fn iter(&self) -> impl Iterator<Item = (PathPattern, &T)> {
+        let exact = self.exact.iter().map(|(path, value)| (PathPattern::Exact(path.clone()), value));
+        let prefix = self.prefix.iter().map(|(path, value)| (PathPattern::Prefix(path.clone()), value));
+        let mut all: Vec<_> = exact.chain(prefix).collect();
+        all.sort_by(|(one, _), (other, _)| other.cmp(one));
+        all.into_iter()
+    }
+
     /// Sets the value of a pattern, giving back the one it had.
     pub fn insert(&mut self, pattern: &PathPattern, value: T) -> Option<T> {
         match pattern {

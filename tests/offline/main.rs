@@ -1,3 +1,3 @@
-//! Placeholder.
+//! Tests that need nothing but files.
 
-fn main() {}
+mod golden;
