@@ -16,8 +16,8 @@ use std::{
 };
 
 pub use assets::Assets;
-pub use backend::{Backend, Client};
-pub use bed::Bed;
+pub use backend::{Backend, Client, certificate_sent, get};
+pub use bed::{Bed, RELEASE, SYSTEM, chart};
 pub use control_plane::ControlPlane;
 pub use controller::Controller;
 

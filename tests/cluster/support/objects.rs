@@ -67,3 +67,9 @@ pub fn tls_secret(namespace: &str, name: &str, certificate: &str, key: &str) -> 
         "data": data,
     })
 }
+
+/// The bytes of a certificate in PEM.
+pub fn der(pem: &str) -> Vec<u8> {
+    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    STANDARD.decode(body).unwrap()
+}
