@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
 
 /// What the key of the cache folder is made from, as in `tests/control-plane/build.sh`.
 const SOURCES: [&str; 8] = [
@@ -58,9 +58,9 @@ fn cache() -> PathBuf {
 
 fn key() -> String {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/control-plane");
-    let mut hash = Sha256::new();
+    let mut hash = Context::new(&SHA256);
     for source in SOURCES {
-        hash.update(fs::read(here.join(source)).unwrap_or_default());
+        hash.update(&fs::read(here.join(source)).unwrap_or_default());
     }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -145,7 +145,8 @@ impl ControlPlane {
     fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(90);
         while let Err(error) = self.kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"], "") {
-            if Instant::now() > deadline {
+            let ended = self.api_server.lock().unwrap().0.try_wait().unwrap().is_some();
+            if ended || Instant::now() > deadline {
                 let log = fs::read_to_string(self.folder.path().join("kube-apiserver.log")).unwrap_or_default();
                 panic!("the API server does not become ready: {error}\n{log}");
             }
@@ -196,7 +197,7 @@ fn start_api_server(assets: &Assets, folder: &Path, ports: &Ports) -> Process {
         format!("--tls-cert-file={}", path("server.crt")),
         format!("--tls-private-key-file={}", path("server.key")),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-        format!("--service-account-key-file={}", path("accounts.key")),
+        format!("--service-account-key-file={}", path("accounts.pub")),
         format!("--service-account-signing-key-file={}", path("accounts.key")),
         "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         "--authorization-mode=RBAC".to_owned(),
@@ -237,7 +238,9 @@ fn write_credentials(folder: &Path, port: u16) {
     write("ca.crt", ca_certificate.pem());
     write("server.crt", server.pem());
     write("server.key", key.serialize_pem());
-    write("accounts.key", KeyPair::generate().unwrap().serialize_pem());
+    let accounts = KeyPair::generate().unwrap();
+    write("accounts.key", accounts.serialize_pem());
+    write("accounts.pub", accounts.public_key_pem());
     write("tokens.csv", format!("{ADMIN},admin,admin,system:masters\n"));
     write("admin.kubeconfig", kubeconfig(folder, port, ADMIN));
 }
@@ -257,8 +260,8 @@ fn kubeconfig(folder: &Path, port: u16, token: &str) -> String {
     .to_string()
 }
 
-fn argument(path: &Path) -> &str {
-    path.to_str().expect("temporary folders have readable names")
+fn argument(path: &Path) -> String {
+    path.to_str().expect("temporary folders have readable names").to_owned()
 }
 
 /// A port that nobody uses. The namespace is ours, and the system does not give out a port again at once.

@@ -16,7 +16,7 @@ use std::{
 };
 
 pub use assets::Assets;
-pub use backend::{Backend, Client, certificate_sent, get};
+pub use backend::{Backend, Client, certificate_sent};
 pub use bed::{Bed, RELEASE, SYSTEM, chart};
 pub use control_plane::ControlPlane;
 pub use controller::Controller;
