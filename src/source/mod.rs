@@ -1,14 +1,21 @@
 //! Where objects come from, and the loop that turns them into tables.
 
 mod debounce;
+mod directory;
+mod kubernetes;
+pub mod manifest;
 mod rebuild;
 mod signal;
+mod status;
 
 use std::sync::Arc;
 
 pub use debounce::Debounce;
+pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
+pub use kubernetes::{ConnectError, KubernetesSource, Routes, connect};
 pub use rebuild::{Build, Rebuild};
 pub use signal::{Changes, Pending};
+pub use status::StatusWriter;
 
 use crate::compile::{ClusterView, Verdict};
 

@@ -1,3 +1,11 @@
-//! Placeholder.
+//! Switchyard in a real cluster: API server, etcd and controller manager, the chart's rights, and the program itself.
+//!
+//! Runs in a network namespace of its own; `make test-cluster` sees to everything that it needs.
 
-fn main() {}
+mod chart;
+mod crd;
+mod disruption;
+mod routing;
+mod status;
+mod support;
+mod tls;

@@ -1,0 +1,149 @@
+//! What people are told of a watch that does not work, and how long it rests.
+
+use std::time::Duration;
+
+use kube::{core::Status, runtime::watcher};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// How long a watch rests after its first failure.
+const FIRST_REST: Duration = Duration::from_millis(250);
+/// How long it rests at most: also how long a new API server may wait to be noticed.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+/// A watch that has not failed for so long starts with a short rest again.
+const CALM: Duration = Duration::from_secs(30);
+
+/// The failures of one watch. Each cause is told once, and that it is over.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    kind: &'static str,
+    when_unknown: &'static str,
+    told: Option<String>,
+    failures: u32,
+    last: Option<Instant>,
+}
+
+impl Trouble {
+    /// No trouble yet with a kind; `when_unknown` says what to do when the API server does not know it.
+    pub(super) fn new(kind: &'static str, when_unknown: &'static str) -> Self {
+        Self { kind, when_unknown, told: None, failures: 0, last: None }
+    }
+
+    /// Notes a failure; gives back how long to rest.
+    pub(super) fn begins(&mut self, error: &watcher::Error, now: Instant) -> Duration {
+        if self.last.is_some_and(|last| now.duration_since(last) > CALM) {
+            self.failures = 0;
+        }
+        self.tell(error);
+        let rest = FIRST_REST.saturating_mul(1 << self.failures.min(10)).min(LONGEST_REST);
+        self.failures += 1;
+        self.last = Some(now + rest);
+        // Replicas that lost the same API server do not come back in step.
+        rest.mul_f64(0.75 + fastrand::f64() / 2.0)
+    }
+
+    /// Notes that objects arrive.
+    pub(super) fn is_over(&mut self) {
+        if self.told.take().is_some() {
+            info!(kind = self.kind, "watching again");
+        }
+    }
+
+    fn tell(&mut self, error: &watcher::Error) {
+        if status(error).is_some_and(|status| status.code == 410) {
+            debug!(kind = self.kind, "the watch is too old to go on, listing again");
+            return;
+        }
+        let cause = self.cause(error);
+        if self.told.as_ref() == Some(&cause) {
+            debug!(kind = self.kind, cause, "still cannot watch");
+            return;
+        }
+        warn!(kind = self.kind, cause, "cannot watch; going on with what is known, and trying again");
+        self.told = Some(cause);
+    }
+
+    fn cause(&self, error: &watcher::Error) -> String {
+        match status(error) {
+            Some(status) if status.code == 404 => {
+                format!("the API server does not know {}: {}", self.kind, self.when_unknown)
+            }
+            // The API server names the account, the verb and the resource.
+            Some(status) if status.code == 403 => format!("not permitted: {}", status.message),
+            Some(status) => format!("the API server says {}: {}", status.code, status.message),
+            None => chain(error),
+        }
+    }
+}
+
+/// Whether a watch that failed like this has to list again. kube goes on with the version that it has, which is of no
+/// use when the API server refuses it: one that was set up anew, say.
+pub(super) fn needs_list(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else { return false };
+    !matches!(status.code, 401 | 403 | 429 | 500 | 503)
+}
+
+fn status(error: &watcher::Error) -> Option<&Status> {
+    use kube::Error::Api;
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(Api(status))
+        | WatchStartFailed(Api(status))
+        | WatchFailed(Api(status))
+        | WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// An error and its causes. Many errors repeat their cause in their own text; it is not said twice.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: u16, message: &str) -> watcher::Error {
+        let status = Status::failure(message, "").with_code(code);
+        watcher::Error::InitialListFailed(kube::Error::Api(status.boxed()))
+    }
+
+    #[test]
+    fn an_unknown_kind_is_told_once_with_what_to_do() {
+        let mut trouble = Trouble::new("WebSocketRoute", "install the CRD");
+        trouble.begins(&failure(404, "page not found"), Instant::now());
+        let told = trouble.told.clone().unwrap();
+        assert_eq!(told, "the API server does not know WebSocketRoute: install the CRD");
+        trouble.begins(&failure(404, "page not found"), Instant::now());
+        assert_eq!(trouble.told, Some(told));
+    }
+
+    #[test]
+    fn rests_grow_up_to_a_limit_and_start_over_after_a_calm() {
+        let mut trouble = Trouble::new("Service", "");
+        let now = Instant::now();
+        let first = trouble.begins(&failure(403, "no"), now);
+        assert!(first <= FIRST_REST * 2, "{first:?}");
+        let later = (0..20).map(|_| trouble.begins(&failure(403, "no"), now)).last().unwrap();
+        assert!(later > LONGEST_REST / 2 && later < LONGEST_REST * 2, "{later:?}");
+        let calm = trouble.begins(&failure(403, "no"), now + CALM * 2);
+        assert!(calm <= FIRST_REST * 2, "{calm:?}");
+    }
+
+    #[test]
+    fn an_expired_watch_is_no_news() {
+        let mut trouble = Trouble::new("Service", "");
+        trouble.begins(&failure(410, "too old"), Instant::now());
+        assert_eq!(trouble.told, None);
+    }
+}

@@ -1,0 +1,279 @@
+//! Tells users what became of their routes: the conditions in their status.
+//!
+//! Verdicts come from the rebuild loop and the stored status from the routes' watch; only where they differ something
+//! is written, so our own writes cannot loop. Whatever the API server does, the rebuild loop is never held up.
+
+mod plan;
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::{debug, info, warn};
+
+use self::plan::{Memory, Now, Plan, Writer, retry_after};
+use super::{Report, Routes, kubernetes::trouble::chain};
+use crate::{
+    api::{GROUP, KIND, RouteObject, VERSION},
+    compile::{Verdict, object_name},
+    table::ObjectName,
+};
+
+/// How many writes are on their way at once.
+const WRITES_AT_ONCE: usize = 8;
+/// The time between two looks at all routes: our own writes come back as events, hundreds at a time after a start.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// A write that has no answer after so long has failed.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Writes the status of the routes of a class.
+pub struct StatusWriter {
+    client: Client,
+    writer: Arc<Writer>,
+    routes: Routes,
+    verdicts: Arc<[Verdict]>,
+    memories: HashMap<ObjectName, Memory>,
+    queue: VecDeque<ObjectName>,
+    busy: HashSet<ObjectName>,
+    writes: JoinSet<Outcome>,
+    /// The failures of all writes one after the other that were the API server's fault, and the end of the rest that
+    /// they earned.
+    failures: u32,
+    rest_until: Option<Instant>,
+    told: Option<String>,
+}
+
+/// What became of a write.
+#[derive(Debug)]
+struct Outcome {
+    name: ObjectName,
+    wish: Vec<Condition>,
+    before: Arc<RouteObject>,
+    answer: Result<RouteObject, Failure>,
+}
+
+/// Why a write failed.
+#[derive(Debug)]
+struct Failure {
+    cause: String,
+    /// Whether it concerns this route only: other writes may well succeed.
+    only_this: bool,
+}
+
+impl StatusWriter {
+    /// A writer for the routes of a class; the field manager is `switchyard/<class>`.
+    #[must_use]
+    pub fn new(client: Client, class: &str, routes: Routes) -> Self {
+        Self {
+            client,
+            writer: Arc::new(Writer::new(class)),
+            routes,
+            verdicts: Arc::default(),
+            memories: HashMap::new(),
+            queue: VecDeque::new(),
+            busy: HashSet::new(),
+            writes: JoinSet::new(),
+            failures: 0,
+            rest_until: None,
+            told: None,
+        }
+    }
+
+    /// Writes until the sender of the reports is gone.
+    pub async fn run(mut self, mut reports: watch::Receiver<Report>) {
+        // Before the first build there is no verdict on anything, so nothing to tell of any route.
+        while reports.changed().await.is_ok() {
+            if reports.borrow_and_update().generation > 0 {
+                break;
+            }
+        }
+        loop {
+            self.verdicts = reports.borrow_and_update().verdicts.clone();
+            let next = self.look();
+            let looked = Instant::now();
+            if self.work_until_news(&mut reports, next).await.is_none() {
+                return;
+            }
+            sleep_until(looked + LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Finds the routes whose status has to be written; tells when to look again if nothing happens until then.
+    fn look(&mut self) -> Option<Instant> {
+        let objects = self.routes.objects();
+        let now = now();
+        let mut next = None;
+        self.queue.clear();
+        let mut names = HashSet::with_capacity(objects.len());
+        for route in &objects {
+            let name = object_name(&route.metadata);
+            match self.plan(&name, route, now) {
+                Plan::Write(_) => self.queue.push_back(name.clone()),
+                Plan::Later(at) => next = next.into_iter().chain([at]).min(),
+                Plan::Nothing => {}
+            }
+            names.insert(name);
+        }
+        self.memories.retain(|name, _| names.contains(name));
+        next
+    }
+
+    fn plan(&self, name: &ObjectName, route: &RouteObject, now: Now) -> Plan {
+        let position = self.verdicts.binary_search_by(|verdict| verdict.route.cmp(name));
+        let verdict = position.ok().map(|position| &self.verdicts[position]);
+        let unknown = Memory::default();
+        self.writer.plan(route, verdict, self.memories.get(name).unwrap_or(&unknown), now)
+    }
+
+    /// Writes what is in the queue until there is a reason to look at all routes again; nothing when there will be
+    /// none any more.
+    async fn work_until_news(&mut self, reports: &mut watch::Receiver<Report>, next: Option<Instant>) -> Option<()> {
+        loop {
+            let rest_until = self.rest_until.filter(|rest| *rest > Instant::now());
+            if rest_until.is_none() {
+                self.start_writes();
+            }
+            tokio::select! {
+                changed = reports.changed() => return changed.ok(),
+                () = self.routes.changed() => return Some(()),
+                Some(outcome) = self.writes.join_next() => {
+                    if let Ok(outcome) = outcome && !self.note(outcome) {
+                        return Some(());
+                    }
+                }
+                () = until(rest_until) => {}
+                () = until(next) => return Some(()),
+            }
+        }
+    }
+
+    /// Starts as many writes as may be on their way. Each is planned anew: what led to its place in the queue may be
+    /// old.
+    fn start_writes(&mut self) {
+        while self.writes.len() < WRITES_AT_ONCE
+            && let Some(name) = self.queue.pop_front()
+        {
+            let Some(route) = self.routes.object(&name).filter(|_| !self.busy.contains(&name)) else { continue };
+            if let Plan::Write(wish) = self.plan(&name, &route, now()) {
+                self.busy.insert(name.clone());
+                self.writes.spawn(write(self.client.clone(), self.writer.clone(), name, wish, route));
+            }
+        }
+    }
+
+    /// Notes what became of a write; tells whether the queue still holds all that has to be written.
+    fn note(&mut self, outcome: Outcome) -> bool {
+        let Outcome { name, wish, before, answer } = outcome;
+        self.busy.remove(&name);
+        let memory = self.memories.entry(name.clone()).or_default();
+        match answer {
+            Ok(answer) => {
+                debug!(route = %name, conditions = wish.len(), "wrote the status");
+                memory.wrote(wish, &before, answer, Instant::now());
+                self.failures = 0;
+                if self.told.take().is_some() {
+                    info!("writing statuses again");
+                }
+                // What was decided about the route while its write was on its way waits for another look.
+                !matches!(self.plan(&name, &before, now()), Plan::Write(_))
+            }
+            // It was deleted meanwhile, and its status with it.
+            Err(failure) if failure.only_this && self.routes.object(&name).is_none() => true,
+            Err(failure) => {
+                memory.failed(Instant::now());
+                self.tell(&name, failure);
+                false
+            }
+        }
+    }
+
+    fn tell(&mut self, name: &ObjectName, failure: Failure) {
+        let Failure { cause, only_this } = failure;
+        if only_this {
+            warn!(route = %name, cause, "cannot write the status of a route, trying again");
+            return;
+        }
+        self.rest_until = Some(Instant::now() + retry_after(self.failures));
+        self.failures += 1;
+        if self.told.as_ref() == Some(&cause) {
+            debug!(route = %name, cause, "still cannot write statuses");
+        } else {
+            warn!(cause, "cannot write the status of routes, trying again; routing is not concerned");
+            self.told = Some(cause);
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), time: Timestamp::now() }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn write(
+    client: Client,
+    writer: Arc<Writer>,
+    name: ObjectName,
+    wish: Vec<Condition>,
+    before: Arc<RouteObject>,
+) -> Outcome {
+    let answer = match timeout(WRITE_TIMEOUT, apply(client, &writer, &name, &wish)).await {
+        Ok(answer) => answer.map_err(|error| Failure::of(&error)),
+        Err(_) => Err(Failure { cause: "the API server does not answer".to_owned(), only_this: false }),
+    };
+    if answer.as_ref().is_err_and(|failure| failure.only_this) {
+        // The route has most likely been deleted: let the watch tell of it before anybody hears of this.
+        sleep(LOOK_INTERVAL).await;
+    }
+    Outcome { name, wish, before, answer }
+}
+
+async fn apply(client: Client, writer: &Writer, name: &ObjectName, wish: &[Condition]) -> kube::Result<RouteObject> {
+    let api = Api::<RouteObject>::namespaced(client, &name.namespace);
+    let params = PatchParams::apply(&writer.manager).force();
+    api.patch_status(&name.name, &params, &Patch::Apply(&body(name, wish))).await
+}
+
+/// What is applied: all that this writer holds. Without conditions it holds nothing, and lets go of what it had.
+fn body(name: &ObjectName, wish: &[Condition]) -> Value {
+    let mut body = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": KIND,
+        "metadata": { "name": &*name.name, "namespace": &*name.namespace },
+    });
+    if !wish.is_empty() {
+        body["status"] = json!({ "conditions": wish });
+    }
+    body
+}
+
+impl Failure {
+    fn of(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self {
+                // The API server names the account, the verb and the resource.
+                cause: format!("the API server says {}: {}", status.code, status.message),
+                only_this: matches!(status.code, 400 | 404 | 409 | 410 | 422),
+            },
+            other => Self { cause: chain(other), only_this: false },
+        }
+    }
+}

@@ -1,0 +1,203 @@
+use serde_json::json;
+
+use super::*;
+use crate::{api::ConditionReason, table::ObjectName};
+
+const AT: &str = "2026-01-01T00:00:00Z";
+
+fn now() -> Now {
+    Now { instant: Instant::now(), time: "2026-02-02T02:02:02.123Z".parse().unwrap() }
+}
+
+fn route(version: &str, class: &str, conditions: &serde_json::Value) -> RouteObject {
+    serde_json::from_value(json!({
+        "metadata": {
+            "namespace": "shop", "name": "chat", "generation": 3, "resourceVersion": version,
+            "managedFields": [{ "manager": "switchyard/blue", "subresource": "status" }],
+        },
+        "spec": { "className": class, "rules": [{ "backendRefs": [{ "name": "chat", "port": 80 }] }] },
+        "status": { "conditions": conditions },
+    }))
+    .unwrap()
+}
+
+fn pending(version: &str) -> RouteObject {
+    let unknown = json!({
+        "type": "Accepted", "status": "Unknown", "reason": "Pending", "message": "", "lastTransitionTime": AT,
+    });
+    route(version, "blue", &json!([unknown]))
+}
+
+fn condition(type_: &str, status: &str, reason: &str) -> serde_json::Value {
+    json!({
+        "type": type_, "status": status, "reason": reason, "message": "why", "observedGeneration": 3,
+        "lastTransitionTime": AT,
+    })
+}
+
+fn verdict(conditions: &[(ConditionType, bool, ConditionReason)]) -> Verdict {
+    let conditions = conditions.iter().map(|&(type_, status, reason)| {
+        let message = "why".to_owned();
+        VerdictCondition { type_, status, reason, message }
+    });
+    Verdict {
+        route: ObjectName::new("shop", "chat"),
+        generation: 3,
+        conditions: conditions.collect(),
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        hostnames: Vec::new(),
+        rules: Vec::new(),
+    }
+}
+
+fn accepted() -> Verdict {
+    verdict(&[(ConditionType::Accepted, true, ConditionReason::Accepted)])
+}
+
+fn ready(ready: bool) -> Verdict {
+    let reason = if ready { ConditionReason::EndpointsReady } else { ConditionReason::NoReadyEndpoints };
+    verdict(&[
+        (ConditionType::Accepted, true, ConditionReason::Accepted),
+        (ConditionType::BackendsReady, ready, reason),
+    ])
+}
+
+fn stored_ready(version: &str, status: &str, reason: &str) -> RouteObject {
+    let accepted = condition("Accepted", "True", "Accepted");
+    route(version, "blue", &json!([accepted, condition("BackendsReady", status, reason)]))
+}
+
+fn wish(plan: Plan) -> Vec<Condition> {
+    match plan {
+        Plan::Write(wish) => wish,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn plan(route: &RouteObject, verdict: &Verdict, memory: &Memory, now: Now) -> Plan {
+    Writer::new("blue").plan(route, Some(verdict), memory, now)
+}
+
+#[test]
+fn a_pending_route_gets_its_conditions_with_the_time_in_whole_seconds() {
+    let wish = wish(plan(&pending("1"), &accepted(), &Memory::default(), now()));
+    assert_eq!(wish.len(), 1);
+    assert_eq!((wish[0].status.as_str(), wish[0].reason.as_str()), ("True", "Accepted"));
+    assert_eq!(wish[0].observed_generation, Some(3));
+    assert_eq!(wish[0].last_transition_time.0.to_string(), "2026-02-02T02:02:02Z");
+}
+
+#[test]
+fn a_status_that_is_as_it_should_be_is_not_written() {
+    let stored = route("1", "blue", &json!([condition("Accepted", "True", "Accepted")]));
+    assert_eq!(plan(&stored, &accepted(), &Memory::default(), now()), Plan::Nothing);
+}
+
+#[test]
+fn the_transition_time_moves_with_the_status_only() {
+    let stored = route("1", "blue", &json!([condition("Accepted", "False", "Invalid")]));
+    let conflicted = verdict(&[(ConditionType::Accepted, false, ConditionReason::Conflicted)]);
+    let kept = wish(plan(&stored, &conflicted, &Memory::default(), now()));
+    assert_eq!(kept[0].last_transition_time.0.to_string(), AT);
+    let moved = wish(plan(&stored, &accepted(), &Memory::default(), now()));
+    assert_eq!(moved[0].last_transition_time.0.to_string(), "2026-02-02T02:02:02Z");
+}
+
+#[test]
+fn a_condition_that_no_longer_holds_is_removed() {
+    let accepted_only =
+        json!([condition("Accepted", "True", "Accepted"), condition("PartiallyInvalid", "True", "Invalid")]);
+    let wish = wish(plan(&route("1", "blue", &accepted_only), &accepted(), &Memory::default(), now()));
+    assert_eq!(wish.len(), 1);
+}
+
+#[test]
+fn a_verdict_on_an_older_spec_is_not_written() {
+    let verdict = Verdict { generation: 2, ..accepted() };
+    assert_eq!(plan(&pending("1"), &verdict, &Memory::default(), now()), Plan::Nothing);
+}
+
+#[test]
+fn a_route_of_another_class_is_let_go_and_otherwise_left_alone() {
+    let lost = route("1", "green", &json!([condition("Accepted", "True", "Accepted")]));
+    let (memory, now) = (Memory::default(), now());
+    assert_eq!(Writer::new("blue").plan(&lost, None, &memory, now), Plan::Write(Vec::new()));
+    assert_eq!(Writer::new("red").plan(&lost, None, &memory, now), Plan::Nothing);
+}
+
+#[test]
+fn a_route_that_was_let_go_is_let_go_once() {
+    let lost = route("1", "green", &json!([condition("Accepted", "True", "Accepted")]));
+    let mut memory = Memory::default();
+    let mut answer = route("2", "green", &json!([]));
+    answer.metadata.managed_fields = None;
+    memory.wrote(Vec::new(), &lost, answer.clone(), Instant::now());
+    assert_eq!(Writer::new("blue").plan(&lost, None, &memory, now()), Plan::Nothing);
+    assert_eq!(Writer::new("blue").plan(&answer, None, &memory, now()), Plan::Nothing);
+}
+
+#[test]
+fn a_write_that_the_watch_has_not_told_of_is_not_repeated() {
+    let (before, mut memory) = (pending("1"), Memory::default());
+    let wish = wish(plan(&before, &accepted(), &memory, now()));
+    let answer = route("2", "blue", &json!([condition("Accepted", "True", "Accepted")]));
+    memory.wrote(wish, &before, answer, Instant::now());
+    assert_eq!(plan(&before, &accepted(), &memory, now()), Plan::Nothing);
+}
+
+#[test]
+fn what_somebody_else_holds_is_not_fought_over() {
+    let foreign = json!([condition("Accepted", "True", "Accepted"), condition("PartiallyInvalid", "True", "Mine")]);
+    let (before, mut memory) = (route("1", "blue", &foreign), Memory::default());
+    let wish = wish(plan(&before, &accepted(), &memory, now()));
+    let answer = route("2", "blue", &foreign);
+    memory.wrote(wish, &before, answer.clone(), Instant::now());
+    assert_eq!(plan(&answer, &accepted(), &memory, now()), Plan::Nothing);
+}
+
+#[test]
+fn a_status_that_somebody_took_away_is_written_again() {
+    let (before, mut memory) = (pending("1"), Memory::default());
+    let wished = wish(plan(&before, &accepted(), &memory, now()));
+    let answer = route("2", "blue", &json!([condition("Accepted", "True", "Accepted")]));
+    memory.wrote(wished, &before, answer, Instant::now());
+    assert_eq!(wish(plan(&pending("3"), &accepted(), &memory, now())).len(), 1);
+}
+
+#[test]
+fn readiness_alone_is_written_at_most_once_in_ten_seconds() {
+    let (start, mut memory) = (now(), Memory::default());
+    let down = stored_ready("1", "False", "NoReadyEndpoints");
+    let wished = wish(plan(&down, &ready(true), &memory, start));
+    let up = stored_ready("2", "True", "EndpointsReady");
+    memory.wrote(wished, &down, up.clone(), start.instant);
+
+    let soon = Now { instant: start.instant + Duration::from_secs(3), ..start };
+    assert_eq!(plan(&up, &ready(false), &memory, soon), Plan::Later(start.instant + READINESS_INTERVAL));
+    let late = Now { instant: start.instant + READINESS_INTERVAL, ..start };
+    assert!(matches!(plan(&up, &ready(false), &memory, late), Plan::Write(_)));
+}
+
+#[test]
+fn readiness_goes_along_with_another_condition_at_once() {
+    let (start, mut memory) = (now(), Memory::default());
+    let down = stored_ready("1", "False", "NoReadyEndpoints");
+    let wished = wish(plan(&down, &ready(true), &memory, start));
+    memory.wrote(wished, &down, stored_ready("2", "True", "EndpointsReady"), start.instant);
+    let conflicted = verdict(&[
+        (ConditionType::Accepted, false, ConditionReason::Conflicted),
+        (ConditionType::BackendsReady, false, ConditionReason::NoReadyEndpoints),
+    ]);
+    assert!(matches!(plan(&stored_ready("2", "True", "EndpointsReady"), &conflicted, &memory, start), Plan::Write(_)));
+}
+
+#[test]
+fn failed_writes_are_tried_again_ever_more_slowly() {
+    let (start, mut memory) = (now(), Memory::default());
+    memory.failed(start.instant);
+    assert_eq!(plan(&pending("1"), &accepted(), &memory, start), Plan::Later(start.instant + FIRST_RETRY));
+    memory.failed(start.instant);
+    assert_eq!(plan(&pending("1"), &accepted(), &memory, start), Plan::Later(start.instant + FIRST_RETRY * 2));
+    assert_eq!(retry_after(40), LONGEST_RETRY);
+}

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Cargo's runner (.cargo/config.toml): programs that need the cluster test bed run in a network namespace of their own,
+# all others run as they are.
+#
+# The API server refuses loopback addresses in EndpointSlices. In a namespace of our own, test backends have addresses
+# that it takes (TEST-NET-1), which reach nothing else. A process namespace goes with it: whatever a test leaves
+# behind ends with the run. No privileges are needed where user namespaces are allowed.
+set -euo pipefail
+
+case ${1##*/} in
+  cluster-* | apply-*) ;;
+  *) exec "$@" ;;
+esac
+unshared=(unshare --net --pid --fork --kill-child)
+[ "$(id -u)" = 0 ] || unshared+=(--user --map-root-user)
+if ! command -v ip >/dev/null || ! "${unshared[@]}" true; then
+  echo "no network namespace: that needs iproute2, and root or user namespaces" >&2
+  exec "$@" # says that it is skipped, or fails under CI=true
+fi
+
+scratch=$(mktemp -d -t switchyard-cluster.XXXXXX)
+trap 'rm -rf "$scratch"' EXIT
+export TMPDIR=$scratch SWITCHYARD_TEST_NAMESPACE=1
+
+# The first process of a process namespace has no default reaction to signals, and reaps what others leave: a shell.
+inside='
+  set -euo pipefail
+  ip link set lo up
+  for host in {1..40}; do ip address add "192.0.2.$host/32" dev lo; done
+  trap "exit 130" INT TERM
+  "$@" &
+  wait $!
+'
+status=0
+"${unshared[@]}" bash -c "$inside" bash "$@" || status=$?
+exit "$status"

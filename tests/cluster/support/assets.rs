@@ -1,0 +1,66 @@
+//! The programs of the control plane: where they are, or why there are no tests.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+/// What the key of the cache folder is made from, as in `tests/control-plane/build.sh`.
+const SOURCES: [&str; 8] = [
+    "build.sh",
+    "etcd/go.mod",
+    "helm/go.mod",
+    "kube/go.mod",
+    "etcd/go.sum",
+    "helm/go.sum",
+    "kube/go.sum",
+    "etcd/main.go",
+];
+
+/// The folder with kube-apiserver, kube-controller-manager, etcd, kubectl and helm.
+#[derive(Clone, Debug)]
+pub struct Assets(PathBuf);
+
+impl Assets {
+    /// Finds them. Nothing is built here.
+    ///
+    /// # Errors
+    /// Says what is missing and how to mend it.
+    pub fn find() -> Result<Self, String> {
+        if env::var_os("SWITCHYARD_TEST_NAMESPACE").is_none() {
+            return Err("not in a network namespace: run `make test-cluster`".to_owned());
+        }
+        let folder = match env::var_os("KUBEBUILDER_ASSETS") {
+            Some(folder) => PathBuf::from(folder),
+            None => cache().join("control-plane").join(key()),
+        };
+        let missing = ["kube-apiserver", "etcd", "kubectl"].into_iter().find(|name| !folder.join(name).exists());
+        match missing {
+            Some(name) => Err(format!("no {name} in {}: run `make control-plane` first", folder.display())),
+            None => Ok(Self(folder)),
+        }
+    }
+
+    /// The path of a program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+fn cache() -> PathBuf {
+    let variable = |name| env::var_os(name).map(PathBuf::from);
+    variable("SWITCHYARD_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("switchyard")))
+        .unwrap_or_else(|| variable("HOME").unwrap_or_default().join(".cache/switchyard"))
+}
+
+fn key() -> String {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/control-plane");
+    let mut hash = Context::new(&SHA256);
+    for source in SOURCES {
+        hash.update(&fs::read(here.join(source)).unwrap_or_default());
+    }
+    hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

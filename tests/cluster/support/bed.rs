@@ -1,0 +1,115 @@
+//! A control plane with Switchyard's CRD and the chart's rights in it.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Api, Client};
+use serde_json::json;
+use switchyard::api::RouteObject;
+
+use super::{Assets, ControlPlane, block_on, eventually};
+
+/// The namespace of the chart's release.
+pub const SYSTEM: &str = "switchyard-system";
+/// The release's name, which is that of its objects too.
+pub const RELEASE: &str = "switchyard";
+
+/// A control plane that Switchyard is installed in, but for the program.
+pub struct Bed {
+    /// The control plane.
+    pub plane: ControlPlane,
+    client: Client,
+    kubeconfig: PathBuf,
+}
+
+/// The folder of the chart.
+pub fn chart() -> String {
+    format!("{}/charts/switchyard", env!("CARGO_MANIFEST_DIR"))
+}
+
+impl Bed {
+    /// The one that most tests share; each takes a namespace and a class of its own. Nothing where it cannot be had,
+    /// for the test to be skipped.
+    pub fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<Bed>> = OnceLock::new();
+        SHARED
+            .get_or_init(|| {
+                let bed = Self::bare()?;
+                bed.install_crd();
+                Some(bed)
+            })
+            .as_ref()
+    }
+
+    /// One for a test that does to it what others would not survive. It has no CRD.
+    pub fn bare() -> Option<Self> {
+        match Assets::find() {
+            Ok(assets) => Some(Self::install(ControlPlane::start(assets))),
+            Err(reason) if env::var_os("CI").is_some_and(|ci| ci == "true") => panic!("{reason}"),
+            Err(reason) => {
+                eprintln!("skipped: {reason}");
+                None
+            }
+        }
+    }
+
+    /// Installs the chart's account and rights: a verb that is missing there fails the tests.
+    fn install(plane: ControlPlane) -> Self {
+        plane.kubectl(&["create", "namespace", SYSTEM], "").unwrap();
+        for template in ["templates/serviceaccount.yaml", "templates/rbac.yaml"] {
+            let rendered = plane.helm(&["template", RELEASE, &chart(), "-n", SYSTEM, "-s", template]).unwrap();
+            plane.apply_text(&rendered);
+        }
+        let token = plane.kubectl(&["create", "token", RELEASE, "-n", SYSTEM, "--duration=4h"], "").unwrap();
+        let kubeconfig = plane.kubeconfig("controller", token.trim());
+        Self { client: plane.client(), plane, kubeconfig }
+    }
+
+    /// Installs the CRD and waits until routes can be made.
+    pub fn install_crd(&self) {
+        self.plane.apply_text(&serde_json::to_string(&switchyard::api::crd()).unwrap());
+        let arguments = ["wait", "--for=condition=Established", "crd/websocketroutes.switchyard.dev", "--timeout=20s"];
+        self.plane.kubectl(&arguments, "").unwrap();
+    }
+
+    /// The kubeconfig of the chart's account.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A client with all permissions.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Makes a namespace.
+    pub fn namespace<'a>(&self, name: &'a str) -> &'a str {
+        self.plane.apply(&[json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })]);
+        name
+    }
+
+    /// A route as the API server has it now.
+    ///
+    /// # Errors
+    /// When it has none, or does not answer.
+    pub fn route(&self, namespace: &str, name: &str) -> Result<RouteObject, String> {
+        let api = Api::<RouteObject>::namespaced(self.client(), namespace);
+        block_on(api.get(name)).map_err(|error| error.to_string())
+    }
+
+    /// Waits until a route has a condition with this status and reason; gives the condition.
+    pub fn wait_for(&self, namespace: &str, name: &str, type_: &str, status: &str, reason: &str) -> Condition {
+        eventually(|| {
+            let conditions = self.route(namespace, name)?.status.conditions;
+            let found = conditions.iter().find(|condition| condition.type_ == type_);
+            match found {
+                Some(found) if found.status == status && found.reason == reason => Ok(found.clone()),
+                _ => Err(format!("{namespace}/{name} is not {type_}={status} {reason}: {conditions:?}")),
+            }
+        })
+    }
+}

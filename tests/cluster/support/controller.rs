@@ -1,0 +1,110 @@
+//! The program under test.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use super::{Bed, Client, control_plane::Process, eventually};
+
+/// A running `switchyard controller`.
+pub struct Controller {
+    _process: Process,
+    output: Arc<Mutex<String>>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Controller {
+    /// Starts one for a class, with the rights of the chart's account, and waits until it is ready.
+    pub fn start(bed: &Bed, class: &str) -> Self {
+        let controller = Self::launch(bed.kubeconfig(), class);
+        controller.wait_until_ready();
+        controller
+    }
+
+    /// Starts one without waiting.
+    pub fn launch(kubeconfig: &Path, class: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.args(["controller", "--class", class, "--shutdown-delay=0s", "--drain-window=0s"]);
+        command.args(["--http-listen=127.0.0.1:0", "--https-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+        command.args(["--threads=1", "--log-level=info,switchyard::source=debug"]).env("KUBECONFIG", kubeconfig);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = collect(child.stdout.take().expect("it is piped"));
+        let log = collect(child.stderr.take().expect("it is piped"));
+        Self { _process: Process(child), output, log }
+    }
+
+    /// Where it serves plaintext.
+    pub fn http(&self) -> SocketAddr {
+        self.listening("http")
+    }
+
+    /// Where it serves TLS.
+    pub fn https(&self) -> SocketAddr {
+        self.listening("https")
+    }
+
+    /// Where its probes and metrics are.
+    pub fn admin(&self) -> SocketAddr {
+        self.listening("admin")
+    }
+
+    /// What it has logged up to now.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until it has logged this.
+    pub fn wait_for_log(&self, text: &str) {
+        eventually(|| {
+            let log = self.log();
+            if log.contains(text) { Ok(()) } else { Err(format!("{text:?} is not in the log:\n{log}")) }
+        });
+    }
+
+    /// Whether it says that it is ready.
+    pub fn is_ready(&self) -> bool {
+        super::backend::get(self.admin(), "localhost", "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// Waits until it says that it is ready.
+    pub fn wait_until_ready(&self) {
+        eventually(|| if self.is_ready() { Ok(()) } else { Err(format!("not ready:\n{}", self.log())) });
+    }
+
+    /// Waits until a new connection for a host reaches a backend.
+    pub fn wait_for_backend(&self, host: &str, backend: &str) -> Client {
+        eventually(|| {
+            let client = Client::connect(self.http(), host, "/")?;
+            if client.backend == backend { Ok(client) } else { Err(format!("reached {}", client.backend)) }
+        })
+    }
+
+    fn listening(&self, name: &str) -> SocketAddr {
+        let prefix = format!("listening {name} ");
+        eventually(|| {
+            let output = self.output.lock().unwrap();
+            let address = output.lines().find_map(|line| line.strip_prefix(&prefix)?.parse().ok());
+            address.ok_or_else(|| format!("no {prefix:?} in:\n{output}\n{}", self.log()))
+        })
+    }
+}
+
+/// Reads a stream to its end in a thread of its own.
+fn collect(stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let collected = Arc::new(Mutex::new(String::new()));
+    let text = collected.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let mut text = text.lock().unwrap();
+            text.push_str(&line);
+            text.push('\n');
+        }
+    });
+    collected
+}

@@ -1,0 +1,50 @@
+//! The test bed: a control plane, the chart's rights, controllers, backends and clients.
+#![allow(dead_code, unreachable_pub, reason = "the tests and the benchmark use different parts")]
+
+mod assets;
+mod backend;
+mod bed;
+mod control_plane;
+mod controller;
+pub mod objects;
+
+use std::{
+    future::Future,
+    sync::LazyLock,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+pub use assets::Assets;
+pub use backend::{Backend, Client, certificate_sent};
+pub use bed::{Bed, RELEASE, SYSTEM, chart};
+pub use control_plane::ControlPlane;
+pub use controller::Controller;
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+});
+
+/// Runs a future to its end.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    RUNTIME.block_on(future)
+}
+
+/// Runs a future for as long as the test program runs.
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+    RUNTIME.spawn(future);
+}
+
+/// Waits until `look` finds something; panics with what it said last when that takes too long. Other processes are
+/// involved, so this polls.
+pub fn eventually<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(reason) if Instant::now() > deadline => panic!("waited in vain: {reason}"),
+            Err(_) => sleep(Duration::from_millis(50)),
+        }
+    }
+}
