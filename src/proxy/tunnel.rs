@@ -22,10 +22,7 @@ use super::{
     stream::{self, ClientStream},
 };
 use crate::{
-    observe::{
-        Metrics,
-        metrics::{Direction, TunnelClose},
-    },
+    observe::{Direction, Metrics, TunnelClose},
     table::{InUse, Timeouts},
 };
 

@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use aws_lc_rs::digest::{self, SHA256};
+use aws_lc_rs::digest::{Context, SHA256};
 
 /// Where the client programs are.
 pub(crate) const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
@@ -92,14 +92,13 @@ fn python(version: &str) -> PathBuf {
 /// The folder with copies of the `locks` and what `install` made of them; one run installs, others wait for it.
 fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Path)) -> PathBuf {
     let sources: Vec<_> = locks.iter().map(|lock| Path::new(PROGRAMS).join(lock)).collect();
-    let mut hash = digest::Context::new(&SHA256);
+    let mut hash = Context::new(&SHA256);
     hash.update(version.as_bytes());
     for source in &sources {
         hash.update(&fs::read(source).expect("the lock files are committed"));
     }
-    let hash = hash.finish();
-    let (key, _) = hash.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
-    let folder = cache().join(kind).join(format!("{:016x}", u64::from_be_bytes(*key)));
+    let key: String = hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let folder = cache().join(kind).join(key);
     let complete = folder.join("complete");
 
     fs::create_dir_all(&folder).expect("the cache folder can be made");
