@@ -57,6 +57,12 @@ impl Process {
         self.transcript.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Ends it at once, unless it has ended by itself.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().ok();
+        self.wait();
+    }
+
     fn wait(&mut self) {
         self.child.wait().ok();
         for reader in self.readers.drain(..) {
@@ -67,9 +73,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to kill.
-        self.child.kill().ok();
-        self.wait();
+        self.kill();
         if thread::panicking() {
             let transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
             eprintln!("--- {} wrote:\n{transcript}", self.name);
