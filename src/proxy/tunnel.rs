@@ -179,6 +179,11 @@ impl Tunnel {
     /// Passes bytes on until the end, and accounts for it.
     pub(super) async fn run(mut self) -> TunnelEnd {
         let (closer, cause) = poll_fn(|cx| self.poll(cx)).await;
+        // Boxed, so that the end takes no room before it comes.
+        Box::pin(self.finish(closer, cause)).await
+    }
+
+    async fn finish(self, closer: Closer, cause: Cause) -> TunnelEnd {
         let Self { client, backend, clock, limits, accounts, .. } = self;
         let end = accounts.close(closer, cause, clock.opened.elapsed());
         if cause != Cause::Reset && cause != Cause::Closed {
@@ -364,6 +369,14 @@ mod tests {
     async fn still_silent(clock: &mut Clock, moved: bool) {
         let polled = poll_fn(|cx| Poll::Ready(clock.poll(cx, moved))).await;
         assert!(polled.is_pending());
+    }
+
+    #[test]
+    fn a_tunnel_is_small() {
+        fn size<T: Future>(_: impl FnOnce(Tunnel) -> T) -> usize {
+            size_of::<T>()
+        }
+        assert!(size(Tunnel::run) <= 768, "{} bytes", size(Tunnel::run));
     }
 
     #[tokio::test(start_paused = true)]
