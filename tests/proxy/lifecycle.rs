@@ -239,3 +239,48 @@ async fn a_request_that_never_ends_does_not_keep_the_process_from_stopping() {
     harness.stopped().await;
     assert_eq!(client.rest().await, "");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tunnels_and_requests_at_once_leave_nothing_behind() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let chosen = endpoint("a", listener.local_addr().unwrap());
+    let echo = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut peer = Peer::new(stream);
+                while let Some(head) = peer.try_head().await {
+                    if head.field("upgrade").is_none() {
+                        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                        continue;
+                    }
+                    peer.send(switching("")).await;
+                    let bytes = peer.bytes(100_000).await;
+                    peer.send(bytes).await;
+                    return;
+                }
+            });
+        }
+    });
+    let harness = Arc::new(Harness::with_rule(rule(std::slice::from_ref(&chosen))));
+    let clients = (0..100).map(|number| {
+        let harness = harness.clone();
+        tokio::spawn(async move {
+            let message: Vec<u8> = (0..100_000_u32).map(|at| u8::try_from((at + number) % 251).unwrap()).collect();
+            let (mut client, head) = harness.ask(&get("/", "")).await;
+            assert_eq!((head.status(), client.body(&head).await.as_str()), (200, "ok"));
+            client.send(handshake("/ws", "")).await;
+            assert_eq!(client.head().await.status(), 101);
+            client.send(&message).await;
+            assert!(client.bytes(message.len()).await == message);
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    harness.tunnels(0).await;
+    while chosen.state.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!harness.metrics.encode().contains("endpoint=\"a\""));
+    echo.abort();
+}
