@@ -13,6 +13,7 @@ use std::{
 pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running program.
+#[allow(dead_code, reason = "each test binary needs another part")]
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -21,6 +22,7 @@ pub(crate) struct Process {
     readers: Vec<JoinHandle<()>>,
 }
 
+#[allow(dead_code, reason = "each test binary needs another part")]
 impl Process {
     /// Starts a program. Its stdin stays open until it is dropped.
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
@@ -48,6 +50,16 @@ impl Process {
                 return rest.into();
             }
         }
+    }
+
+    /// Its process id, for signals.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it ends by itself, and gives the code that it ends with; none if a signal ended it.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().expect("a child of ours").code()
     }
 
     /// Closes its stdin, which is how the programs are told to end; returns all that it has written.
