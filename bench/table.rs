@@ -13,6 +13,9 @@ use switchyard::{
     table::{Host, RouteTable},
 };
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const ROUTES: usize = 10_000;
 const ENDPOINTS: usize = 10;
 const ROUNDS: usize = 21;
@@ -42,7 +45,7 @@ fn main() {
 
     let changed = (0..ROUNDS).map(|round| {
         let name = format!("route-{round}");
-        let slice = slice(&name, round + 1);
+        let slice = slice(&name, 1 + round % (ENDPOINTS - 1));
         view.slices.insert(slice.service().expect("labelled"), vec![Arc::new(slice)]);
         let started = Instant::now();
         let (next, _) = build(&view, &settings, &mut memory);
@@ -111,7 +114,7 @@ fn slice(service: &str, ready_from: usize) -> SliceObject {
     let endpoint = |number: usize| {
         json!({
             "addresses": [format!("10.{}.{}.{number}", service.len(), number)],
-            "conditions": { "ready": number >= ready_from % ENDPOINTS, "serving": true, "terminating": false },
+            "conditions": { "ready": number >= ready_from, "serving": true, "terminating": false },
             "targetRef": { "kind": "Pod", "name": format!("{service}-{number}"), "uid": format!("{service}-uid-{number}") },
         })
     };

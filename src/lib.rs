@@ -5,5 +5,6 @@ pub mod args;
 pub mod commands;
 pub mod compile;
 pub mod observe;
+pub mod proxy;
 pub mod source;
 pub mod table;

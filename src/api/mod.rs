@@ -2,16 +2,18 @@
 //!
 //! The types here are the source of the CRD in `crds/`; a test fails when the two differ.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
 mod duration;
+mod hostname;
 mod object;
 mod open_enum;
 mod route;
+mod schema;
 mod status;
 
 pub use duration::{Duration, DurationError};
-pub use object::RouteObject;
+pub use object::{RouteObject, UnreadableSpec};
 pub use route::{
     Algorithm, BackendRef, CertificateRef, Cookie, DEFAULT_BACKEND_CONNECT_TIMEOUT, DEFAULT_CLASS_NAME,
     DEFAULT_COOKIE_PATH, DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_WEIGHT, InsecurePolicy, LifetimeType, LoadBalancing,
@@ -31,12 +33,7 @@ pub const KIND: &str = "WebSocketRoute";
 #[must_use]
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = <WebSocketRoute as kube::CustomResourceExt>::crd();
-    for version in &mut crd.spec.versions {
-        let root = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
-        let status = root.and_then(|root| root.properties.as_mut()).and_then(|fields| fields.get_mut("status"));
-        if let Some(status) = status {
-            status.default = Some(JSON(status::pending()));
-        }
-    }
+    let schemas = crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut());
+    schemas.filter_map(|schema| schema.open_api_v3_schema.as_mut()).for_each(schema::finish);
     crd
 }

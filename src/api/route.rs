@@ -4,7 +4,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, WebSocketRouteStatus, open_enum::open_enum};
+use super::{Duration, WebSocketRouteStatus, hostname::Hostname, open_enum::open_enum};
 
 /// The class that a route belongs to when it names none.
 pub const DEFAULT_CLASS_NAME: &str = "switchyard";
@@ -51,11 +51,8 @@ pub struct WebSocketRouteSpec {
     /// The hosts that the route answers for, at most 16. `*.example.com` stands for one or more labels below
     /// `example.com`, not for `example.com` itself. Default: every host that no other route names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
-    #[x_kube(
-        merge_strategy = ListMerge::Set,
-        validation = Rule::new(HOSTNAMES_RULE).message(HOSTNAMES_MESSAGE)
-    )]
+    #[schemars(with = "Vec<Hostname>", length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub hostnames: Vec<String>,
 
     /// TLS of these hostnames. Default: they are served in plaintext only.
@@ -74,9 +71,6 @@ pub struct WebSocketRouteSpec {
 }
 
 const DNS_LABEL_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
-const HOSTNAMES_RULE: &str = r"self.all(host, host.matches('^([*][.])?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$') && !host.matches('^[0-9.]+$'))";
-const HOSTNAMES_MESSAGE: &str = "must be host names in lower case without a port, such as chat.example.com or \
-                                 *.example.com; no IP addresses";
 
 /// TLS of a route's hostnames.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
@@ -296,7 +290,7 @@ pub struct Cookie {
     /// The paths to which browsers send it. Default: `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new("self.matches('^/[ -:<-~]*$')")
+    #[x_kube(validation = Rule::new("self.matches('^/[!-:<-~]*$')")
         .message("must begin with / and hold visible ASCII characters only, without ;"))]
     pub path: Option<String>,
 

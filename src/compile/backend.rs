@@ -26,16 +26,16 @@ struct Resolved {
 }
 
 impl Backends {
-    /// The backend that a reference in `namespace` names, or what is wrong with it; `path` is the reference's field.
+    /// The backend that a reference in `namespace` names, or what is wrong with it; `path` writes the reference's field.
     pub(super) fn resolve(
         &mut self,
         view: &ClusterView,
         namespace: &Arc<str>,
         reference: &BackendRef,
-        path: &str,
+        path: impl Fn() -> String,
     ) -> Result<Arc<Backend>, Problem> {
         let name = ObjectName::new(namespace.clone(), reference.name.as_str());
-        let problem = |field: &str, reason, message| Problem { path: format!("{path}.{field}"), reason, message };
+        let problem = |field: &str, reason, message| Problem { path: format!("{}.{field}", path()), reason, message };
         let service = view
             .services
             .get(&name)

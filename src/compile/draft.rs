@@ -15,26 +15,28 @@ use crate::{
 use super::{Problem, object_name};
 
 /// A route as it is meant, with all that is wrong with it.
+#[derive(Debug)]
 pub(super) struct Draft {
     pub(super) name: ObjectName,
     pub(super) created: Option<SystemTime>,
     pub(super) generation: i64,
     /// Whether the spec deserialised; if not, only the hostnames are known.
     pub(super) readable: bool,
-    pub(super) hostnames: Vec<HostPattern>,
+    pub(super) hostnames: Arc<[HostPattern]>,
     pub(super) tls: Option<TlsDraft>,
     pub(super) rules: Vec<RuleDraft>,
     pub(super) problems: Vec<Problem>,
 }
 
 /// TLS as a route wants it. Two routes want the same when these are equal.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TlsDraft {
     pub(super) secrets: Vec<ObjectName>,
     pub(super) insecure_policy: InsecurePolicy,
 }
 
 /// A rule as it is meant.
+#[derive(Debug)]
 pub(super) struct RuleDraft {
     pub(super) name: Arc<str>,
     /// Why it cannot be served. Its readable matches keep their claims.
@@ -57,7 +59,7 @@ impl Draft {
             created: object.metadata.creation_timestamp.as_ref().map(|time| SystemTime::from(time.0)),
             generation: object.metadata.generation.unwrap_or_default(),
             readable: object.spec.is_ok(),
-            hostnames: Vec::new(),
+            hostnames: Arc::default(),
             tls: None,
             rules: Vec::new(),
             problems: Vec::new(),
@@ -65,7 +67,7 @@ impl Draft {
         match &object.spec {
             Ok(spec) => draft.read(spec),
             Err(unreadable) => {
-                draft.read_hostnames(&unreadable.hostnames);
+                draft.hostnames = draft.read_hostnames(&unreadable.hostnames);
                 draft.problem("spec".into(), ConditionReason::Invalid, unreadable.message.clone());
             }
         }
@@ -79,11 +81,10 @@ impl Draft {
 
     fn read(&mut self, spec: &WebSocketRouteSpec) {
         let WebSocketRouteSpec { class_name: _, hostnames, tls, rules } = spec;
-        if hostnames.is_empty() {
-            self.hostnames.push(HostPattern::Any);
-        } else {
-            self.read_hostnames(hostnames);
-        }
+        self.hostnames = match hostnames.as_slice() {
+            [] => Arc::new([HostPattern::Any]),
+            hostnames => self.read_hostnames(hostnames),
+        };
         self.tls = tls.as_ref().map(|tls| self.read_tls(tls));
         for (position, rule) in rules.iter().enumerate() {
             let rule =
@@ -92,15 +93,17 @@ impl Draft {
         }
     }
 
-    fn read_hostnames(&mut self, hostnames: &[String]) {
+    fn read_hostnames(&mut self, hostnames: &[String]) -> Arc<[HostPattern]> {
+        let mut patterns = Vec::with_capacity(hostnames.len());
         for (position, hostname) in hostnames.iter().enumerate() {
             if is_hostname(hostname) {
-                self.hostnames.push(HostPattern::parse(hostname));
+                patterns.push(HostPattern::parse(hostname));
             } else {
                 let message = format!("{hostname:?} is no host name such as chat.example.com or *.example.com");
                 self.problem(format!("spec.hostnames[{position}]"), ConditionReason::Invalid, message);
             }
         }
+        patterns.into()
     }
 
     fn read_tls(&mut self, tls: &Tls) -> TlsDraft {

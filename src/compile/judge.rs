@@ -55,7 +55,7 @@ impl Findings {
         self.warnings.push(Problem { path, reason: ConditionReason::InvalidCertificateRef, message });
     }
 
-    pub(super) fn verdict(self, draft: Draft, rules: Vec<Arc<Rule>>) -> Verdict {
+    pub(super) fn verdict(self, draft: &Draft, rules: Arc<[Arc<Rule>]>) -> Verdict {
         let mut conditions = vec![self.accepted()];
         conditions.extend(self.partially_invalid());
         // Nothing is known of the references of a spec that is not readable.
@@ -66,12 +66,12 @@ impl Findings {
         let mut problems = self.accepted;
         problems.extend(self.references);
         Verdict {
-            route: draft.name,
+            route: draft.name.clone(),
             generation: draft.generation,
             conditions,
             problems,
             warnings: self.warnings,
-            hostnames: draft.hostnames,
+            hostnames: draft.hostnames.clone(),
             rules,
         }
     }
@@ -82,7 +82,7 @@ impl Findings {
             type_: ConditionType::Accepted,
             status: fault.is_none(),
             reason: fault.map_or(ConditionReason::Accepted, |problem| problem.reason),
-            message: if fault.is_some() { list(&self.accepted) } else { "The route is served".into() },
+            message: if fault.is_some() { list(&self.accepted).into() } else { "The route is served".into() },
         }
     }
 
@@ -92,7 +92,7 @@ impl Findings {
             type_: ConditionType::PartiallyInvalid,
             status: true,
             reason: first.reason,
-            message: list(&self.accepted),
+            message: list(&self.accepted).into(),
         })
     }
 
@@ -103,7 +103,7 @@ impl Findings {
             status: first.is_none(),
             reason: first.map_or(ConditionReason::ResolvedRefs, |problem| problem.reason),
             message: match first {
-                Some(_) => list(&self.references),
+                Some(_) => list(&self.references).into(),
                 None => "All Services and Secrets that the route names can be used".into(),
             },
         }
@@ -119,7 +119,7 @@ impl Findings {
             message: match (ready, unready.as_slice()) {
                 (true, _) => "Each Service has an endpoint that takes new sessions".into(),
                 (false, []) => "No backend reference resolves to a Service".into(),
-                (false, unready) => format!("No endpoint takes new sessions: Service {}", unready.join(", ")),
+                (false, unready) => format!("No endpoint takes new sessions: Service {}", unready.join(", ")).into(),
             },
         }
     }

@@ -9,6 +9,7 @@ mod certificate;
 mod claims;
 mod draft;
 mod judge;
+mod routes;
 mod tls;
 mod verdict;
 mod view;
@@ -23,6 +24,7 @@ use self::{
     claims::{Claims, Granted},
     draft::{Draft, RuleDraft},
     judge::Findings,
+    routes::Routes,
 };
 
 pub use verdict::{Problem, Verdict, VerdictCondition};
@@ -45,6 +47,7 @@ pub struct Settings {
 /// What one build leaves for the next: what can be used again, and the endpoints' counts.
 #[derive(Debug, Default)]
 pub struct Memory {
+    routes: Routes,
     backends: Backends,
     certificates: Certificates,
 }
@@ -65,11 +68,11 @@ pub struct Compiled {
 /// Compiles all routes of a class.
 pub fn compile(view: &ClusterView, settings: &Settings, memory: &mut Memory, now: SystemTime) -> Compiled {
     let ours = view.routes.iter().filter(|route| route.class_name() == Some(&settings.class));
-    let mut drafts: Vec<_> = ours.map(|route| Draft::of(route)).collect();
-    drafts.sort_by_cached_key(Draft::age_order);
+    let mut drafts: Vec<_> = ours.map(|route| memory.routes.draft(route)).collect();
+    drafts.sort_by_cached_key(|draft| draft.age_order());
     let mut build = Build { view, settings, memory, now, claims: Claims::default(), compiled: Compiled::empty() };
     for draft in drafts {
-        build.add(draft);
+        build.add(&draft);
     }
     build.finish()
 }
@@ -91,16 +94,14 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn add(&mut self, mut draft: Draft) {
-        let mut findings = Findings::new(std::mem::take(&mut draft.problems));
-        let granted = self.claims.settle(&draft, self.settings, &mut findings.accepted);
-        let rules: Vec<_> = draft
-            .rules
-            .iter()
-            .enumerate()
-            .map(|(position, rule)| Arc::new(self.rule(&draft, position, rule, &mut findings)))
-            .collect();
-        self.set_tls(&draft, &granted, &mut findings);
+    fn add(&mut self, draft: &Draft) {
+        let mut findings = Findings::new(draft.problems.clone());
+        let granted = self.claims.settle(draft, self.settings, &mut findings.accepted);
+        let rules =
+            draft.rules.iter().enumerate().map(|(position, rule)| self.rule(draft, position, rule, &mut findings));
+        let rules = rules.collect();
+        let rules = self.memory.routes.reuse(draft, rules);
+        self.set_tls(draft, &granted, &mut findings);
         for host in &granted {
             if !draft.readable {
                 self.compiled.table.claim_unreadable(&host.host, draft.name.clone());
@@ -130,8 +131,8 @@ impl Build<'_> {
     fn rule(&mut self, draft: &Draft, position: usize, rule: &RuleDraft, findings: &mut Findings) -> Rule {
         let mut backends = Vec::with_capacity(rule.backend_refs.len());
         for (reference, wanted) in rule.backend_refs.iter().enumerate() {
-            let path = format!("spec.rules[{position}].backendRefs[{reference}]");
-            let resolved = self.memory.backends.resolve(self.view, &draft.name.namespace, wanted, &path);
+            let path = || format!("spec.rules[{position}].backendRefs[{reference}]");
+            let resolved = self.memory.backends.resolve(self.view, &draft.name.namespace, wanted, path);
             let target = resolved.map_err(|problem| findings.unresolved(problem));
             if let Ok(backend) = &target {
                 findings.look_at(backend);
@@ -154,6 +155,7 @@ impl Build<'_> {
         self.set_default_identity();
         self.compiled.table.set_routes(self.compiled.verdicts.len());
         self.compiled.verdicts.sort_by(|one, other| one.route.cmp(&other.route));
+        self.memory.routes.end_build();
         self.memory.backends.end_build();
         self.memory.certificates.end_build();
         self.compiled

@@ -1,6 +1,6 @@
 //! What users are told of their routes.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     api::{ConditionReason, ConditionType},
@@ -28,7 +28,7 @@ pub struct VerdictCondition {
     /// Why.
     pub reason: ConditionReason,
     /// The same for people.
-    pub message: String,
+    pub message: Cow<'static, str>,
 }
 
 /// What became of one route of our class.
@@ -45,9 +45,9 @@ pub struct Verdict {
     /// What is served all the same but deserves a look, such as a certificate that has expired.
     pub warnings: Vec<Problem>,
     /// The hostnames that it names.
-    pub hostnames: Vec<HostPattern>,
+    pub hostnames: Arc<[HostPattern]>,
     /// Its rules as they are served.
-    pub rules: Vec<Arc<Rule>>,
+    pub rules: Arc<[Arc<Rule>]>,
 }
 
 impl Verdict {

@@ -2,6 +2,8 @@
 
 mod admin;
 pub mod log;
+mod metrics;
 mod routes;
 
 pub use admin::{Admin, Readiness};
+pub use metrics::{Direction, Metrics, TunnelClose};

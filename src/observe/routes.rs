@@ -1,6 +1,6 @@
 //! `/api/v1/routes`: every route as it is served now.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::Serialize;
 
@@ -44,7 +44,7 @@ struct ConditionView {
     type_: &'static str,
     status: &'static str,
     reason: &'static str,
-    message: String,
+    message: Cow<'static, str>,
     observed_generation: i64,
 }
 

@@ -1,7 +1,9 @@
 //! Where objects come from, and the loop that turns them into tables.
 
 mod debounce;
+mod directory;
 mod kubernetes;
+pub mod manifest;
 mod rebuild;
 mod signal;
 mod status;
@@ -9,6 +11,7 @@ mod status;
 use std::sync::Arc;
 
 pub use debounce::Debounce;
+pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
 pub use kubernetes::{ConnectError, KubernetesSource, Routes, connect};
 pub use rebuild::{Build, Rebuild};
 pub use signal::{Changes, Pending};

@@ -53,16 +53,15 @@ pub struct Rebuild<S> {
 }
 
 impl<S: Source> Rebuild<S> {
-    /// A loop over `source`, which touches `changes`; it publishes to `current` and reports on the receiver given
-    /// back.
+    /// A loop over `source`, which touches `changes`; it publishes to `current` and tells `reports` of each build.
     pub fn new(
         source: S,
         changes: Changes,
         settings: Settings,
         current: Arc<CurrentTable>,
-    ) -> (Self, watch::Receiver<Report>) {
-        let (reports, receiver) = watch::channel(Report::default());
-        let rebuild = Self {
+        reports: watch::Sender<Report>,
+    ) -> Self {
+        Self {
             source,
             changes,
             settings,
@@ -74,8 +73,7 @@ impl<S: Source> Rebuild<S> {
             retired: Vec::new(),
             setting_problems: Vec::new(),
             next_look: None,
-        };
-        (rebuild, receiver)
+        }
     }
 
     /// Builds at once, then after each change, for ever; tells `observe` of each build. The source has seen all

@@ -209,18 +209,20 @@ impl Drop for InUse {
 
 /// The states of all endpoints that anything uses, so that a flapping endpoint, a rebuild or a second route finds the
 /// counts that are there.
+///
+/// Its keys come from the API server, a hundred thousand of them at times, hence the quick hash.
 #[derive(Debug, Default)]
-pub struct EndpointRegistry(HashMap<EndpointId, Weak<EndpointState>>);
+pub struct EndpointRegistry(HashMap<EndpointId, Weak<EndpointState>, foldhash::fast::RandomState>);
 
 impl EndpointRegistry {
     /// The state of an endpoint: the one in use, else a new one.
     pub fn state(&mut self, id: &EndpointId) -> Arc<EndpointState> {
-        if let Some(state) = self.0.get(id).and_then(Weak::upgrade) {
-            return state;
-        }
-        let state = Arc::default();
-        self.0.insert(id.clone(), Arc::downgrade(&state));
-        state
+        let known = self.0.entry(id.clone()).or_default();
+        known.upgrade().unwrap_or_else(|| {
+            let state = Arc::default();
+            *known = Arc::downgrade(&state);
+            state
+        })
     }
 
     /// Forgets the endpoints that nothing uses any more.

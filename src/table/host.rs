@@ -43,6 +43,12 @@ impl<'a> Host<'a> {
         Ok(Self(lower(name)))
     }
 
+    /// The same host, borrowing nothing.
+    #[must_use]
+    pub fn into_owned(self) -> Host<'static> {
+        Host(Cow::Owned(self.0.into_owned()))
+    }
+
     /// The normalised text.
     #[must_use]
     pub fn as_str(&self) -> &str {

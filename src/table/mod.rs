@@ -86,6 +86,14 @@ impl RouteTable {
         self.hosts.matching(host).next().and_then(|entry| entry.tls.as_ref())
     }
 
+    /// Whether two hosts select the same hostname, hence the same TLS settings: what tells that a request belongs on
+    /// the connection that it came on.
+    #[must_use]
+    pub fn select_the_same(&self, one: &Host<'_>, other: &Host<'_>) -> bool {
+        let selected = |host: &Host<'_>| self.hosts.matching(host).next().map(std::ptr::from_ref);
+        selected(one).is_some() && selected(one) == selected(other)
+    }
+
     /// What handshakes use that name no host, or one without TLS settings.
     #[must_use]
     pub fn default_identity(&self) -> Option<&Arc<TlsIdentity>> {
@@ -180,6 +188,18 @@ mod tests {
         table.claim(&host, &PathPattern::prefix("/ws"), rule("healthy"));
         assert_eq!(found(&table, "chat.example.com", "/ws"), "healthy");
         assert_eq!(found(&table, "chat.example.com", "/"), "unreadable broken");
+    }
+
+    #[test]
+    fn hosts_select_the_same_hostname_or_not() {
+        let mut table = RouteTable::default();
+        table.claim(&HostPattern::parse("*.example.com"), &PathPattern::prefix("/"), rule("wildcard"));
+        table.claim(&HostPattern::parse("a.example.com"), &PathPattern::prefix("/"), rule("exact"));
+        let same = |one, other| table.select_the_same(&Host::parse(one).unwrap(), &Host::parse(other).unwrap());
+        assert!(same("b.example.com", "c.example.com:443"));
+        assert!(same("a.example.com", "A.example.com."));
+        assert!(!same("a.example.com", "b.example.com"));
+        assert!(!same("example.org", "example.org"), "nothing is selected");
     }
 
     #[test]

@@ -1,3 +1,12 @@
-//! Tests that need nothing but files.
+//! Tests that need nothing but files: golden files, the CRD, the watched directory, the shape of the source.
 
+mod check;
+mod compile;
+mod crd;
+mod directory;
 mod golden;
+mod layering;
+mod manifests;
+mod objects;
+mod orphans;
+mod reuse;

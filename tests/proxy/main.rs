@@ -1,3 +1,9 @@
-//! Placeholder.
+//! The proxy over loopback, with backends and clients that speak raw bytes.
 
-fn main() {}
+mod checks;
+mod lifecycle;
+mod plain;
+mod sessions;
+mod support;
+mod tls;
+mod upgrade;

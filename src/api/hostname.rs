@@ -1,0 +1,40 @@
+//! The schema of one entry of `hostnames`.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+const PATTERN: &str = "^([*][.])?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
+
+/// Stands for a hostname where the schema is made, so that a fault is told of the entry and not of the list.
+pub(super) struct Hostname;
+
+impl JsonSchema for Hostname {
+    fn schema_name() -> Cow<'static, str> {
+        "Hostname".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 253,
+            "x-kubernetes-validations": [
+                {
+                    "rule": format!("self.matches('{PATTERN}')"),
+                    "message": "must be a host name in lower case without a port, such as chat.example.com or \
+                                *.example.com",
+                },
+                {
+                    "rule": "!self.matches('^[0-9.]+$')",
+                    "message": "must be a host name, not an IP address: requests to an address match routes without \
+                                hostnames",
+                },
+            ],
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! `switchyard check PATH…`: what a controller would say of manifests, without a cluster.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use crate::{
+    compile::{ClusterView, Problem, Verdict},
+    source::manifest::{FileProblem, Kind, Manifests, Reader},
+    table::ObjectName,
+};
+
+/// Prints what is wrong with manifests, one problem a line; fails if there is any. Warnings are printed, too.
+///
+/// `compile` gives the verdicts on the objects as a controller would.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn run(
+    paths: &[PathBuf],
+    compile: impl FnOnce(&ClusterView) -> Vec<Verdict>,
+    output: &mut impl Write,
+) -> io::Result<ExitCode> {
+    let manifests = Reader::new().read(paths, &Manifests::default());
+    let verdicts = compile(manifests.view());
+    for warning in warnings(&manifests, &verdicts) {
+        writeln!(output, "warning: {warning}")?;
+    }
+    let problems = problems(&manifests, &verdicts);
+    for problem in &problems {
+        writeln!(output, "{problem}")?;
+    }
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All that is wrong: what the files say and what the compiler says, in the order of files and lines.
+#[must_use]
+pub fn problems(manifests: &Manifests, verdicts: &[Verdict]) -> Vec<FileProblem> {
+    // What is wrong with a spec that is not readable has been told already, field by field.
+    let is_readable = |route: &ObjectName| manifests.route(route).is_some_and(|route| route.spec.is_ok());
+    let judged = verdicts.iter().filter(|verdict| is_readable(&verdict.route));
+    let compiled = judged
+        .flat_map(|verdict| verdict.problems.iter().filter_map(|problem| located(manifests, &verdict.route, problem)));
+    sorted(manifests.problems().iter().cloned().chain(compiled))
+}
+
+/// What is served all the same but deserves a look.
+#[must_use]
+pub fn warnings(manifests: &Manifests, verdicts: &[Verdict]) -> Vec<FileProblem> {
+    sorted(
+        verdicts.iter().flat_map(|verdict| {
+            verdict.warnings.iter().filter_map(|warning| located(manifests, &verdict.route, warning))
+        }),
+    )
+}
+
+fn located(manifests: &Manifests, route: &ObjectName, problem: &Problem) -> Option<FileProblem> {
+    manifests.problem(Kind::WebSocketRoute, route, &problem.path, &problem.message)
+}
+
+fn sorted(problems: impl Iterator<Item = FileProblem>) -> Vec<FileProblem> {
+    let mut problems: Vec<_> = problems.collect();
+    problems.sort();
+    problems.dedup();
+    problems
+}

@@ -1,0 +1,259 @@
+//! What stands between hyper and a client's connection: time limits, departures, and answers that are better ours.
+//!
+//! hyper serves with `half_close(true)`, so that a client that closes its half after a request still gets its
+//! answer. hyper then no longer looks whether the client is there, so this does, each time hyper flushes: a reset
+//! ends the request at once; a client that closed its half may wait as long as bytes keep coming, and no longer than
+//! a limit without any. hyper flushes at each poll, whether or not there is anything to write.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use super::settings::Settings;
+
+const IDLE: u8 = 0;
+const BUSY: u8 = 1;
+const FINISHING: u8 = 2;
+
+/// Where the connection is with its requests: between two, in one, or with the last bytes of an answer in hyper's
+/// buffer.
+#[derive(Debug, Default)]
+pub(super) struct Stage(AtomicU8);
+
+impl Stage {
+    /// A request has come. The guard lives until its answer has been handed to hyper in full.
+    pub(super) fn begin(self: &Arc<Self>) -> Answering {
+        self.0.store(BUSY, Ordering::Relaxed);
+        Answering(self.clone())
+    }
+
+    fn now(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// An answer that is not complete.
+#[derive(Debug)]
+pub(super) struct Answering(Arc<Stage>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.0.store(FINISHING, Ordering::Relaxed);
+    }
+}
+
+/// What a connection waits for between requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The rest of a head, or the first request.
+    Head,
+    /// The next request.
+    Next,
+}
+
+/// The limits of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    head: Duration,
+    next: Duration,
+    half_closed: Duration,
+}
+
+impl From<&Settings> for Limits {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            head: settings.head_timeout,
+            next: settings.keep_alive_timeout,
+            half_closed: settings.half_closed_timeout,
+        }
+    }
+}
+
+/// A client's connection as hyper sees it.
+pub(super) struct ClientIo<S> {
+    stream: S,
+    stage: Arc<Stage>,
+    limits: Limits,
+    /// Read while looking whether the client is there.
+    ahead: BytesMut,
+    ended: bool,
+    waiting: Option<Wait>,
+    timer: Pin<Box<Sleep>>,
+    /// The wait that took too long.
+    pub(super) timed_out: Option<Wait>,
+    /// Whether hyper's own answer to a head that it could not read was swallowed. It has no body and no reason.
+    pub(super) muted: bool,
+    fresh: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
+    pub(super) fn new(stream: S, stage: Arc<Stage>, limits: Limits) -> Self {
+        let timer = Box::pin(tokio::time::sleep(limits.head));
+        Self {
+            stream,
+            stage,
+            limits,
+            ahead: BytesMut::new(),
+            ended: false,
+            waiting: None,
+            timer,
+            timed_out: None,
+            muted: false,
+            fresh: true,
+        }
+    }
+
+    /// The connection, and what was read ahead of it.
+    pub(super) fn into_inner(self) -> (S, BytesMut) {
+        (self.stream, self.ahead)
+    }
+
+    fn wait_for(&mut self, wait: Wait) {
+        self.waiting = Some(wait);
+        let limit = if wait == Wait::Head { self.limits.head } else { self.limits.next };
+        self.timer.as_mut().reset(Instant::now() + limit);
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.stage.now() == BUSY {
+            self.waiting = None;
+            return Poll::Pending;
+        }
+        let wait = if let Some(wait) = self.waiting {
+            wait
+        } else {
+            let wait = if std::mem::take(&mut self.fresh) { Wait::Head } else { Wait::Next };
+            self.wait_for(wait);
+            wait
+        };
+        ready!(self.timer.as_mut().poll(cx));
+        self.timed_out = Some(wait);
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    fn received(&mut self) {
+        if self.stage.now() != BUSY && self.waiting != Some(Wait::Head) {
+            self.fresh = false;
+            self.wait_for(Wait::Head);
+        }
+    }
+
+    /// Looks whether the client is still there while its request is being answered.
+    fn poll_presence(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.ended && self.ahead.is_empty() {
+            let mut bytes = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return Ok(()),
+            }
+            if buffer.filled().is_empty() {
+                self.ended = true;
+                self.allow_half_closed();
+            } else {
+                self.ahead.extend_from_slice(buffer.filled());
+                // Another look registers for what comes after these bytes, if only the task's next turn.
+                return Ok(());
+            }
+        }
+        if self.ended && self.timer.as_mut().poll(cx).is_ready() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+
+    fn allow_half_closed(&mut self) {
+        self.timer.as_mut().reset(Instant::now() + self.limits.half_closed);
+    }
+
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        if self.ended && matches!(written, Poll::Ready(Ok(_))) {
+            self.allow_half_closed();
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientIo<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let length = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead[..length]);
+            this.ahead.advance(length);
+            this.received();
+            return Poll::Ready(Ok(()));
+        }
+        if this.ended {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => this.received(),
+            Poll::Ready(Ok(())) => {
+                this.ended = true;
+                this.allow_half_closed();
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return this.poll_wait(cx).map(Err),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        // Without a request, there is nothing that we have to say.
+        if this.stage.now() == IDLE {
+            this.muted = true;
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        match this.stage.now() {
+            FINISHING => {
+                this.stage.0.store(IDLE, Ordering::Relaxed);
+                this.waiting = None;
+            }
+            BUSY => this.poll_presence(cx)?,
+            _ => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Flushes only: whoever takes the connection back decides how it ends.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+}

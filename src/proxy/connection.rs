@@ -1,0 +1,124 @@
+//! One client's connection: HTTP until a tunnel takes it over, or until it closes.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    Phase, Shared,
+    client_io::{ClientIo, Limits, Stage, Wait},
+    error::Refusal,
+    reached, reply,
+    service::Service,
+    stream::{self, ClientStream},
+    tls::Peer,
+    tunnel::Tunnel,
+};
+
+/// What a head may have.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_FIELDS: usize = 100;
+/// What hyper and the `http` crate take for a target.
+const MAX_TARGET: usize = 65_534;
+
+fn server() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // `max_buf_size` bounds heads that are not complete, `max_header_size` those that are.
+    builder.max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD).max_headers(MAX_FIELDS);
+    // Time limits are those of `ClientIo`, as hyper has one for heads and idle connections together.
+    builder.header_read_timeout(None).half_close(true).preserve_header_case(true).title_case_headers(true);
+    builder
+}
+
+/// Serves a connection until it ends or becomes a tunnel, which then runs as a task of its own.
+pub(super) async fn serve(proxy: Arc<Shared>, client: ClientStream, peer: Peer) {
+    let stage = Arc::new(Stage::default());
+    let io = ClientIo::new(client, stage.clone(), Limits::from(&proxy.settings));
+    let service = Arc::new(Service { proxy: proxy.clone(), peer, stage, opening: Mutex::default() });
+    let answer = {
+        let service = service.clone();
+        service_fn(move |request| service.clone().answer(request))
+    };
+    let mut connection = server().serve_connection(TokioIo::new(io), answer);
+    let mut phase = proxy.phase.clone();
+    let stopped = tokio::select! {
+        served = &mut connection => Some(served),
+        () = reached(&mut phase, Phase::Stopping) => None,
+    };
+    let served = if let Some(served) = stopped {
+        served
+    } else {
+        Pin::new(&mut connection).graceful_shutdown();
+        (&mut connection).await
+    };
+    let parts = connection.into_parts();
+    let opening = service.opening.lock().expect("no holder panics").take();
+    match (served, opening) {
+        (Ok(()), Some(opening)) => {
+            let (client, ahead) = parts.io.into_inner().into_inner();
+            let early = [&parts.read_buf[..], &ahead].concat();
+            drop((parts.read_buf, ahead));
+            let tunnel = Tunnel::open(&proxy.tunnels, proxy.metrics.clone(), client, &early, *opening);
+            proxy.tasks.spawn(tunnel.run());
+        }
+        (served, _) => finish(&proxy, parts.io.into_inner(), &parts.read_buf, served.err()).await,
+    }
+}
+
+/// Ends a connection, with an answer where hyper could not read a head.
+async fn finish(proxy: &Shared, io: ClientIo<ClientStream>, unread: &[u8], error: Option<hyper::Error>) {
+    let refusal = error.as_ref().and_then(|error| refusal(error, unread, &io));
+    if let Some(refusal) = &refusal {
+        refusal.log(None);
+        proxy.metrics.request(None, refusal.status().as_u16());
+    }
+    let answer = refusal.filter(|refusal| io.muted || !answered_by_hyper(refusal)).map(|refusal| reply::raw(&refusal));
+    let (mut client, _) = io.into_inner();
+    if let Some(answer) = answer {
+        let write = async {
+            client.write_all(&answer).await?;
+            client.flush().await
+        };
+        let _ = tokio::time::timeout(proxy.settings.linger_timeout, write).await;
+    }
+    stream::close(client, proxy.settings.linger_timeout).await;
+}
+
+/// What is to be answered to a head that hyper could not read, if anything.
+fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo<ClientStream>) -> Option<Refusal> {
+    if io.timed_out == Some(Wait::Head) && !unread.is_empty() {
+        return Some(Refusal::HeadTimeout);
+    }
+    if error.is_parse_version_h2() {
+        return Some(Refusal::HttpVersion);
+    }
+    if error.is_parse_too_large() {
+        return Some(if target_is_too_long(unread) { Refusal::TargetTooLong } else { Refusal::HeadTooLarge });
+    }
+    if !error.is_parse() {
+        return None;
+    }
+    // hyper tells what is wrong with a length or a coding by its text alone.
+    let text = error.to_string();
+    Some(match text.as_str() {
+        text if text.contains("unexpected transfer-encoding") => Refusal::MalformedHead,
+        text if text.contains("transfer-encoding") => Refusal::TransferCoding,
+        text if text.contains("content-length") => Refusal::ContentLength,
+        _ => Refusal::MalformedHead,
+    })
+}
+
+fn answered_by_hyper(refusal: &Refusal) -> bool {
+    !matches!(refusal, Refusal::HeadTimeout | Refusal::HttpVersion)
+}
+
+fn target_is_too_long(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or(head);
+    let target = line.split(|byte| *byte == b' ').nth(1);
+    target.is_some_and(|target| target.len() > MAX_TARGET)
+}

@@ -1,0 +1,240 @@
+//! The opening handshake of a WebSocket connection (RFC 6455 §4), understood without any IO.
+
+use aws_lc_rs::digest;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{
+    HeaderMap, HeaderName, Method, Version,
+    header::{
+        CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE, ValueIter,
+    },
+};
+
+/// What is appended to a key before it is hashed (RFC 6455 §1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intent {
+    /// An ordinary answer. An upgrade to anything but websocket is one: a server may ignore `Upgrade`
+    /// (RFC 9110 §7.8).
+    Plain,
+    /// A WebSocket connection.
+    Upgrade,
+    /// A WebSocket connection, but not as RFC 6455 wants it asked for.
+    Faulty(Fault),
+}
+
+/// What is wrong with a handshake (RFC 6455 §4.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    /// Number 1.
+    #[error("a WebSocket handshake is a GET request")]
+    Method,
+    /// Number 3, where the rest of the handshake is there.
+    #[error(
+        "the Upgrade field is missing from a WebSocket handshake: a proxy or CDN on the way may have removed it, or \
+         is not set up for WebSockets"
+    )]
+    NoUpgrade,
+    /// Number 4, where the rest of the handshake is there.
+    #[error(
+        "\"Connection: Upgrade\" is missing from a WebSocket handshake: a proxy or CDN on the way may have removed \
+         it, or is not set up for WebSockets"
+    )]
+    NoConnection,
+    /// Number 6.
+    #[error("only version 13 of the WebSocket protocol is served (Sec-WebSocket-Version)")]
+    Version,
+    /// Number 5.
+    #[error("Sec-WebSocket-Key must be there once, as the base64 of 16 bytes")]
+    Key,
+    /// Bytes after the head would be taken for frames.
+    #[error("a WebSocket handshake has no body")]
+    Body,
+}
+
+/// What a request asks for, by its head alone.
+pub(super) fn intent(method: &Method, version: Version, headers: &HeaderMap) -> Intent {
+    if version != Version::HTTP_11 {
+        return Intent::Plain;
+    }
+    let upgrade = has_token(headers, &UPGRADE, "websocket");
+    let connection = has_token(headers, &CONNECTION, "upgrade");
+    let rest = headers.contains_key(SEC_WEBSOCKET_KEY) || headers.contains_key(SEC_WEBSOCKET_VERSION);
+    match (upgrade, connection) {
+        (true, true) => checked(method, headers).map_or_else(Intent::Faulty, |()| Intent::Upgrade),
+        // Fields of a handshake in a request for something else (h2c, say) are no evidence of a loss.
+        (false, _) if rest && *method == Method::GET && !headers.contains_key(UPGRADE) => {
+            Intent::Faulty(Fault::NoUpgrade)
+        }
+        (true, false) if rest && *method == Method::GET => Intent::Faulty(Fault::NoConnection),
+        _ => Intent::Plain,
+    }
+}
+
+fn checked(method: &Method, headers: &HeaderMap) -> Result<(), Fault> {
+    if *method != Method::GET {
+        return Err(Fault::Method);
+    }
+    if headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| !is_zero(length))
+    {
+        return Err(Fault::Body);
+    }
+    let mut versions = headers.get_all(SEC_WEBSOCKET_VERSION).iter();
+    if versions.next().is_none_or(|version| version != "13") || versions.next().is_some() {
+        return Err(Fault::Version);
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    let sixteen = |key: &http::HeaderValue| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
+    if keys.next().is_none_or(|key| !sixteen(key)) || keys.next().is_some() {
+        return Err(Fault::Key);
+    }
+    Ok(())
+}
+
+fn is_zero(length: &http::HeaderValue) -> bool {
+    !length.is_empty() && length.as_bytes().iter().all(|digit| *digit == b'0')
+}
+
+/// Why an answer to our own handshake is none (RFC 6455 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadSwitch {
+    /// Number 2.
+    #[error("its 101 has no \"Upgrade: websocket\"")]
+    NoUpgrade,
+    /// Number 3.
+    #[error("its 101 has no \"Connection: Upgrade\"")]
+    NoConnection,
+    /// Number 4.
+    #[error("its Sec-WebSocket-Accept is not the one that belongs to the key")]
+    Accept,
+    /// Nobody asked.
+    #[error("it switched protocols although nobody asked")]
+    Unasked,
+}
+
+/// Checks a 101 that came for a handshake with this key.
+pub(super) fn check_switch(headers: &HeaderMap, key: &[u8]) -> Result<(), BadSwitch> {
+    if !has_token(headers, &UPGRADE, "websocket") {
+        return Err(BadSwitch::NoUpgrade);
+    }
+    if !has_token(headers, &CONNECTION, "upgrade") {
+        return Err(BadSwitch::NoConnection);
+    }
+    let mut accepts = headers.get_all(http::header::SEC_WEBSOCKET_ACCEPT).iter();
+    if accepts.next().is_none_or(|accept| *accept != accept_of(key)) || accepts.next().is_some() {
+        return Err(BadSwitch::Accept);
+    }
+    Ok(())
+}
+
+/// The `Sec-WebSocket-Accept` that belongs to a key (RFC 6455 §4.2.2, number 5.4).
+pub(super) fn accept_of(key: &[u8]) -> String {
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key);
+    hash.update(GUID);
+    STANDARD.encode(hash.finish())
+}
+
+/// Whether a list field has a token, in any of its lines, in any case. A version (`websocket/13`) does not count.
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers.get_all(name).iter()).any(|there| there.eq_ignore_ascii_case(token))
+}
+
+/// The elements of a list field.
+pub(super) fn tokens(values: ValueIter<'_, http::HeaderValue>) -> impl Iterator<Item = &str> {
+    values.filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    fn of(method: &Method, version: Version, fields: &[(&'static str, &'static str)]) -> Intent {
+        let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        intent(method, version, &fields.collect())
+    }
+
+    fn get(fields: &[(&'static str, &'static str)]) -> Intent {
+        of(&Method::GET, Version::HTTP_11, fields)
+    }
+
+    const GOOD: [(&str, &str); 4] = [
+        ("upgrade", "websocket"),
+        ("connection", "Upgrade"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", KEY),
+    ];
+
+    fn with(name: &'static str, value: &'static str) -> Vec<(&'static str, &'static str)> {
+        let mut fields: Vec<_> = GOOD.into_iter().filter(|(there, _)| *there != name).collect();
+        fields.push((name, value));
+        fields
+    }
+
+    fn without(names: &[&str]) -> Vec<(&'static str, &'static str)> {
+        GOOD.into_iter().filter(|(there, _)| !names.contains(there)).collect()
+    }
+
+    #[test]
+    fn handshakes_are_recognised_in_lists_and_in_any_case() {
+        assert_eq!(get(&GOOD), Intent::Upgrade);
+        assert_eq!(get(&with("connection", "keep-alive, Upgrade")), Intent::Upgrade);
+        assert_eq!(get(&with("connection", "keep-alive,uPGRADE ,x")), Intent::Upgrade);
+        assert_eq!(get(&with("upgrade", "h2c, WebSocket")), Intent::Upgrade);
+        assert_eq!(get(&with("content-length", "0")), Intent::Upgrade);
+    }
+
+    #[test]
+    fn each_fault_has_its_name() {
+        assert_eq!(of(&Method::POST, Version::HTTP_11, &GOOD), Intent::Faulty(Fault::Method));
+        assert_eq!(get(&without(&["upgrade"])), Intent::Faulty(Fault::NoUpgrade));
+        assert_eq!(get(&without(&["connection"])), Intent::Faulty(Fault::NoConnection));
+        assert_eq!(get(&without(&["connection", "upgrade"])), Intent::Faulty(Fault::NoUpgrade));
+        assert_eq!(get(&without(&["sec-websocket-version"])), Intent::Faulty(Fault::Version));
+        for version in ["8", "013", "13, 8", ""] {
+            assert_eq!(get(&with("sec-websocket-version", version)), Intent::Faulty(Fault::Version), "{version}");
+        }
+        assert_eq!(get(&without(&["sec-websocket-key"])), Intent::Faulty(Fault::Key));
+        for key in ["", "short", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZSE=", "!hlIHNhbXBsZSBub25jZQ=="] {
+            assert_eq!(get(&with("sec-websocket-key", key)), Intent::Faulty(Fault::Key), "{key}");
+        }
+        let mut twice = GOOD.to_vec();
+        twice.push(("sec-websocket-key", KEY));
+        assert_eq!(get(&twice), Intent::Faulty(Fault::Key));
+        assert_eq!(get(&with("content-length", "5")), Intent::Faulty(Fault::Body));
+        assert_eq!(get(&with("transfer-encoding", "chunked")), Intent::Faulty(Fault::Body));
+    }
+
+    #[test]
+    fn everything_else_is_plain() {
+        assert_eq!(get(&[]), Intent::Plain);
+        assert_eq!(of(&Method::GET, Version::HTTP_10, &GOOD), Intent::Plain);
+        assert_eq!(get(&[("upgrade", "h2c"), ("connection", "Upgrade, HTTP2-Settings")]), Intent::Plain);
+        assert_eq!(get(&[("connection", "upgrade")]), Intent::Plain);
+        assert_eq!(get(&[("upgrade", "websocket")]), Intent::Plain);
+        assert_eq!(of(&Method::POST, Version::HTTP_11, &without(&["upgrade"])), Intent::Plain);
+    }
+
+    #[test]
+    fn the_accept_is_that_of_the_example_in_the_rfc() {
+        assert_eq!(accept_of(KEY.as_bytes()), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_switch_needs_all_three_fields() {
+        let check = |fields: &[(&'static str, &'static str)]| {
+            let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            check_switch(&fields.collect(), KEY.as_bytes())
+        };
+        let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let (upgrade, connection) = (("upgrade", "WebSocket"), ("connection", "upgrade"));
+        assert_eq!(check(&[upgrade, connection, accept]), Ok(()));
+        assert_eq!(check(&[connection, accept]), Err(BadSwitch::NoUpgrade));
+        assert_eq!(check(&[upgrade, accept]), Err(BadSwitch::NoConnection));
+        assert_eq!(check(&[upgrade, connection]), Err(BadSwitch::Accept));
+        assert_eq!(check(&[upgrade, connection, ("sec-websocket-accept", KEY)]), Err(BadSwitch::Accept));
+    }
+}

@@ -1,0 +1,172 @@
+//! Requests that are no upgrade, on connections that are kept and used again.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{
+    Request, Response, StatusCode,
+    header::{CONNECTION, EXPECT},
+    request::Parts,
+};
+use hyper::body::{Body as _, Incoming};
+
+use super::{
+    body::{self, Body, Guarded, Hold},
+    dial::DialError,
+    error::Refusal,
+    forward,
+    handshake::BadSwitch,
+    pool::{Lease, unreachable},
+    service::Routed,
+};
+use crate::table::{Endpoint, InUse};
+
+/// Passes a request on and gives the backend's answer.
+pub(super) async fn pass(
+    mut routed: Routed,
+    mut request: Request<Body>,
+    hold: Option<Arc<Hold>>,
+) -> Result<Response<Body>, Refusal> {
+    forward::request_fields(request.headers_mut());
+    let Answer { response, lease, endpoint, in_use } = routed.exchange(request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(BadSwitch::Unasked.into());
+    }
+    let mut response = routed.sign(response, &endpoint);
+    forward::answer_fields(response.headers_mut());
+    if hold.is_some_and(|hold| hold.give_up()) {
+        // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
+        response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| Body::new(Guarded::new(body, (lease, in_use)))))
+}
+
+/// Makes the body wait for the backend's 100 where the client does.
+pub(super) fn hold(request: Request<Incoming>, patience: Duration) -> (Request<Body>, Option<Arc<Hold>>) {
+    let expects =
+        request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if !expects || request.body().is_end_stream() {
+        return (request.map(|body| Body::new(Guarded::new(body, ()))), None);
+    }
+    let hold = Arc::new(Hold::default());
+    let waiting = hold.clone();
+    let mut request = request.map(|body| Body::new(body::Held::new(body, waiting, patience)));
+    let opened = hold.clone();
+    hyper::ext::on_informational(&mut request, move |interim| {
+        if interim.status() == StatusCode::CONTINUE {
+            opened.open();
+        }
+    });
+    (request, Some(hold))
+}
+
+struct Answer {
+    response: Response<Incoming>,
+    lease: Lease,
+    endpoint: Arc<Endpoint>,
+    in_use: InUse,
+}
+
+/// What sending a request came to.
+enum Sent {
+    Answered(Response<Incoming>, Lease),
+    /// Nothing of it was sent.
+    Unsent(Request<Body>),
+    /// It may have been sent, and the connection ended without an answer.
+    Lost,
+    Refused(Refusal),
+}
+
+impl Routed {
+    async fn exchange(&mut self, mut request: Request<Body>) -> Result<Answer, Refusal> {
+        let copy = Copy::of(&request);
+        let mut last = DialError::Failed;
+        while let Some((endpoint, in_use)) = self.pick() {
+            match self.reuse(&endpoint, request, copy.as_ref()).await {
+                Ok((response, lease)) => return Ok(Answer { response, lease, endpoint, in_use }),
+                Err(Sent::Unsent(unsent)) => request = unsent,
+                Err(other) => return Err(other.into_refusal()),
+            }
+            let lease = match self.proxy.pool.connect(&endpoint, self.rule.timeouts.backend_connect).await {
+                Ok(lease) => lease,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            match self.send(lease, request).await {
+                Sent::Answered(response, lease) => return Ok(Answer { response, lease, endpoint, in_use }),
+                Sent::Unsent(unsent) => request = unsent,
+                other => return Err(other.into_refusal()),
+            }
+        }
+        Err(unreachable(&last, self.candidates.service()))
+    }
+
+    /// Tries the connections that are there. The backend may have closed any of them at the moment that it was taken,
+    /// so what was lost is tried again where that is safe (RFC 9110 §9.2.2): without a body, and idempotent.
+    async fn reuse(
+        &self,
+        endpoint: &Endpoint,
+        mut request: Request<Body>,
+        copy: Option<&Copy>,
+    ) -> Result<(Response<Incoming>, Lease), Sent> {
+        while let Some(lease) = self.proxy.pool.take(endpoint) {
+            match (self.send(lease, request).await, copy) {
+                (Sent::Answered(response, lease), _) => return Ok((response, lease)),
+                (Sent::Unsent(unsent), _) => request = unsent,
+                (Sent::Lost, Some(copy)) => return Err(Sent::Unsent(copy.request())),
+                (other, _) => return Err(other),
+            }
+        }
+        Err(Sent::Unsent(request))
+    }
+
+    async fn send(&self, mut lease: Lease, request: Request<Body>) -> Sent {
+        let sending = lease.sender().try_send_request(request);
+        let sent = match self.rule.timeouts.response {
+            Some(limit) => match tokio::time::timeout(limit, sending).await {
+                Ok(sent) => sent,
+                Err(_) => return Sent::Refused(Refusal::AnswerTimeout),
+            },
+            None => sending.await,
+        };
+        match sent {
+            Ok(response) => Sent::Answered(response, lease),
+            Err(mut failure) => match failure.take_message() {
+                Some(request) => Sent::Unsent(request),
+                None if failure.error().is_parse() => Sent::Refused(Refusal::BadAnswer),
+                None => Sent::Lost,
+            },
+        }
+    }
+}
+
+impl Sent {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            _ => Refusal::BadAnswer,
+        }
+    }
+}
+
+/// The head of a request that may be sent twice.
+struct Copy(Parts);
+
+impl Copy {
+    fn of(request: &Request<Body>) -> Option<Self> {
+        if !request.method().is_idempotent() || !request.body().is_end_stream() {
+            return None;
+        }
+        let mut copy = Request::new(());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Some(Self(copy.into_parts().0))
+    }
+
+    fn request(&self) -> Request<Body> {
+        Request::from_parts(self.0.clone(), body::empty())
+    }
+}

@@ -1,0 +1,166 @@
+//! The tunnels that are open, so that they can be listed, and ended when the process stops.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use futures::task::AtomicWaker;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{observe::metrics::Direction, table::ObjectName};
+
+/// An open tunnel, as others see it.
+#[derive(Debug)]
+pub struct TunnelHandle {
+    /// Its number in this process.
+    pub id: u64,
+    /// The route that it belongs to.
+    pub route: ObjectName,
+    /// The rule of that route.
+    pub rule: Arc<str>,
+    /// The Service of its endpoint.
+    pub service: ObjectName,
+    /// The name of its endpoint.
+    pub endpoint: Arc<str>,
+    /// The address of its client.
+    pub client: IpAddr,
+    /// When it was opened.
+    pub since: SystemTime,
+    bytes: [AtomicU64; 2],
+    ending: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl TunnelHandle {
+    /// Bytes passed on so far.
+    #[must_use]
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        self.bytes[direction as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count(&self, direction: Direction, bytes: u64) {
+        self.bytes[direction as usize].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Ready once the tunnel is to end.
+    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.ending.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// What a tunnel is known by.
+#[derive(Clone, Debug)]
+pub(super) struct TunnelNames {
+    pub route: ObjectName,
+    pub rule: Arc<str>,
+    pub service: ObjectName,
+    pub endpoint: Arc<str>,
+    pub client: IpAddr,
+}
+
+/// The open tunnels of a process.
+#[derive(Debug, Default)]
+pub struct Tunnels {
+    open: Mutex<HashMap<u64, Arc<TunnelHandle>>>,
+    next: AtomicU64,
+    changed: Notify,
+}
+
+impl Tunnels {
+    /// The tunnels that are open now, the oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<TunnelHandle>> {
+        let mut open: Vec<_> = self.lock().values().cloned().collect();
+        open.sort_unstable_by_key(|tunnel| tunnel.id);
+        open
+    }
+
+    /// How many are open now.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Waits until so many are open.
+    pub async fn wait_for(&self, reached: impl Fn(usize) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if reached(self.count()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes a tunnel in, until what is returned is dropped.
+    pub(super) fn register(self: &Arc<Self>, names: TunnelNames) -> Registered {
+        let TunnelNames { route, rule, service, endpoint, client } = names;
+        let handle = Arc::new(TunnelHandle {
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+            route,
+            rule,
+            service,
+            endpoint,
+            client,
+            since: SystemTime::now(),
+            bytes: Default::default(),
+            ending: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        self.lock().insert(handle.id, handle.clone());
+        self.changed.notify_waiters();
+        Registered { tunnels: self.clone(), handle }
+    }
+
+    /// Ends all tunnels, each at a random moment of the window, so that clients do not come back all at once; those
+    /// that open meanwhile end with the last.
+    pub(super) async fn drain(&self, window: Duration) {
+        let start = Instant::now();
+        let moment = |_: &Arc<TunnelHandle>| window.mul_f64(fastrand::f64());
+        let mut ends: Vec<_> = self.list().into_iter().map(|tunnel| (moment(&tunnel), tunnel)).collect();
+        ends.sort_unstable_by_key(|(moment, _)| *moment);
+        for (moment, tunnel) in ends {
+            tokio::time::sleep_until(start + moment).await;
+            tunnel.end();
+        }
+        self.end_all();
+    }
+
+    /// Ends all tunnels now.
+    pub(super) fn end_all(&self) {
+        self.list().iter().for_each(|tunnel| tunnel.end());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<TunnelHandle>>> {
+        self.open.lock().expect("no holder panics")
+    }
+}
+
+/// A tunnel's place among the open ones.
+#[derive(Debug)]
+pub(super) struct Registered {
+    tunnels: Arc<Tunnels>,
+    pub handle: Arc<TunnelHandle>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.tunnels.lock().remove(&self.handle.id);
+        self.tunnels.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,107 @@
+//! Answers that the proxy makes itself: short, with the cause.
+
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, SEC_WEBSOCKET_VERSION, UPGRADE},
+};
+
+use super::{
+    body::{self, Body},
+    error::Refusal,
+    handshake::{Fault, tokens},
+};
+
+/// Whether a client asked for JSON.
+pub(super) fn wants_json(headers: &HeaderMap) -> bool {
+    tokens(headers.get_all(ACCEPT).iter())
+        .filter_map(|range| range.split(';').next())
+        .any(|range| range.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// The answer to a request that is refused.
+pub(super) fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
+    let (kind, content) = content(refusal, json);
+    let mut response = Response::new(body::text(content));
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if refusal.closes() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    match refusal {
+        Refusal::Redirect(url) => {
+            if let Ok(url) = HeaderValue::from_str(url) {
+                headers.insert(LOCATION, url);
+            }
+        }
+        Refusal::Handshake(Fault::Version) => {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        Refusal::Handshake(Fault::Method) => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        _ => {}
+    }
+    upgrade_required(&mut response);
+    response
+}
+
+/// A 426 says what to upgrade to (RFC 9110 §15.5.22), also one of the backend's, whose `Upgrade` ended here.
+pub(super) fn upgrade_required(response: &mut Response<Body>) {
+    if response.status() == StatusCode::UPGRADE_REQUIRED {
+        let headers = response.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+}
+
+/// The answer to a request that hyper could not read, as bytes. The connection closes with it.
+pub(super) fn raw(refusal: &Refusal) -> Vec<u8> {
+    let (kind, content) = content(refusal, false);
+    let (status, length) = (refusal.status(), content.len());
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{content}"
+    )
+    .into_bytes()
+}
+
+fn content(refusal: &Refusal, json: bool) -> (&'static str, String) {
+    if json {
+        ("application/json", format!("{}\n", serde_json::json!({ "error": refusal.to_string() })))
+    } else {
+        ("text/plain; charset=utf-8", format!("{refusal}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_426_says_what_to_upgrade_to() {
+        for refusal in [Refusal::NoUpgrade, Fault::Version.into(), Fault::NoUpgrade.into(), Fault::NoConnection.into()]
+        {
+            let response = reply(&refusal, false);
+            assert_eq!(response.status(), 426, "{refusal}");
+            assert_eq!(response.headers()[UPGRADE], "websocket");
+            assert_eq!(response.headers()[CONNECTION], "Upgrade");
+        }
+        assert_eq!(reply(&Fault::Version.into(), false).headers()[SEC_WEBSOCKET_VERSION], "13");
+    }
+
+    #[test]
+    fn json_is_for_those_who_ask() {
+        let accept = |value| wants_json(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]));
+        assert!(accept("application/json"));
+        assert!(accept("text/html, Application/JSON; q=0.9"));
+        assert!(!accept("*/*") && !accept("text/html"));
+        assert_eq!(content(&Refusal::NotFound, true).1, "{\"error\":\"no route matches\"}\n");
+    }
+
+    #[test]
+    fn what_hyper_cannot_read_is_answered_in_full() {
+        let raw = String::from_utf8(raw(&Refusal::TransferCoding)).unwrap();
+        assert!(raw.starts_with("HTTP/1.1 501 Not Implemented\r\n"), "{raw}");
+        assert!(raw.ends_with("\r\n\r\nchunked is the only transfer coding served, and once only\n"), "{raw}");
+    }
+}

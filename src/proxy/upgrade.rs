@@ -1,0 +1,162 @@
+//! The handshake with the backend, on a connection of its own that never goes to the pool.
+
+use std::future::poll_fn;
+
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SET_COOKIE,
+        TE, UPGRADE,
+    },
+};
+use hyper::{body::Incoming, client::conn::http1::Connection};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{
+    body::{self, Body, Guarded},
+    dial::{DialError, dial},
+    error::Refusal,
+    forward,
+    handshake::{accept_of, check_switch},
+    pool::{self, unreachable},
+    service::Routed,
+    tunnel::{Opening, TunnelLimits},
+};
+use crate::table::Endpoint;
+
+/// What came of a handshake.
+pub(super) enum Outcome {
+    /// The 101 for the client, and the tunnel to open behind it.
+    Switched(Response<Body>, Box<Opening>),
+    /// Any other answer, which is the client's to see. The connection stays one for HTTP.
+    Answered(Response<Body>),
+}
+
+/// Passes a handshake on, to the first endpoint that takes the connection.
+pub(super) async fn upgrade(routed: Routed, request: Request<Body>) -> Result<Outcome, Refusal> {
+    match routed.rule.timeouts.handshake {
+        Some(limit) => tokio::time::timeout_at(routed.started + limit, attempt(routed, request))
+            .await
+            .unwrap_or(Err(Refusal::HandshakeTimeout)),
+        None => attempt(routed, request).await,
+    }
+}
+
+async fn attempt(mut routed: Routed, mut request: Request<Body>) -> Result<Outcome, Refusal> {
+    let key = prepare(request.headers_mut());
+    let mut last = DialError::Failed;
+    while let Some((endpoint, in_use)) = routed.pick() {
+        let stream = match dial(&endpoint, routed.rule.timeouts.backend_connect).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                last = error;
+                continue;
+            }
+        };
+        // From here on, something of the request may have been sent: no other endpoint may see it.
+        return match exchange(stream, request).await? {
+            Exchanged::Answered(mut response) => {
+                forward::answer_fields(response.headers_mut());
+                let response = routed.sign(response, &endpoint);
+                Ok(Outcome::Answered(response.map(|body| Body::new(Guarded::new(body, in_use)))))
+            }
+            Exchanged::Switched(response, stream, early) => {
+                check_switch(response.headers(), key.as_bytes())?;
+                let response = routed.sign(switched(response, &key), &endpoint);
+                let opening = opening(&routed, &endpoint, stream, early, in_use);
+                Ok(Outcome::Switched(response, Box::new(opening)))
+            }
+        };
+    }
+    Err(unreachable(&last, routed.candidates.service()))
+}
+
+fn opening(
+    routed: &Routed,
+    endpoint: &Endpoint,
+    backend: TcpStream,
+    early: bytes::Bytes,
+    in_use: crate::table::InUse,
+) -> Opening {
+    let settings = &routed.proxy.settings;
+    let limits = TunnelLimits::new(&routed.rule.timeouts, settings.half_closed_timeout, settings.linger_timeout);
+    Opening { backend, early, names: routed.names(endpoint), limits, in_use }
+}
+
+/// Makes the request our own handshake (RFC 6455 §4.1). The key is the client's: it proves to the client that the
+/// backend has understood, not just we.
+fn prepare(headers: &mut HeaderMap) -> HeaderValue {
+    let key = headers.get(SEC_WEBSOCKET_KEY).cloned().expect("a request without a key is no upgrade");
+    forward::strip(headers);
+    for name in [CONTENT_LENGTH, EXPECT, TE] {
+        headers.remove(name);
+    }
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    headers.insert(SEC_WEBSOCKET_KEY, key.clone());
+    key
+}
+
+/// The client's 101: ours for this hop, with what the backend says to the client itself.
+fn switched(mut response: Response<Incoming>, key: &HeaderValue) -> Response<Body> {
+    let headers = response.headers_mut();
+    forward::answer_fields(headers);
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    let accept = HeaderValue::from_str(&accept_of(key.as_bytes())).expect("base64 is a field value");
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response.map(|_| body::empty())
+}
+
+enum Exchanged {
+    Switched(Response<Incoming>, TcpStream, bytes::Bytes),
+    Answered(Response<Incoming>),
+}
+
+type BackendConnection = Connection<TokioIo<TcpStream>, Body>;
+
+/// Sends the request and reads the head of the answer; interim ones (100, 103) are none. The connection is driven
+/// here rather than by a task, so that a client that goes away takes it with it.
+async fn exchange(stream: TcpStream, request: Request<Body>) -> Result<Exchanged, Refusal> {
+    let handshake = pool::client().handshake(TokioIo::new(stream)).await;
+    let (mut sender, mut connection) = handshake.map_err(|_| Refusal::BadAnswer)?;
+    let sending = sender.send_request(request);
+    tokio::pin!(sending);
+    let mut finished = false;
+    let response = loop {
+        tokio::select! {
+            response = &mut sending => break response.map_err(|_| Refusal::BadAnswer)?,
+            _ = poll_fn(|cx| connection.poll_without_shutdown(cx)), if !finished => finished = true,
+        }
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if !finished {
+            tokio::spawn(connection);
+        }
+        return Ok(Exchanged::Answered(response));
+    }
+    if !finished {
+        poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(|_| Refusal::BadAnswer)?;
+    }
+    Ok(into_tunnel(response, connection))
+}
+
+fn into_tunnel(response: Response<Incoming>, connection: BackendConnection) -> Exchanged {
+    let parts = connection.into_parts();
+    // Copied, since what hyper gives pins its whole buffer.
+    let early = bytes::Bytes::copy_from_slice(&parts.read_buf);
+    Exchanged::Switched(response, parts.io.into_inner(), early)
+}
+
+impl Routed {
+    /// Adds the session cookie where the client needs a new one.
+    pub(super) fn sign<B>(&self, mut response: Response<B>, endpoint: &Endpoint) -> Response<B> {
+        if let Some(cookie) = self.sticky.as_ref().and_then(|sticky| sticky.cookie(&endpoint.id)) {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+        response
+    }
+}

@@ -1,0 +1,189 @@
+//! One file: its documents, the objects in them, and what is wrong.
+
+use std::{collections::HashSet, fmt, mem, path::Path, sync::Arc};
+
+use serde_json::Value;
+
+use super::{
+    kind::{self, Kind, Meaning},
+    metadata,
+    object::{self, Object},
+    position::{Positions, entry, is_within, join},
+    schema::{RouteSchema, Violation},
+    yaml::{self, Document, Fault, Syntax},
+};
+use crate::table::ObjectName;
+
+/// Something wrong with a file; printed as `file:line: field: message`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileProblem {
+    /// The file, or the path that was to be read.
+    pub path: Arc<Path>,
+    /// The line, counted from 1; 0 where the problem is not in the text.
+    pub line: usize,
+    /// The field, such as `spec.rules[0].backendRefs[1].port`; may be empty.
+    pub field: String,
+    /// What is wrong, and how to mend it.
+    pub message: String,
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Where an object is written.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) path: Arc<Path>,
+    /// Where it stands in its document: `items[3]`, or empty.
+    pub(super) prefix: Arc<str>,
+    pub(super) positions: Arc<Positions>,
+}
+
+impl Place {
+    pub(super) fn line(&self, field: &str) -> usize {
+        self.positions.line(&join(&self.prefix, field))
+    }
+}
+
+/// An object and where it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    pub(super) kind: Kind,
+    pub(super) name: ObjectName,
+    pub(super) object: Object,
+    pub(super) place: Place,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) objects: Vec<Written>,
+    pub(super) problems: Vec<FileProblem>,
+}
+
+/// Reads the text of a file.
+pub(super) fn read(path: &Arc<Path>, bytes: &[u8], schema: &RouteSchema) -> Contents {
+    let mut reader = Reader { path, schema, contents: Contents { objects: Vec::new(), problems: Vec::new() } };
+    let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let syntax = if is_json { Syntax::Json } else { Syntax::Yaml };
+    match std::str::from_utf8(bytes) {
+        Ok(text) => yaml::documents(text, syntax).into_iter().for_each(|document| reader.document(document)),
+        Err(error) => {
+            let line = 1 + String::from_utf8_lossy(&bytes[..error.valid_up_to()]).matches('\n').count();
+            reader.fault(Fault { line, field: String::new(), message: "is not UTF-8 text".into() });
+        }
+    }
+    let mut contents = reader.contents;
+    contents.problems.sort();
+    contents.problems.dedup();
+    contents
+}
+
+struct Reader<'a> {
+    path: &'a Arc<Path>,
+    schema: &'a RouteSchema,
+    contents: Contents,
+}
+
+/// A document that is being taken apart.
+struct Parts {
+    positions: Arc<Positions>,
+    faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: Result<Document, Vec<Fault>>) {
+        let mut document = match document {
+            Ok(document) => document,
+            Err(faults) => return faults.into_iter().for_each(|fault| self.fault(fault)),
+        };
+        let value = document.take_value();
+        let mut parts = Parts { positions: Arc::new(document.positions), faults: document.faults };
+        if value.is_object() {
+            self.value(value, "", None, &mut parts);
+        } else if !value.is_null() {
+            let line = parts.positions.line("");
+            self.fault(Fault { line, field: String::new(), message: "is no Kubernetes object".into() });
+        }
+        parts.faults.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    fn value(&mut self, mut value: Value, prefix: &str, item_kind: Option<&'static str>, parts: &mut Parts) {
+        if let (Some(kind), Some(fields)) = (item_kind, value.as_object_mut()) {
+            fields.entry("kind").or_insert_with(|| kind.into());
+        }
+        match kind::meaning(&value) {
+            Meaning::Read(kind) => self.object(kind, value, prefix, parts),
+            Meaning::List(item_kind) => self.list(value, prefix, item_kind, parts),
+            Meaning::PassedOver => {
+                tracing::debug!(file = %self.path.display(), kind = %value["kind"], "passed over");
+                // How it is written is the affair of whoever reads it.
+                parts.faults.retain(|fault| !is_within(&fault.field, prefix));
+            }
+            Meaning::Wrong(violation) => self.violation(&violation, prefix, &parts.positions),
+        }
+    }
+
+    fn list(&mut self, mut value: Value, prefix: &str, item_kind: Option<&'static str>, parts: &mut Parts) {
+        let version = value["apiVersion"].clone();
+        let items = value.get_mut("items").map(mem::take).unwrap_or_default();
+        let Value::Array(items) = items else {
+            let violation = Violation { field: "items".into(), message: "must be a list of objects".into() };
+            return self.violation(&violation, prefix, &parts.positions);
+        };
+        for (index, mut item) in items.into_iter().enumerate() {
+            if let (true, Some(fields)) = (item_kind.is_some(), item.as_object_mut()) {
+                fields.entry("apiVersion").or_insert_with(|| version.clone());
+            }
+            self.value(item, &entry(&join(prefix, "items"), index), item_kind, parts);
+        }
+    }
+
+    fn object(&mut self, kind: Kind, value: Value, prefix: &str, parts: &Parts) {
+        let (name, mut violations) = metadata::read(&value, kind);
+        let Some(name) = name else {
+            return violations.iter().for_each(|violation| self.violation(violation, prefix, &parts.positions));
+        };
+        let miswritten = violations_within(&parts.faults, prefix);
+        violations.splice(0..0, miswritten.iter().cloned());
+        let (object, violations) = object::object(kind, &name, value, violations, self.schema);
+        // What is miswritten is told by the document, with the lines that it was found on; what else seems wrong with
+        // such a field follows from that.
+        let follows = |violation: &Violation| miswritten.iter().any(|earlier| earlier.field == violation.field);
+        for violation in violations.iter().filter(|violation| !follows(violation)) {
+            self.violation(violation, prefix, &parts.positions);
+        }
+        let place = Place { path: self.path.clone(), prefix: prefix.into(), positions: parts.positions.clone() };
+        self.contents.objects.extend(object.map(|object| Written { kind, name, object, place }));
+    }
+
+    fn violation(&mut self, violation: &Violation, prefix: &str, positions: &Positions) {
+        let field = join(prefix, &violation.field);
+        self.fault(Fault { line: positions.line(&field), field, message: violation.message.clone() });
+    }
+
+    fn fault(&mut self, Fault { line, field, message }: Fault) {
+        self.contents.problems.push(FileProblem { path: self.path.clone(), line, field, message });
+    }
+}
+
+/// What is wrong with the writing of an object, in terms of its own fields.
+fn violations_within(faults: &[Fault], prefix: &str) -> Vec<Violation> {
+    let within = faults.iter().filter(|fault| is_within(&fault.field, prefix));
+    let own_field = |field: &str| field[prefix.len()..].trim_start_matches('.').to_owned();
+    let mut seen = HashSet::new();
+    within
+        .filter(|fault| seen.insert((&fault.field, &fault.message)))
+        .map(|fault| Violation { field: own_field(&fault.field), message: fault.message.clone() })
+        .collect()
+}

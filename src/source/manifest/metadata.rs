@@ -1,0 +1,55 @@
+//! Names of objects, and what an API server checks of their metadata.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
+
+use super::{kind::Kind, schema::Violation, typed};
+use crate::{compile::object_name, table::ObjectName};
+
+/// The name of an object, and what is wrong with its metadata. Without a usable name there is no object.
+pub(super) fn read(value: &Value, kind: Kind) -> (Option<ObjectName>, Vec<Violation>) {
+    let metadata = match value.get("metadata").filter(|metadata| !metadata.is_null()) {
+        Some(metadata) => typed::read(metadata, "metadata"),
+        None => Ok(ObjectMeta::default()),
+    };
+    let metadata: ObjectMeta = match metadata {
+        Ok(metadata) => metadata,
+        Err(violations) => return (lenient_name(value), violations),
+    };
+    let mut violations = Vec::new();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    if name.is_empty() {
+        violations.push(Violation { field: "metadata.name".into(), message: "required, but missing".into() });
+        return (None, violations);
+    }
+    // A Service's name is a label in DNS names; those of the others are only ever paths.
+    let is_right = if kind == Kind::Service { is_label(name) } else { is_subdomain(name) };
+    if !is_right {
+        let message = format!("{name:?} must be a DNS name: lower-case letters, digits and -");
+        violations.push(Violation { field: "metadata.name".into(), message });
+    }
+    if let Some(namespace) = metadata.namespace.as_deref().filter(|namespace| !is_label(namespace)) {
+        let message = format!("{namespace:?} must be a DNS label: lower-case letters, digits and -");
+        violations.push(Violation { field: "metadata.namespace".into(), message });
+    }
+    (Some(object_name(&metadata)), violations)
+}
+
+fn lenient_name(value: &Value) -> Option<ObjectName> {
+    let metadata = &value["metadata"];
+    let name = metadata["name"].as_str().filter(|name| !name.is_empty())?;
+    Some(ObjectName::new(metadata["namespace"].as_str().unwrap_or("default"), name))
+}
+
+fn is_label(name: &str) -> bool {
+    let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(is_inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+fn is_subdomain(name: &str) -> bool {
+    let is_part = |part: &str| {
+        let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        !part.is_empty() && part.bytes().all(is_inner) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_part)
+}

@@ -1,0 +1,218 @@
+//! Kubernetes manifests without a cluster: files in, view and problems out.
+//!
+//! The reader gives the verdicts that an API server would give under strict validation, from the same CRD, and names
+//! the file and the line of each.
+
+mod builtin;
+mod file;
+mod kind;
+mod metadata;
+mod object;
+mod position;
+mod scalar;
+mod schema;
+mod tree;
+mod typed;
+mod walk;
+mod yaml;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use file::FileProblem;
+pub use kind::Kind;
+pub use scalar::ambiguity;
+pub use yaml::whole_numbers;
+
+use crate::{api::RouteObject, compile::ClusterView, table::ObjectName};
+use file::{Contents, Place, Written};
+use object::Object;
+use schema::RouteSchema;
+
+/// No object of the API is larger than a few MiB.
+const MAX_FILE_SIZE: u64 = 64 << 20;
+
+/// All that a set of paths holds.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    view: ClusterView,
+    problems: Arc<[FileProblem]>,
+    files: BTreeMap<Arc<Path>, Arc<File>>,
+    places: HashMap<(Kind, ObjectName), Written>,
+}
+
+/// A file as it was read.
+#[derive(Debug)]
+struct File {
+    bytes: Vec<u8>,
+    contents: Contents,
+}
+
+/// Reads manifests. Making one compiles the schema, so one is kept for many reads.
+pub struct Reader {
+    schema: RouteSchema,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Reader {
+    /// A reader with the rules of this version's CRD.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { schema: RouteSchema::new() }
+    }
+
+    /// Reads all manifests in files and directories. What has not changed since `previous` is taken from it.
+    ///
+    /// This never fails: what cannot be read is a problem, and the rest is there.
+    #[must_use]
+    pub fn read(&self, paths: &[PathBuf], previous: &Manifests) -> Manifests {
+        let mut manifests = Manifests::default();
+        let mut problems = Vec::new();
+        for path in paths {
+            let (files, unlisted) = tree::files(path);
+            problems.extend(unlisted);
+            for path in files {
+                match self.file(&path, previous) {
+                    Ok(file) => drop(manifests.files.insert(Arc::from(path), file)),
+                    // Gone since it was listed: another read follows.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => problems.push(tree::unreadable(&path, &error)),
+                }
+            }
+        }
+        manifests.assemble(problems, previous);
+        manifests
+    }
+
+    fn file(&self, path: &Path, previous: &Manifests) -> io::Result<Arc<File>> {
+        if fs::metadata(path)?.len() > MAX_FILE_SIZE {
+            return Err(io::Error::other("is too large for a manifest"));
+        }
+        let bytes = fs::read(path)?;
+        match previous.files.get(path) {
+            Some(file) if file.bytes == bytes => Ok(file.clone()),
+            _ => {
+                let contents = file::read(&Arc::from(path), &bytes, &self.schema);
+                Ok(Arc::new(File { bytes, contents }))
+            }
+        }
+    }
+}
+
+impl Manifests {
+    /// The objects. Those that were the same in the previous read are the same `Arc`s.
+    #[must_use]
+    pub fn view(&self) -> &ClusterView {
+        &self.view
+    }
+
+    /// What is wrong, in the order of files and lines.
+    #[must_use]
+    pub fn problems(&self) -> &Arc<[FileProblem]> {
+        &self.problems
+    }
+
+    /// How many files were read.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The file and the line of a field of an object, or of the nearest field around it that is written.
+    #[must_use]
+    pub fn locate(&self, kind: Kind, name: &ObjectName, field: &str) -> Option<(PathBuf, usize)> {
+        let Place { path, .. } = self.place(kind, name)?;
+        Some((path.to_path_buf(), self.place(kind, name)?.line(field)))
+    }
+
+    /// A problem with a field of an object, at its place.
+    #[must_use]
+    pub fn problem(&self, kind: Kind, name: &ObjectName, field: &str, message: &str) -> Option<FileProblem> {
+        let place = self.place(kind, name)?;
+        let field = position::join(&place.prefix, field);
+        let line = place.positions.line(&field);
+        Some(FileProblem { path: place.path.clone(), line, field, message: message.to_owned() })
+    }
+
+    /// Whether both hold the same objects.
+    #[must_use]
+    pub fn same_objects(&self, other: &Self) -> bool {
+        let is_there =
+            |(key, written): (_, &Written)| other.places.get(key).is_some_and(|there| there.object.is(&written.object));
+        self.places.len() == other.places.len() && self.places.iter().all(is_there)
+    }
+
+    /// A route, readable or not.
+    #[must_use]
+    pub fn route(&self, name: &ObjectName) -> Option<&Arc<RouteObject>> {
+        match &self.places.get(&(Kind::WebSocketRoute, name.clone()))?.object {
+            Object::Route(route) => Some(route),
+            _ => None,
+        }
+    }
+
+    fn place(&self, kind: Kind, name: &ObjectName) -> Option<&Place> {
+        // The key owns its name, so a borrowed one has to be cloned: two counters.
+        self.places.get(&(kind, name.clone())).map(|written| &written.place)
+    }
+
+    fn assemble(&mut self, mut problems: Vec<FileProblem>, previous: &Self) {
+        let files: Vec<_> = self.files.values().cloned().collect();
+        for file in files {
+            problems.extend(file.contents.problems.iter().cloned());
+            for written in &file.contents.objects {
+                problems.extend(self.add(written.clone(), previous));
+            }
+        }
+        problems.sort();
+        problems.dedup();
+        self.problems = problems.into();
+        self.view = view(&self.places);
+    }
+
+    /// The first object of a name counts; another one is a problem.
+    fn add(&mut self, mut written: Written, previous: &Self) -> Option<FileProblem> {
+        let key = (written.kind, written.name.clone());
+        if let Some(first) = self.places.get(&key) {
+            let Place { path, .. } = &written.place;
+            let (there, line) = (first.place.path.display(), first.place.line(""));
+            let message = format!("{} {} is there already, at {there}:{line}", written.kind, written.name);
+            let field = position::join(&written.place.prefix, "metadata.name");
+            let line = written.place.positions.line(&field);
+            return Some(FileProblem { path: path.clone(), line, field, message });
+        }
+        if let Some(before) = previous.places.get(&key).filter(|before| before.object.equals(&written.object)) {
+            written.object = before.object.clone();
+        }
+        self.places.insert(key, written);
+        None
+    }
+}
+
+fn view(places: &HashMap<(Kind, ObjectName), Written>) -> ClusterView {
+    let mut sorted: Vec<_> = places.values().collect();
+    sorted.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
+    let mut view = ClusterView::default();
+    for Written { name, object, .. } in sorted {
+        match object {
+            Object::Route(route) => view.routes.push(route.clone()),
+            Object::Service(service) => drop(view.services.insert(name.clone(), service.clone())),
+            Object::Secret(secret) => drop(view.secrets.insert(name.clone(), secret.clone())),
+            Object::Slice(slice) => {
+                if let Some(service) = slice.service() {
+                    view.slices.entry(service).or_default().push(slice.clone());
+                }
+            }
+        }
+    }
+    view
+}

@@ -1,0 +1,86 @@
+//! The files of a directory that hold manifests.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::file::FileProblem;
+
+/// Deeper than people nest, and far from any limit of the system.
+const MAX_DEPTH: usize = 32;
+
+/// The files below a path in the order of their names, and what could not be listed. A path that is a file stands for
+/// itself, whatever its name.
+pub(super) fn files(root: &Path) -> (Vec<PathBuf>, Vec<FileProblem>) {
+    let mut walk = Walk::default();
+    match fs::metadata(root) {
+        Ok(metadata) if metadata.is_dir() => walk.directory(root, 0),
+        Ok(_) => walk.files.push(root.to_owned()),
+        Err(error) => walk.problem(root, &error),
+    }
+    (walk.files, walk.problems)
+}
+
+#[derive(Default)]
+struct Walk {
+    files: Vec<PathBuf>,
+    problems: Vec<FileProblem>,
+}
+
+impl Walk {
+    fn directory(&mut self, path: &Path, depth: usize) {
+        let listed = fs::read_dir(path)
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>());
+        match listed {
+            Ok(mut paths) => {
+                paths.sort();
+                paths.into_iter().filter(|path| !is_hidden(path)).for_each(|path| self.entry(path, depth));
+            }
+            Err(error) => self.problem(path, &error),
+        }
+    }
+
+    /// Links are followed: a mounted ConfigMap is links into a hidden directory, which is swapped as a whole.
+    fn entry(&mut self, path: PathBuf, depth: usize) {
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() && depth < MAX_DEPTH => self.directory(&path, depth + 1),
+            Ok(metadata) if metadata.is_dir() => {
+                self.problem(&path, &io::Error::other("directories are nested too deep, or in a circle"));
+            }
+            Ok(metadata) => self.files.extend((metadata.is_file() && is_manifest(&path)).then_some(path)),
+            Err(error) => {
+                // Gone since it was listed: there is nothing to tell. A link to nothing stays, and is told.
+                if is_manifest(&path) && fs::symlink_metadata(&path).is_ok() {
+                    self.problem(&path, &error);
+                }
+            }
+        }
+    }
+
+    fn problem(&mut self, path: &Path, error: &io::Error) {
+        self.problems.push(unreadable(path, error));
+    }
+}
+
+/// A path that cannot be read.
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> FileProblem {
+    let message = match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file or directory".into(),
+        _ => error.to_string(),
+    };
+    FileProblem { path: Arc::from(path), line: 0, field: String::new(), message }
+}
+
+/// Hidden are what editors keep beside a file, and the directories behind a mounted ConfigMap.
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// `chat.yaml~`, `#chat.yaml#` and `4913` are none.
+fn is_manifest(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    matches!(extension.as_deref(), Some("yaml" | "yml" | "json"))
+}

@@ -1,0 +1,163 @@
+//! Follows the events of a document: where its fields stand, and what a plain tree no longer shows.
+
+use std::collections::HashSet;
+
+use saphyr_parser::{Event, ScalarStyle, Span, Tag};
+
+use super::{
+    position::{Positions, child, entry},
+    scalar,
+    yaml::{Fault, Syntax},
+};
+
+/// The other parser allows a little more; people do not come near it.
+const MAX_DEPTH: usize = 100;
+/// The longest key that YAML allows on one line.
+const MAX_KEY_LENGTH: usize = 1024;
+
+/// Follows the events of a document.
+#[derive(Default)]
+pub(super) struct Walk {
+    syntax: Syntax,
+    lines_before: usize,
+    documents: usize,
+    frames: Vec<Frame>,
+    pub(super) positions: Positions,
+    pub(super) faults: Vec<Fault>,
+}
+
+/// What the walk is in the middle of.
+enum Frame {
+    Map { path: String, seen: HashSet<String>, key: Option<String> },
+    List { path: String, next: usize },
+}
+
+/// What a node is to the node that holds it.
+enum Place {
+    Key,
+    Value(String),
+}
+
+impl Walk {
+    /// A walk through a document that begins after so many lines of its file.
+    pub(super) fn new(syntax: Syntax, lines_before: usize) -> Self {
+        Self { syntax, lines_before, ..Self::default() }
+    }
+
+    /// Takes the next event.
+    pub(super) fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
+        let line = self.lines_before + span.start.line();
+        match event {
+            Event::DocumentStart(_) => self.document_start(line)?,
+            Event::Scalar(text, style, _, tag) => self.scalar(&text, style, tag.as_deref(), line)?,
+            Event::Alias(_) => drop(self.container_place(line)?),
+            Event::SequenceStart(_, tag) => {
+                let path = self.container_place(line)?;
+                self.tag(tag.as_deref(), &path, line);
+                self.frames.push(Frame::List { path, next: 0 });
+            }
+            Event::MappingStart(_, tag) => {
+                let path = self.container_place(line)?;
+                self.tag(tag.as_deref(), &path, line);
+                self.frames.push(Frame::Map { path, seen: HashSet::new(), key: None });
+            }
+            Event::SequenceEnd | Event::MappingEnd => drop(self.frames.pop()),
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+        }
+        Ok(())
+    }
+
+    fn document_start(&mut self, line: usize) -> Result<(), Fault> {
+        self.documents += 1;
+        if self.documents == 1 {
+            return Ok(());
+        }
+        Err(Fault { line, field: String::new(), message: "write --- before the next document".into() })
+    }
+
+    /// Where the node that begins now belongs.
+    fn place(&mut self, line: usize) -> Place {
+        let path = match self.frames.last_mut() {
+            None => String::new(),
+            Some(Frame::List { path, next }) => {
+                *next += 1;
+                entry(path, *next - 1)
+            }
+            Some(Frame::Map { path, key, .. }) => match key.take() {
+                None => return Place::Key,
+                Some(key) => return Place::Value(child(path, &key)),
+            },
+        };
+        self.positions.note(path.clone(), line);
+        Place::Value(path)
+    }
+
+    /// The same for what cannot be a key in JSON, which all of it must become.
+    fn container_place(&mut self, line: usize) -> Result<String, Fault> {
+        match self.place(line) {
+            Place::Value(_) if self.frames.len() > MAX_DEPTH => {
+                Err(Fault { line, field: String::new(), message: "is nested too deep".into() })
+            }
+            Place::Value(path) => Ok(path),
+            Place::Key => Err(self.fault(line, "", "a key must be written out as text".into())),
+        }
+    }
+
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) -> Result<(), Fault> {
+        let path = match self.place(line) {
+            Place::Value(path) => path,
+            Place::Key if text.len() > MAX_KEY_LENGTH => {
+                return Err(self.fault(line, "", format!("a key is longer than {MAX_KEY_LENGTH} bytes")));
+            }
+            Place::Key => self.key(text, line),
+        };
+        self.tag(tag, &path, line);
+        let is_plain = style == ScalarStyle::Plain && tag.is_none() && self.syntax == Syntax::Yaml;
+        if let Some(kind) = is_plain.then(|| scalar::ambiguity(text)).flatten() {
+            let mending = match kind {
+                "a boolean" => "write true or false, or quote it",
+                "a number" => "write it as a plain number, or quote it",
+                _ => "quote it, or write out what it stands for",
+            };
+            let message = format!("{text} is {kind} in one of YAML 1.1 and 1.2 but not in the other: {mending}");
+            let fault = self.fault(line, &path, message);
+            self.faults.push(fault);
+        }
+        Ok(())
+    }
+
+    fn key(&mut self, text: &str, line: usize) -> String {
+        let Some(Frame::Map { path, seen, key }) = self.frames.last_mut() else { return String::new() };
+        *key = Some(text.to_owned());
+        let path = child(path, text);
+        if seen.insert(text.to_owned()) {
+            self.positions.note(path.clone(), line);
+        } else {
+            let first = self.positions.exact(&path).unwrap_or(line);
+            let fault = self.fault(line, &path, format!("is there already, on line {first}"));
+            self.faults.push(fault);
+        }
+        path
+    }
+
+    fn tag(&mut self, tag: Option<&Tag>, path: &str, line: usize) {
+        let Some(tag) = tag else { return };
+        let known = matches!(&*tag.suffix, "str" | "int" | "float" | "bool" | "null" | "map" | "seq");
+        if !(tag.is_yaml_core_schema() && known) {
+            let fault = self.fault(line, path, format!("the tag {tag} means nothing here: leave it out"));
+            self.faults.push(fault);
+        }
+    }
+
+    fn fault(&self, line: usize, field: &str, message: String) -> Fault {
+        let field = if field.is_empty() { self.innermost() } else { field };
+        Fault { line, field: field.to_owned(), message }
+    }
+
+    fn innermost(&self) -> &str {
+        match self.frames.last() {
+            Some(Frame::Map { path, .. } | Frame::List { path, .. }) => path,
+            None => "",
+        }
+    }
+}

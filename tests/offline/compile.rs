@@ -1,0 +1,166 @@
+//! Golden files for the compiler: `tests/golden/compile/NAME.in.yaml` gives `NAME.out.yaml`, the table and every
+//! verdict. `BLESS=1` rewrites them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::golden;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use switchyard::{
+    api::RouteObject,
+    compile::{
+        ClusterView, Compiled, Memory, Problem, SecretObject, ServiceObject, Settings, SliceObject, Verdict,
+        VerdictCondition, compile, object_name,
+    },
+    table::{Backend, HostClaims, Rule, WeightedBackend},
+};
+
+/// 2026-12-01: between the ends of the certificates in the golden files.
+const NOW: Duration = Duration::from_secs(1_796_083_200);
+
+#[test]
+fn every_view_compiles_to_its_golden_table_and_verdicts() {
+    let mut cases = 0;
+    for input in golden::files("compile") {
+        let Some(name) = input.to_str().unwrap().strip_suffix(".in.yaml") else { continue };
+        let compiled = compile_twice(&read(&input));
+        let text = serde_yaml::to_string(&Golden::of(&compiled)).unwrap();
+        golden::assert_same(Path::new(&format!("{name}.out.yaml")), &text);
+        cases += 1;
+    }
+    assert!(cases >= 10, "only {cases} golden files were found");
+}
+
+#[test]
+fn every_golden_output_has_its_input() {
+    for path in golden::files("compile") {
+        let path = path.to_str().unwrap();
+        if let Some(name) = path.strip_suffix(".out.yaml") {
+            assert!(Path::new(&format!("{name}.in.yaml")).exists(), "{path} is an orphan");
+        }
+    }
+}
+
+/// Compiles a view, and again with what the first build left behind, which must make no difference.
+fn compile_twice(view: &ClusterView) -> Compiled {
+    let settings = Settings { class: "switchyard".into(), allow_shared_hostnames: false, default_certificate: None };
+    let mut memory = Memory::default();
+    let first = compile(view, &settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
+    let second = compile(view, &settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
+    assert_eq!(first.table, second.table);
+    assert_eq!(first.verdicts, second.verdicts);
+    second
+}
+
+/// Reads objects as the API server would give them, without its validation: a store may hold what a schema refuses.
+fn read(path: &Path) -> ClusterView {
+    let mut view = ClusterView::default();
+    for document in serde_yaml::Deserializer::from_str(&fs::read_to_string(path).unwrap()) {
+        let value = Value::deserialize(document).unwrap();
+        match value["kind"].as_str() {
+            Some("WebSocketRoute") => view.routes.push(Arc::new(parse::<RouteObject>(value))),
+            Some("Service") => {
+                let service: ServiceObject = parse(value);
+                view.services.insert(object_name(&service.metadata), Arc::new(service));
+            }
+            Some("EndpointSlice") => {
+                let slice: SliceObject = parse(value);
+                view.slices.entry(slice.service().unwrap()).or_default().push(Arc::new(slice));
+            }
+            Some("Secret") => {
+                let secret: SecretObject = parse(value);
+                view.secrets.insert(object_name(&secret.metadata), Arc::new(secret));
+            }
+            other => panic!("{}: kind {other:?}", path.display()),
+        }
+    }
+    view
+}
+
+fn parse<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+#[derive(Serialize)]
+struct Golden {
+    table: BTreeMap<String, Vec<String>>,
+    rules: BTreeMap<String, Vec<String>>,
+    verdicts: BTreeMap<String, Vec<String>>,
+}
+
+impl Golden {
+    fn of(compiled: &Compiled) -> Self {
+        let verdicts = &compiled.verdicts;
+        Self {
+            table: compiled.table.hosts().map(|claims| (claims.host.to_string(), host(&claims))).collect(),
+            rules: verdicts.iter().flat_map(|verdict| verdict.rules.iter()).map(|one| (title(one), rule(one))).collect(),
+            verdicts: verdicts.iter().map(|one| (one.route.to_string(), verdict(one))).collect(),
+        }
+    }
+}
+
+fn host(claims: &HostClaims<'_>) -> Vec<String> {
+    let tls = claims.tls.map(|tls| {
+        let identity = tls.identity.as_ref().map(|identity| {
+            let names = identity.certificates.iter().map(|certificate| certificate.names.join(" "));
+            names.collect::<Vec<_>>().join(", ")
+        });
+        format!("TLS of {}, {:?} without it: {identity:?}", tls.owner, tls.insecure_policy)
+    });
+    let path = |(pattern, rule): &(_, &Arc<Rule>)| match &rule.fault {
+        None => format!("{pattern} -> {}", title(rule)),
+        Some(fault) => format!("{pattern} -> 503, {} is at fault: {fault}", title(rule)),
+    };
+    let unreadable = claims.unreadable.map(|route| format!("otherwise 503: {route} is not readable"));
+    tls.into_iter().chain(claims.paths.iter().map(path)).chain(unreadable).collect()
+}
+
+fn title(rule: &Rule) -> String {
+    format!("{} rule {}", rule.route, rule.name)
+}
+
+fn rule(rule: &Rule) -> Vec<String> {
+    let Rule { route: _, name: _, fault: _, backends, algorithm, timeouts, persistence, non_upgrade } = rule;
+    let mut lines: Vec<_> = backends.iter().flat_map(backend).collect();
+    lines.push(format!("{algorithm:?}, {non_upgrade:?}"));
+    lines.push(format!("{timeouts:?}"));
+    lines.extend(persistence.as_ref().map(|persistence| format!("{persistence:?}")));
+    lines
+}
+
+fn backend(WeightedBackend { weight, target }: &WeightedBackend) -> Vec<String> {
+    match target {
+        Err(why) => vec![format!("{weight} x 503: {why}")],
+        Ok(backend) => {
+            let Backend { service, port, endpoints, turn: _ } = &**backend;
+            let endpoint = |endpoint: &Arc<switchyard::table::Endpoint>| {
+                let addresses: Vec<_> = endpoint.addresses.iter().map(ToString::to_string).collect();
+                format!(
+                    "  {:?} {} = {} at {}",
+                    endpoint.phase,
+                    endpoint.name,
+                    endpoint.id.as_str(),
+                    addresses.join(" ")
+                )
+            };
+            let title = format!("{weight} x {service}:{port}");
+            std::iter::once(title).chain(endpoints.iter().map(endpoint)).collect()
+        }
+    }
+}
+
+fn verdict(verdict: &Verdict) -> Vec<String> {
+    let condition = |condition: &VerdictCondition| {
+        let VerdictCondition { type_, status, reason, message } = condition;
+        format!("{}={status} {}: {message}", type_.as_str(), reason.as_str())
+    };
+    let warning = |Problem { path, message, .. }: &Problem| format!("warning: {path}: {message}");
+    let conditions = verdict.conditions.iter().map(condition);
+    conditions.chain(verdict.warnings.iter().map(warning)).collect()
+}

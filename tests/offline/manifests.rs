@@ -1,0 +1,187 @@
+//! The reader beyond single objects: files as people and programs write them.
+
+use std::fs;
+
+use proptest::prelude::*;
+use switchyard::{
+    api::{BackendRef, PathMatch, PathMatchType, RouteMatch, RouteRule, WebSocketRouteSpec},
+    commands::check,
+    compile::{Problem, Verdict},
+    source::manifest::{Manifests, Reader},
+    table::ObjectName,
+};
+
+use crate::golden;
+
+#[test]
+fn files_as_people_and_kubectl_write_them_are_read() {
+    let reader = Reader::new();
+    for path in golden::files("manifests/good") {
+        let manifests = golden::read(&reader, &path);
+        assert_eq!(golden::without_path(manifests.problems()), [""; 0], "{}", path.display());
+    }
+}
+
+#[test]
+fn files_that_are_wrong_are_told_of_with_their_lines() {
+    let reader = Reader::new();
+    for path in golden::files("manifests/bad") {
+        let problems = golden::without_path(golden::read(&reader, &path).problems());
+        let expected = golden::expectation(&path);
+        assert!(problems.iter().any(|problem| problem.starts_with(&expected)), "{}: {problems:#?}", path.display());
+        assert_eq!(problems.len(), 1, "{}: {problems:#?}", path.display());
+    }
+}
+
+#[test]
+fn a_list_as_kubectl_prints_it_holds_all_its_objects() {
+    let path = golden::root().join("tests/golden/manifests/good/as-kubectl-prints.yaml");
+    let manifests = golden::read(&Reader::new(), &path);
+    let view = manifests.view();
+    let service = ObjectName::new("shop", "chat");
+    assert_eq!(view.services[&service].spec.ports[0].name.as_deref(), Some("ws"));
+    assert_eq!(&*view.slices[&service][0].endpoints[0].addresses[0], "127.0.0.1");
+    let secret = &view.secrets[&ObjectName::new("shop", "chat-tls")];
+    assert_eq!(secret.data.certificate.as_ref().unwrap().0, b"certificate");
+}
+
+#[test]
+fn text_in_a_secret_is_read_and_the_namespace_is_default() {
+    let path = golden::root().join("tests/golden/manifests/good/strings.yaml");
+    let manifests = golden::read(&Reader::new(), &path);
+    let secret = &manifests.view().secrets[&ObjectName::new("default", "chat-tls")];
+    assert_eq!(secret.data.certificate.as_ref().unwrap().0, b"-----BEGIN CERTIFICATE-----\n");
+}
+
+#[test]
+fn only_manifests_are_read_and_subfolders_too() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("a/b")).unwrap();
+    fs::create_dir(folder.path().join(".git")).unwrap();
+    for (file, name) in [("a/b/one.yaml", "one"), ("two.yml", "two"), ("three.JSON", "three")] {
+        let text = format!(
+            r#"{{"apiVersion": "v1", "kind": "Service", "metadata": {{"name": "{name}"}}, "spec": {{"ports": [{{"port": 80}}]}}}}"#
+        );
+        fs::write(folder.path().join(file), text).unwrap();
+    }
+    for ignored in [".one.yaml.swp", ".hidden.yaml", "one.yaml~", "#one.yaml#", "4913", ".git/one.yaml", "README.md"] {
+        fs::write(folder.path().join(ignored), "kind: Nothing").unwrap();
+    }
+    let manifests = Reader::new().read(&[folder.path().to_owned()], &Manifests::default());
+    assert_eq!(golden::without_path(manifests.problems()), [""; 0]);
+    assert_eq!((manifests.files(), manifests.view().services.len()), (3, 3));
+}
+
+#[test]
+fn a_path_that_is_not_there_and_a_file_that_is_no_text_are_problems() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("binary.yaml");
+    fs::write(&binary, b"a: 1\nb: \xff\n").unwrap();
+    let missing = folder.path().join("missing");
+    let manifests = Reader::new().read(&[missing.clone(), binary.clone()], &Manifests::default());
+    let problems: Vec<_> = manifests.problems().iter().map(ToString::to_string).collect();
+    let expected = [
+        format!("{}:2: is not UTF-8 text", binary.display()),
+        format!("{}: there is no such file or directory", missing.display()),
+    ];
+    assert_eq!(problems, expected);
+}
+
+#[test]
+fn what_the_compiler_says_is_told_at_the_field_that_it_names() {
+    let path = golden::root().join("tests/golden/objects/good/several-rules.yaml");
+    let manifests = golden::read(&Reader::new(), &path);
+    let problem = Problem {
+        path: "spec.rules[1].backendRefs[0].port".into(),
+        reason: switchyard::api::ConditionReason::UnknownPort,
+        message: "Service golden/chat has no port 8080".into(),
+    };
+    let verdict = Verdict {
+        route: ObjectName::new("golden", "several-rules"),
+        generation: 0,
+        conditions: Vec::new(),
+        problems: vec![problem],
+        warnings: Vec::new(),
+        hostnames: Vec::new(),
+        rules: Vec::new(),
+    };
+    let problems = check::problems(&manifests, &[verdict]);
+    assert_eq!(
+        golden::without_path(&problems),
+        ["17: spec.rules[1].backendRefs[0].port: Service golden/chat has no port 8080"]
+    );
+}
+
+fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
+    let label = "[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?";
+    let host = "([*][.])?[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?[.]example[.]com";
+    let path = prop_oneof![Just(PathMatchType::Exact), Just(PathMatchType::PathPrefix)];
+    let matches = (path, "/[!-\"$-$&->@-~]{0,20}")
+        .prop_filter("dot segments", |(_, path)| path.split('/').all(|part| part != "." && part != ".."))
+        .prop_map(|(type_, value)| RouteMatch { path: Some(PathMatch { type_, value }) });
+    let backend = (label, 1..=65535, 0..=1_000_000).prop_map(|(name, port, weight)| BackendRef { name, port, weight });
+    let rule = (proptest::collection::vec(matches, 0..4), proptest::collection::vec(backend, 1..4)).prop_map(
+        |(matches, backend_refs)| RouteRule {
+            name: None,
+            matches,
+            backend_refs,
+            timeouts: None,
+            session_persistence: None,
+            load_balancing: None,
+            non_upgrade_requests: None,
+        },
+    );
+    let hostnames = proptest::collection::btree_set(host, 0..4);
+    (hostnames, label, proptest::collection::vec(rule, 1..4)).prop_map(|(hostnames, class_name, rules)| {
+        WebSocketRouteSpec { class_name, hostnames: hostnames.into_iter().collect(), tls: None, rules }
+    })
+}
+
+thread_local! {
+    /// Compiling the schema takes longer than a case.
+    static READER: Reader = Reader::new();
+}
+
+/// Reads a text as the only file there is.
+fn read_text(text: &str) -> Manifests {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("any.yaml");
+    fs::write(&path, text).unwrap();
+    READER.with(|reader| golden::read(reader, &path))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_route_is_read_back_as_it_was_written(spec in route()) {
+        let object = serde_json::json!({
+            "apiVersion": "switchyard.dev/v1alpha1",
+            "kind": "WebSocketRoute",
+            "metadata": { "name": "chat" },
+            "spec": spec,
+        });
+        let manifests = read_text(&serde_yaml::to_string(&object).unwrap());
+        // What serde_yaml writes plainly and YAML 1.1 reads otherwise, such as the name 1e3, is refused with reason.
+        prop_assume!(manifests.problems().iter().all(|problem| !problem.message.contains("quote it")));
+        prop_assert_eq!(golden::without_path(manifests.problems()), Vec::<String>::new());
+        prop_assert_eq!(manifests.view().routes[0].spec.as_ref().unwrap(), &spec);
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in TEXT) {
+        prop_assert!(read_text(&text).view().routes.is_empty());
+    }
+
+    #[test]
+    fn no_change_of_a_good_file_makes_the_reader_panic(at in 0_usize..2000, with in "\\PC{0,3}|\n|\t") {
+        let files = golden::files("manifests/good");
+        let text = fs::read_to_string(&files[at % files.len()]).unwrap();
+        let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap();
+        let manifests = read_text(&format!("{}{with}{}", &text[..at], &text[at..]));
+        prop_assert!(manifests.problems().iter().all(|problem| !problem.message.is_empty()));
+    }
+}
+
+/// What YAML is made of, in any order.
+const TEXT: &str = r"(---\n|[a-z]+:|[ ]{1,4}|- |\n|\[|\{|\}|\]|,|&a |\*a|!!str |\||>|'|\x22|#|\t|%|\PC){0,60}";

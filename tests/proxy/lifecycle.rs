@@ -1,0 +1,241 @@
+//! Tunnels from their opening to their end, and the end of the process.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{SinkExt, StreamExt};
+use switchyard::{
+    observe::metrics::Direction,
+    proxy::Settings,
+    table::{RouteTable, Rule},
+};
+use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use crate::{support::*, upgrade::open};
+
+fn closed(closer: &str, cause: &str, count: u32) -> String {
+    format!(r#"closes_total{{namespace="shop",route="chat",closer="{closer}",cause="{cause}"}} {count}"#)
+}
+
+#[tokio::test]
+async fn a_table_swap_leaves_open_tunnels_alone_and_they_keep_no_old_table_alive() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_table(RouteTable::default());
+    let shared: Arc<Rule> = Arc::new(rule(&[backend.endpoint("a")]));
+    let (weak_rule, weak_backend) =
+        (Arc::downgrade(&shared), Arc::downgrade(shared.backends[0].target.as_ref().unwrap()));
+    let mut old = RouteTable::default();
+    let host = switchyard::table::HostPattern::parse(HOST);
+    old.claim(&host, &switchyard::table::PathPattern::prefix("/"), shared);
+    let old = Arc::new(old);
+    let weak_table = Arc::downgrade(&old);
+    harness.table.publish(old);
+    let (mut client, mut peer) = open(&harness, &backend).await;
+    harness.tunnels(1).await;
+    drop(harness.table.publish(Arc::default()));
+    // The connection's own task ends when it has started the tunnel's.
+    while weak_table.strong_count() + weak_rule.strong_count() + weak_backend.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    client.send("ping").await;
+    peer.expect("ping").await;
+    peer.send("pong").await;
+    client.expect("pong").await;
+    assert_eq!(harness.tunnels.list()[0].bytes(Direction::ToClient), 4);
+}
+
+#[tokio::test]
+async fn who_closes_first_is_the_closer() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let (mut client, mut peer) = open(&harness, &backend).await;
+    assert!(harness.counted(r#"tunnels_open{namespace="shop",route="chat"} 1"#));
+    client.finish().await;
+    assert_eq!(peer.rest().await, "");
+    peer.finish().await;
+    assert_eq!(client.rest().await, "");
+    harness.tunnels(0).await;
+    assert!(harness.counted(&closed("client", "closed", 1)));
+    let (mut client, mut peer) = open(&harness, &backend).await;
+    peer.send("bye").await;
+    peer.finish().await;
+    assert_eq!(client.rest().await, "bye");
+    client.finish().await;
+    harness.tunnels(0).await;
+    assert!(harness.counted(&closed("backend", "closed", 1)));
+    let (client, mut peer) = open(&harness, &backend).await;
+    client.reset();
+    peer.rest().await;
+    harness.tunnels(0).await;
+    assert!(harness.counted(&closed("client", "reset", 1)));
+    let (mut client, peer) = open(&harness, &backend).await;
+    peer.reset();
+    client.rest().await;
+    harness.tunnels(0).await;
+    assert!(harness.counted(&closed("backend", "reset", 1)));
+    assert!(harness.counted(r#"tunnels_open{namespace="shop",route="chat"} 0"#));
+}
+
+#[tokio::test]
+async fn what_one_side_says_before_it_closes_arrives_although_the_other_still_talks() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    for _ in 0..20 {
+        let (mut client, mut peer) = open(&harness, &backend).await;
+        peer.send("last words").await;
+        drop(peer);
+        for _ in 0..5 {
+            client.send("talk").await;
+        }
+        client.expect("last words").await;
+    }
+}
+
+#[tokio::test]
+async fn limits_cut_tunnels_only_where_they_are_set() {
+    let short = Some(Duration::from_millis(60));
+    let cases = [("idle", short, None), ("max_duration", None, short)];
+    for (cause, idle, max_duration) in cases {
+        let backend = RawBackend::bind().await;
+        let mut limited = rule(&[backend.endpoint("a")]);
+        (limited.timeouts.idle, limited.timeouts.max_duration) = (idle, max_duration);
+        let harness = Harness::with_rule(limited);
+        let (mut client, mut peer) = open(&harness, &backend).await;
+        harness.table.publish(table(rule(&[backend.endpoint("a")])).into());
+        let (mut unlimited, mut other) = open(&harness, &backend).await;
+        assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
+        harness.tunnels(1).await;
+        assert!(harness.counted(&closed("proxy", cause, 1)));
+        unlimited.send("still").await;
+        other.expect("still").await;
+    }
+}
+
+#[tokio::test]
+async fn a_half_closed_tunnel_that_falls_silent_ends() {
+    let backend = RawBackend::bind().await;
+    let settings = Settings { half_closed_timeout: Duration::from_millis(60), ..Settings::default() };
+    let harness = Harness::start(table(rule(&[backend.endpoint("a")])), settings);
+    let (mut client, mut peer) = open(&harness, &backend).await;
+    client.finish().await;
+    assert_eq!(peer.rest().await, "");
+    assert_eq!(client.rest().await, "");
+    harness.tunnels(0).await;
+    assert!(harness.counted(&closed("proxy", "half_closed", 1)));
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_the_sender_back() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let (mut client, mut peer) = open(&harness, &backend).await;
+    let chunk = vec![7; 1 << 20];
+    let mut sent = 0;
+    // What the sockets of both hops hold is some megabytes; without back-pressure, this would go on for ever.
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), peer.stream.write(&chunk)).await {
+        sent += written.unwrap();
+        assert!(sent < 256 << 20, "the sender is not held back");
+    }
+    let received = client.bytes(sent).await;
+    assert!(received.iter().all(|byte| *byte == 7));
+}
+
+#[tokio::test]
+async fn large_messages_pass_both_ways_between_real_peers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let harness = Harness::with_rule(rule(&[endpoint("a", listener.local_addr().unwrap())]));
+    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    let echo = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut socket = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await.unwrap();
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_binary() || message.is_text() {
+                socket.send(message).await.unwrap();
+            }
+        }
+    });
+    let stream = tokio::net::TcpStream::connect(harness.http).await.unwrap();
+    let (mut socket, _) =
+        tokio_tungstenite::client_async_with_config(format!("ws://{HOST}/ws"), stream, Some(config)).await.unwrap();
+    let message = Message::binary(vec![3; 16 << 20]);
+    for _ in 0..2 {
+        socket.send(message.clone()).await.unwrap();
+        assert!(soon(socket.next()).await.unwrap().unwrap() == message);
+    }
+    socket.close(None).await.unwrap();
+    while soon(socket.next()).await.is_some() {}
+    soon(echo).await.unwrap();
+}
+
+#[tokio::test]
+async fn frames_pass_untouched() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let (client, peer) = open(&harness, &backend).await;
+    let mut client = WebSocketStream::from_raw_socket(client.stream, Role::Client, None).await;
+    let mut server = WebSocketStream::from_raw_socket(peer.stream, Role::Server, None).await;
+    client.send(Message::text("hello")).await.unwrap();
+    assert_eq!(soon(server.next()).await.unwrap().unwrap(), Message::text("hello"));
+    server.send(Message::Ping("p".into())).await.unwrap();
+    assert_eq!(soon(client.next()).await.unwrap().unwrap(), Message::Ping("p".into()));
+}
+
+#[tokio::test]
+async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
+    let backend = RawBackend::bind().await;
+    let settings = Settings {
+        shutdown_delay: Duration::from_millis(300),
+        drain_window: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let mut harness = Harness::start(table(rule(&[backend.endpoint("a")])), settings);
+    let (mut client, mut peer) = open(&harness, &backend).await;
+    let mut slow = harness.client().await;
+    slow.send(get("/slow", "")).await;
+    let mut answering = backend.accept().await;
+    answering.head().await;
+    harness.stop();
+    // Until it is told to close, a client is served as ever.
+    loop {
+        let mut late = harness.client().await;
+        late.send(get("/", "")).await;
+        let _peer = backend.answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        let head = late.head().await;
+        assert_eq!(head.status(), 200);
+        if head.field("connection") == Some("close") {
+            assert_eq!(late.rest().await, "");
+            break;
+        }
+    }
+    client.send("still open").await;
+    peer.expect("still open").await;
+    assert_eq!(client.rest().await, "");
+    assert_eq!(peer.rest().await, "");
+    assert!(tokio::net::TcpStream::connect(harness.http).await.is_err(), "nothing listens any more");
+    answering.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(slow.head().await.status(), 200);
+    assert_eq!(slow.rest().await, "ok");
+    harness.stopped().await;
+    assert!(harness.counted(&closed("proxy", "shutdown", 1)));
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_does_not_keep_the_process_from_stopping() {
+    let backend = RawBackend::bind().await;
+    let settings =
+        Settings { drain_window: Duration::ZERO, request_grace: Duration::from_millis(50), ..Settings::default() };
+    let mut harness = Harness::start(table(rule(&[backend.endpoint("a")])), settings);
+    let mut client = harness.client().await;
+    client.send(get("/", "")).await;
+    let mut peer = backend.accept().await;
+    peer.head().await;
+    harness.stop();
+    harness.stopped().await;
+    assert_eq!(client.rest().await, "");
+}

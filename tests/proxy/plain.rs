@@ -1,0 +1,263 @@
+//! Requests that are no upgrade.
+
+use std::{slice::from_ref, time::Duration};
+
+use switchyard::proxy::Settings;
+
+use crate::support::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn connections_are_kept_on_both_sides() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(get("/1", "")).await;
+    let (mut peer, _) = backend.answer(OK).await;
+    for path in ["/2", "/3"] {
+        assert_eq!(client.head().await.status(), 200);
+        client.expect("ok").await;
+        client.send(get(path, "")).await;
+        assert_eq!(peer.head().await.first(), format!("GET {path} HTTP/1.1"));
+        peer.send(OK).await;
+    }
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn unused_connections_are_closed_before_a_backend_would() {
+    let backend = RawBackend::bind().await;
+    let settings = Settings { pool_idle_timeout: Duration::from_millis(40), ..Settings::default() };
+    let harness = Harness::start(table(rule(&[backend.endpoint("a")])), settings);
+    let mut client = harness.client().await;
+    client.send(get("/", "")).await;
+    let (mut peer, _) = backend.answer(OK).await;
+    assert_eq!(peer.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_backend_closes_costs_no_request() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    for _ in 0..3 {
+        client.send(get("/", "")).await;
+        let (mut peer, _) = backend.answer(OK).await;
+        assert_eq!(client.head().await.status(), 200);
+        client.expect("ok").await;
+        // The next request may find the connection still kept: then it is lost without an answer.
+        peer.finish().await;
+    }
+}
+
+/// A client, and the backend's end of a kept connection that has read the client's second request and broken.
+async fn broken_after(request: &str, backend: &RawBackend, harness: &Harness) -> Peer<tokio::net::TcpStream> {
+    let mut client = harness.client().await;
+    client.send(get("/", "")).await;
+    let (mut kept, _) = backend.answer(OK).await;
+    client.head().await;
+    client.expect("ok").await;
+    client.send(request).await;
+    kept.head().await;
+    kept.reset();
+    client
+}
+
+#[tokio::test]
+async fn what_was_lost_on_a_kept_connection_is_sent_again_only_where_that_is_safe() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let post = get("/", "Content-Length: 0\r\n").replace("GET", "POST");
+    let mut client = broken_after(&post, &backend, &harness).await;
+    assert_eq!(client.head().await.status(), 502);
+    let mut client = broken_after(&get("/again", ""), &backend, &harness).await;
+    let (_peer, asked) = backend.answer(OK).await;
+    assert_eq!(asked.first(), "GET /again HTTP/1.1");
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_stream_arrives_chunk_by_chunk() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(get("/events", "Accept: text/event-stream\r\n")).await;
+    let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (mut peer, _) = backend.answer(answer).await;
+    let head = client.head().await;
+    assert_eq!((head.field("transfer-encoding"), head.field("content-length")), (Some("chunked"), None));
+    for event in ["data: 1\n\n", "data: 2\n\n"] {
+        let chunk = format!("{:X}\r\n{event}\r\n", event.len());
+        peer.send(&chunk).await;
+        client.expect(&chunk).await;
+    }
+    peer.send("0\r\n\r\n").await;
+    client.expect("0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_body_is_passed_on_while_it_is_still_being_sent() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 8\r\n\r\nhalf")).await;
+    let mut peer = backend.accept().await;
+    assert_eq!(peer.head().await.field("content-length"), Some("8"));
+    peer.expect("half").await;
+    client.send("rest").await;
+    peer.expect("rest").await;
+    peer.send(OK).await;
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_client_is_told_to_continue_when_the_backend_says_so() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")).await;
+    let mut peer = backend.accept().await;
+    assert_eq!(peer.head().await.field("expect"), Some("100-continue"));
+    peer.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+    assert_eq!(client.head().await.status(), 100);
+    client.send("body").await;
+    peer.expect("body").await;
+    peer.send(OK).await;
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_backend_that_wants_no_body_spares_the_client_from_sending_it() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")).await;
+    let _peer = backend.answer("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n").await;
+    let head = client.head().await;
+    assert_eq!((head.status(), head.field("connection")), (417, Some("close")));
+    assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn answers_to_head_have_their_length_and_no_body() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(get("/", "").replace("GET", "HEAD")).await;
+    let (mut peer, _) = backend.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await;
+    assert_eq!(client.head().await.field("content-length"), Some("2"));
+    client.send(get("/", "")).await;
+    peer.head().await;
+    peer.send(OK).await;
+    assert_eq!(client.head().await.status(), 200);
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    let fields = "Transfer-Encoding: chunked\r\nTE: trailers\r\nConnection: TE\r\nTrailer: X-Sum\r\n";
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n")).await;
+    let mut peer = backend.accept().await;
+    let asked = peer.head().await;
+    assert_eq!((asked.field("te"), asked.field("trailer")), (Some("trailers"), Some("X-Sum")));
+    peer.expect("2\r\nhi\r\n0\r\n").await;
+    assert_eq!(peer.head().await.0.to_lowercase(), "x-sum: 7");
+    let answer =
+        "HTTP/1.1 200 OK\r\nTrailer: X-End\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-End: 1\r\n\r\n";
+    peer.send(answer).await;
+    assert_eq!(client.head().await.field("trailer"), Some("X-End"));
+    client.expect("2\r\nok\r\n0\r\n").await;
+    assert_eq!(client.head().await.0.to_lowercase(), "x-end: 1");
+}
+
+#[tokio::test]
+async fn a_length_beside_chunked_in_an_answer_is_deleted() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(get("/", "")).await;
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let _peer = backend.answer(answer).await;
+    let head = client.head().await;
+    for (name, value) in [("content-length", None), ("transfer-encoding", Some("chunked")), ("x-hop", None)] {
+        assert_eq!(head.field(name), value, "{name}");
+    }
+    client.expect("2\r\nok\r\n0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn an_unasked_101_and_nonsense_are_502() {
+    for answer in [switching(""), "nonsense\r\n\r\n".to_owned(), String::new()] {
+        let backend = RawBackend::bind().await;
+        let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+        let mut client = harness.client().await;
+        client.send(get("/", "").replace("GET", "POST")).await;
+        let (mut peer, _) = backend.answer(&answer).await;
+        peer.finish().await;
+        assert_eq!(client.head().await.status(), 502, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_too_long_is_a_504_only_where_a_limit_is_set() {
+    let backend = RawBackend::bind().await;
+    let mut limited = rule(&[backend.endpoint("a")]);
+    limited.timeouts.response = Some(Duration::from_millis(50));
+    let harness = Harness::with_rule(limited);
+    let (mut client, head) = harness.ask(&get("/", "")).await;
+    assert_eq!(head.status(), 504);
+    client.body(&head).await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_half_after_a_request_gets_the_answer() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(get("/", "")).await;
+    client.finish().await;
+    let (_peer, _) = backend.answer(OK).await;
+    assert_eq!(client.head().await.status(), 200);
+    assert_eq!(client.rest().await, "ok");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_a_request_frees_all_that_it_held() {
+    let settings = Settings { half_closed_timeout: Duration::from_millis(50), ..Settings::default() };
+    for leaves_by_reset in [true, false] {
+        let backend = RawBackend::bind().await;
+        let chosen = backend.endpoint("a");
+        let harness = Harness::start(table(rule(from_ref(&chosen))), settings.clone());
+        let mut client = harness.client().await;
+        client.send(get("/poll", "")).await;
+        let mut peer = backend.accept().await;
+        peer.head().await;
+        if leaves_by_reset {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        assert_eq!(peer.rest().await, "", "the backend's connection is closed");
+        while chosen.state.in_use() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let served = RawBackend::bind().await.serve(|head| {
+        let path = head.first().split(' ').nth(1).unwrap();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len())
+    });
+    let harness = Harness::with_rule(rule(&[endpoint("a", served.address)]));
+    let mut client = harness.client().await;
+    client.send([get("/1", ""), get("/2", ""), get("/3", "")].concat()).await;
+    for path in ["/1", "/2", "/3"] {
+        client.head().await;
+        client.expect(path).await;
+    }
+}

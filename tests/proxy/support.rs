@@ -1,0 +1,401 @@
+//! A proxy in this process, with a table built by hand, and raw peers on both sides of it.
+#![allow(unreachable_pub, reason = "pub says what other modules use")]
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::{CertificateDer, ServerName};
+use switchyard::{
+    observe::Metrics,
+    proxy::{Listener, Proxy, Scheme, Settings, Tunnels, listen::bind},
+    table::{
+        Algorithm, Backend, Certificate, CurrentTable, Endpoint, EndpointId, EndpointState, HostPattern, HostTls,
+        InsecurePolicy, NonUpgrade, ObjectName, PathPattern, Persistence, Phase, RouteTable, Rule, Secure, SessionKeys,
+        Timeouts, TlsIdentity, WeightedBackend,
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+pub const HOST: &str = "chat.example.com";
+pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+/// No wait in any test takes longer, unless something is broken.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
+}
+
+/// The handshake of a client, with more fields, each with its line end.
+pub fn handshake(path: &str, more: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{more}\r\n"
+    )
+}
+
+pub fn switching(more: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n{more}\r\n"
+    )
+}
+
+pub fn get(path: &str, more: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{more}\r\n")
+}
+
+pub fn service() -> ObjectName {
+    ObjectName::new("shop", "chat")
+}
+
+pub fn endpoint(name: &str, address: SocketAddr) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        id: EndpointId::new(&service(), 80, &name),
+        name: name.into(),
+        addresses: Box::new([address]),
+        phase: Phase::Ready,
+        state: Arc::new(EndpointState::default()),
+    })
+}
+
+pub fn backend_of(endpoints: &[Arc<Endpoint>]) -> Arc<Backend> {
+    Arc::new(Backend { service: service(), port: 80, endpoints: endpoints.into(), turn: Arc::default() })
+}
+
+/// A rule that tries its endpoints in turn.
+pub fn rule(endpoints: &[Arc<Endpoint>]) -> Rule {
+    Rule {
+        route: ObjectName::new("shop", "chat"),
+        name: "main".into(),
+        fault: None,
+        backends: Box::new([WeightedBackend { weight: 1, target: Ok(backend_of(endpoints)) }]),
+        algorithm: Algorithm::RoundRobin,
+        timeouts: Timeouts {
+            handshake: Some(Duration::from_secs(10)),
+            backend_connect: Some(Duration::from_secs(5)),
+            ..Timeouts::default()
+        },
+        persistence: None,
+        non_upgrade: NonUpgrade::Proxy,
+    }
+}
+
+pub fn persistence() -> Persistence {
+    Persistence {
+        scope: "shop/chat/main".into(),
+        cookie: "sticky".into(),
+        attributes: "; Path=/; HttpOnly".into(),
+        secure: Secure::Auto,
+        max_age: None,
+    }
+}
+
+pub fn table(rule: Rule) -> RouteTable {
+    let mut table = RouteTable::default();
+    table.claim(&HostPattern::parse(HOST), &PathPattern::prefix("/"), Arc::new(rule));
+    table
+}
+
+/// A certificate for these names, signed by itself.
+pub fn certificate(names: &[&str]) -> (Arc<Certificate>, CertificateDer<'static>) {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let made = rcgen::generate_simple_self_signed(names.clone()).unwrap();
+    let chain = made.cert.der().clone();
+    let certificate = Certificate {
+        chain: vec![chain.clone()],
+        key: made.signing_key.serialize_der().try_into().unwrap(),
+        names: names.into_iter().map(Into::into).collect(),
+        not_after: SystemTime::now() + Duration::from_secs(3600),
+        digest: aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &chain).as_ref().try_into().unwrap(),
+    };
+    (Arc::new(certificate), chain)
+}
+
+pub fn identity(certificate: &Arc<Certificate>) -> Arc<TlsIdentity> {
+    Arc::new(TlsIdentity::new(Box::new([certificate.clone()])))
+}
+
+pub fn host_tls(identity: Result<Arc<TlsIdentity>, Arc<str>>, insecure_policy: InsecurePolicy) -> Arc<HostTls> {
+    Arc::new(HostTls { owner: ObjectName::new("shop", "chat"), insecure_policy, identity })
+}
+
+/// A proxy that runs until it is dropped or stopped.
+pub struct Harness {
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    pub table: Arc<CurrentTable>,
+    pub keys: Arc<ArcSwap<SessionKeys>>,
+    pub metrics: Arc<Metrics>,
+    pub tunnels: Arc<Tunnels>,
+    stop: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Harness {
+    pub fn with_rule(rule: Rule) -> Self {
+        Self::with_table(table(rule))
+    }
+
+    pub fn with_table(table: RouteTable) -> Self {
+        Self::start(table, Settings::default())
+    }
+
+    pub fn start(table: RouteTable, settings: Settings) -> Self {
+        let current = Arc::new(CurrentTable::default());
+        current.publish(Arc::new(table));
+        let proxy = Proxy {
+            table: current,
+            session_keys: Arc::new(ArcSwap::from_pointee(SessionKeys::random())),
+            settings: Settings { linger_timeout: Duration::from_millis(300), ..settings },
+            metrics: Arc::default(),
+            tunnels: Arc::default(),
+        };
+        let sockets = [(); 2].map(|()| bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap());
+        let [http, https] = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+        let listeners = sockets.into_iter().zip([Scheme::Http, Scheme::Https]);
+        let listeners = listeners.map(|(socket, scheme)| Listener { socket, scheme }).collect();
+        let (stop, stopped) = oneshot::channel();
+        let Proxy { table, session_keys, metrics, tunnels, .. } = proxy.clone();
+        let running = tokio::spawn(proxy.run(listeners, async {
+            let _ = stopped.await;
+        }));
+        Self { http, https, table, keys: session_keys, metrics, tunnels, stop: Some(stop), running: Some(running) }
+    }
+
+    /// Begins the graceful stop.
+    pub fn stop(&mut self) {
+        self.stop.take().expect("it is stopped once").send(()).unwrap();
+    }
+
+    pub async fn stopped(&mut self) {
+        soon(self.running.take().expect("it is waited for once")).await.unwrap();
+    }
+
+    pub async fn client(&self) -> Peer<TcpStream> {
+        Peer::connect(self.http).await
+    }
+
+    /// A client that has sent this, and the answer to it.
+    pub async fn ask(&self, request: &str) -> (Peer<TcpStream>, Head) {
+        let mut client = self.client().await;
+        client.send(request).await;
+        let head = client.head().await;
+        (client, head)
+    }
+
+    pub async fn tunnels(&self, count: usize) {
+        soon(self.tunnels.wait_for(|open| open == count)).await;
+    }
+
+    /// Whether the metrics have this line.
+    pub fn counted(&self, line: &str) -> bool {
+        let line = format!("switchyard_{line}");
+        self.metrics.encode().lines().any(|there| there == line)
+    }
+}
+
+/// A backend that is told what to answer.
+pub struct RawBackend {
+    listener: TcpListener,
+    pub address: SocketAddr,
+}
+
+impl RawBackend {
+    pub async fn bind() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self { listener, address }
+    }
+
+    pub fn endpoint(&self, name: &str) -> Arc<Endpoint> {
+        endpoint(name, self.address)
+    }
+
+    pub async fn accept(&self) -> Peer<TcpStream> {
+        Peer::new(soon(self.listener.accept()).await.unwrap().0)
+    }
+
+    /// Accepts, reads a head, and answers it.
+    pub async fn answer(&self, answer: &str) -> (Peer<TcpStream>, Head) {
+        let mut peer = self.accept().await;
+        let head = peer.head().await;
+        peer.send(answer).await;
+        (peer, head)
+    }
+
+    /// Answers all requests of all connections with what `respond` makes of their heads, until it is dropped.
+    pub fn serve(self, respond: impl Fn(&Head) -> String + Send + Sync + 'static) -> Served {
+        let respond = Arc::new(respond);
+        let address = self.address;
+        let accept = async move {
+            loop {
+                let Ok((stream, _)) = self.listener.accept().await else { return };
+                let (mut peer, respond) = (Peer::new(stream), respond.clone());
+                tokio::spawn(async move {
+                    while let Some(head) = peer.try_head().await {
+                        peer.send(&respond(&head)).await;
+                    }
+                });
+            }
+        };
+        Served { address, task: tokio::spawn(accept) }
+    }
+}
+
+pub struct Served {
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An address where nothing listens.
+pub async fn refusing() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
+}
+
+/// A head as it came, without its empty line.
+#[derive(Clone, Debug)]
+pub struct Head(pub String);
+
+impl Head {
+    pub fn first(&self) -> &str {
+        self.0.lines().next().unwrap()
+    }
+
+    /// The status of an answer.
+    pub fn status(&self) -> u16 {
+        self.first().split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let fields = self.0.lines().skip(1).map(|line| line.split_once(": ").unwrap_or((line, "")));
+        fields.filter(|(there, _)| there.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+    }
+
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let all = self.all(name);
+        assert!(all.len() < 2, "{name} is there more than once in {}", self.0);
+        all.first().copied()
+    }
+}
+
+/// One end of a connection, read as it comes.
+pub struct Peer<S> {
+    pub stream: S,
+    buffer: Vec<u8>,
+}
+
+impl Peer<TcpStream> {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = soon(TcpStream::connect(address)).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::new(stream)
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    pub fn new(stream: S) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        // A peer that has closed is told of by what is read.
+        let _ = soon(self.stream.write_all(bytes.as_ref())).await;
+        let _ = soon(self.stream.flush()).await;
+    }
+
+    pub async fn finish(&mut self) {
+        let _ = soon(self.stream.shutdown()).await;
+    }
+
+    async fn more(&mut self) -> bool {
+        self.buffer.reserve(64 * 1024);
+        soon(self.stream.read_buf(&mut self.buffer)).await.is_ok_and(|count| count > 0)
+    }
+
+    /// The next head, or nothing when the peer has closed.
+    pub async fn try_head(&mut self) -> Option<Head> {
+        loop {
+            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                let head = self.buffer.drain(..end + 4).take(end).collect();
+                return Some(Head(String::from_utf8(head).unwrap()));
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+
+    pub async fn head(&mut self) -> Head {
+        self.try_head().await.expect("a head comes before the end")
+    }
+
+    /// So many bytes.
+    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            assert!(self.more().await, "the end came after {:?}", String::from_utf8_lossy(&self.buffer));
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    pub async fn expect(&mut self, text: &str) {
+        let bytes = self.bytes(text.len()).await;
+        assert_eq!(String::from_utf8_lossy(&bytes), text);
+    }
+
+    /// All that comes before the end.
+    pub async fn rest(&mut self) -> String {
+        while self.more().await {}
+        String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
+    }
+
+    /// The body of an answer with a length.
+    pub async fn body(&mut self, head: &Head) -> String {
+        let length = head.field("content-length").map_or(0, |length| length.parse().unwrap());
+        String::from_utf8(self.bytes(length).await).unwrap()
+    }
+}
+
+/// What a TLS client is made of: which certificate it trusts.
+pub fn tls_client(trusted: &[CertificateDer<'static>]) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in trusted {
+        roots.add(certificate.clone()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+
+pub async fn connect_tls(
+    address: SocketAddr,
+    config: &Arc<rustls::ClientConfig>,
+    name: &str,
+) -> std::io::Result<Peer<TlsStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let stream = soon(tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream)).await?;
+    Ok(Peer::new(stream))
+}
