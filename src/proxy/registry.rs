@@ -14,7 +14,7 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{observe::metrics::Direction, table::ObjectName};
+use crate::{observe::Direction, table::ObjectName};
 
 /// An open tunnel, as others see it.
 #[derive(Debug)]

@@ -1,0 +1,30 @@
+//! A certificate for `localhost` and the authority that signed it, as PEM.
+
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+
+/// What a TLS Secret holds, and what clients have to trust.
+pub(crate) struct Certificates {
+    pub(crate) authority: String,
+    pub(crate) chain: String,
+    pub(crate) key: String,
+}
+
+impl Certificates {
+    /// New ones, for this test only.
+    pub(crate) fn for_localhost() -> Self {
+        let mut authority = CertificateParams::new([]).expect("no name is a valid list of names");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let authority_key = KeyPair::generate().expect("the system gives random bytes");
+        let authority_pem = authority.self_signed(&authority_key).expect("the key is of our own making").pem();
+
+        let mut leaf = CertificateParams::new(["localhost".to_owned()]).expect("localhost is a valid name");
+        leaf.use_authority_key_identifier_extension = true;
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().expect("the system gives random bytes");
+        let issuer = Issuer::new(authority, authority_key);
+        let chain = leaf.signed_by(&key, &issuer).expect("the keys are of our own making").pem();
+        Self { authority: authority_pem, chain, key: key.serialize_pem() }
+    }
+}

@@ -1,0 +1,89 @@
+//! Real clients of others against the real binary: `ws`, `sockjs-client` and `engine.io-client` from npm, Python's
+//! `websockets`, and `fetch`, over http and https, to three backends.
+//!
+//! Needs Node with npm, and Python for one test; the packages are installed once into a cache folder (`toolbox`). A
+//! test is skipped where its language is missing, and fails there when `CI` is set. Each client program runs named
+//! checks and prints its verdict; it also runs without the proxy, so that a failure tells the one from the other.
+
+mod bed;
+mod certificates;
+mod process;
+mod toolbox;
+
+use bed::{Balancing, Bed, Client, Service};
+use toolbox::Toolbox;
+
+#[test]
+fn the_programs_agree_without_a_proxy() {
+    let Some(tools) = Toolbox::or_skip() else { return };
+    for (service, client) in [
+        (Service::Echo, Client::Node("ws-client.js")),
+        (Service::SockJs, Client::Node("sockjs-client.js")),
+        (Service::EngineIo, Client::Node("engine-client.js")),
+        (Service::Events, Client::Node("events-client.js")),
+    ] {
+        Bed::without_proxy(&tools, service).run(&tools, client).passes();
+    }
+}
+
+#[test]
+fn the_python_program_agrees_without_a_proxy() {
+    let Some(tools) = Toolbox::with_python_or_skip() else { return };
+    Bed::without_proxy(&tools, Service::Echo).run(&tools, Client::Python("websockets_client.py")).passes();
+}
+
+#[test]
+fn npm_ws_clients_talk_through_ws_and_wss() {
+    let Some(tools) = Toolbox::or_skip() else { return };
+    Bed::start(&tools, &[Service::Echo], Balancing::Persistent).run(&tools, Client::Node("ws-client.js")).passes();
+}
+
+#[test]
+fn python_websockets_clients_talk_through_ws_and_wss() {
+    let Some(tools) = Toolbox::with_python_or_skip() else { return };
+    let bed = Bed::start(&tools, &[Service::Echo], Balancing::Persistent);
+    bed.run(&tools, Client::Python("websockets_client.py")).passes();
+}
+
+/// Old browsers fall back to plain HTTP: a session is then made of many requests, and all must reach one backend.
+#[test]
+fn sockjs_sessions_hold_on_every_transport() {
+    let Some(tools) = Toolbox::or_skip() else { return };
+    let bed = Bed::start(&tools, &[Service::SockJs], Balancing::Persistent);
+    bed.run(&tools, Client::Node("sockjs-client.js")).passes();
+    bed.has_no_complaints();
+}
+
+#[test]
+fn engine_io_sessions_poll_and_then_upgrade() {
+    let Some(tools) = Toolbox::or_skip() else { return };
+    let bed = Bed::start(&tools, &[Service::EngineIo], Balancing::Persistent);
+    bed.run(&tools, Client::Node("engine-client.js")).passes();
+    bed.has_no_complaints();
+}
+
+/// What the test above rests on: it is the session cookie that holds these sessions, not chance.
+#[test]
+fn engine_io_sessions_are_lost_without_persistence() {
+    let Some(tools) = Toolbox::or_skip() else { return };
+    let bed = Bed::start(&tools, &[Service::EngineIo], Balancing::RoundRobin);
+    bed.run(&tools, Client::Node("engine-client.js")).fails();
+    bed.complains_of("Session ID unknown");
+}
+
+/// A proxy does not close a connection because it looks idle: not a socket, not a long poll, not a stream.
+#[test]
+fn idle_clients_stay_connected() {
+    let Some(tools) = Toolbox::or_skip() else { return };
+    let bed = Bed::start(&tools, &[Service::Echo, Service::SockJs, Service::EngineIo], Balancing::Persistent);
+    bed.run(&tools, Client::Node("idle-client.js")).passes();
+    bed.has_no_complaints();
+}
+
+#[test]
+fn server_sent_events_arrive_one_by_one() {
+    let Some(tools) = Toolbox::or_skip() else { return };
+    let bed = Bed::start(&tools, &[Service::Events], Balancing::Persistent);
+    bed.run(&tools, Client::Node("events-client.js")).passes();
+    bed.has_no_complaints();
+}

@@ -1,0 +1,131 @@
+//! What the client programs need and no checkout has: npm packages and a Python environment. Installed on first use
+//! into `$SWITCHYARD_CACHE` (default `$XDG_CACHE_HOME/switchyard` or `~/.cache/switchyard`), in a folder named after
+//! the hash of what is to be installed.
+
+use std::{
+    env,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sha2::{Digest, Sha256};
+
+/// Where the client programs are.
+pub(crate) const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+
+/// The installed packages.
+pub(crate) struct Toolbox {
+    node_modules: PathBuf,
+    python: Option<PathBuf>,
+}
+
+impl Toolbox {
+    /// The npm packages. Nothing where there is no Node, which is told on stderr, and a failure under `CI`.
+    pub(crate) fn or_skip() -> Option<Self> {
+        version("npm").and_then(|_| version("node")).map_or_else(
+            |missing| skip(&missing),
+            |version| Some(Self { node_modules: node_modules(&version), python: None }),
+        )
+    }
+
+    /// The npm packages and the Python environment; else as above.
+    pub(crate) fn with_python_or_skip() -> Option<Self> {
+        let tools = Self::or_skip()?;
+        version("python3")
+            .map_or_else(|missing| skip(&missing), |version| Some(Self { python: Some(python(&version)), ..tools }))
+    }
+
+    /// Node, with a program to run.
+    pub(crate) fn node(&self, program: &str) -> Command {
+        let mut node = Command::new("node");
+        node.arg(format!("{PROGRAMS}/node/{program}")).env("NODE_PATH", &self.node_modules);
+        node
+    }
+
+    /// Python, with a program to run.
+    pub(crate) fn python(&self, program: &str) -> Command {
+        let mut python = Command::new(self.python.as_ref().expect("the test asked for Python"));
+        python.arg(format!("{PROGRAMS}/python/{program}"));
+        python
+    }
+}
+
+fn skip<T>(missing: &str) -> Option<T> {
+    assert!(env::var_os("CI").is_none(), "{missing}");
+    tell(&format!("skipped: {missing}"));
+    None
+}
+
+/// Says something that is seen although the test passes, whose captured output is not shown.
+fn tell(what: &str) {
+    writeln!(io::stderr(), "{what}").ok();
+}
+
+/// What `tool --version` says, or that it is missing.
+fn version(tool: &str) -> Result<String, String> {
+    let output = Command::new(tool).arg("--version").output().map_err(|error| format!("no {tool}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{tool} --version failed: {}", output.status));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn node_modules(version: &str) -> PathBuf {
+    let locks = ["node/package.json", "node/package-lock.json"];
+    let folder = installed("clients-node", version, &locks, |folder| {
+        run(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(folder));
+    });
+    folder.join("node_modules")
+}
+
+fn python(version: &str) -> PathBuf {
+    let folder = installed("clients-python", version, &["python/requirements.txt"], |folder| {
+        run(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(folder));
+        let pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--requirement", "requirements.txt"];
+        run(Command::new(folder.join("venv/bin/python")).args(pip).current_dir(folder));
+    });
+    folder.join("venv/bin/python")
+}
+
+/// The folder with copies of the `locks` and what `install` made of them; one run installs, others wait for it.
+fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Path)) -> PathBuf {
+    let sources: Vec<_> = locks.iter().map(|lock| Path::new(PROGRAMS).join(lock)).collect();
+    let mut hash = Sha256::new_with_prefix(version);
+    for source in &sources {
+        hash.update(fs::read(source).expect("the lock files are committed"));
+    }
+    let key = format!("{:x}", hash.finalize());
+    let folder = cache().join(kind).join(&key[..16]);
+    let complete = folder.join("complete");
+
+    fs::create_dir_all(&folder).expect("the cache folder can be made");
+    let lock = File::create(folder.join("lock")).expect("the cache folder can be written");
+    lock.lock().expect("files can be locked");
+    if !complete.exists() {
+        tell(&format!("installing {kind} into {} (once)", folder.display()));
+        for source in sources {
+            fs::copy(&source, folder.join(source.file_name().expect("it is a file")))
+                .expect("lock files can be copied");
+        }
+        install(&folder);
+        File::create(complete).expect("the cache folder can be written");
+    }
+    folder
+}
+
+fn cache() -> PathBuf {
+    let from = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    from("SWITCHYARD_CACHE")
+        .or_else(|| from("XDG_CACHE_HOME").map(|cache| cache.join("switchyard")))
+        .or_else(|| from("HOME").map(|home| home.join(".cache/switchyard")))
+        .expect("SWITCHYARD_CACHE, XDG_CACHE_HOME or HOME is set")
+}
+
+fn run(command: &mut Command) {
+    let output: io::Result<_> = command.output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+}
