@@ -21,15 +21,14 @@ pub(super) type Keys = Arc<ArcSwap<SessionKeys>>;
 
 /// Reads the keys, or makes one up where there is no file.
 pub(super) fn load(file: Option<&Path>) -> anyhow::Result<Keys> {
-    let keys = match file {
-        Some(file) => read(file)?.1,
-        None => {
-            warn!(
-                "no --session-key-file: session cookies are signed with a random key, so they end with this process and \
-                 do not hold on other replicas"
-            );
-            SessionKeys::random()
-        }
+    let keys = if let Some(file) = file {
+        read(file)?.1
+    } else {
+        warn!(
+            "no --session-key-file: session cookies are signed with a random key, so they end with this process and \
+             do not hold on other replicas"
+        );
+        SessionKeys::random()
     };
     Ok(Arc::new(ArcSwap::from_pointee(keys)))
 }

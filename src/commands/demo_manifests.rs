@@ -5,11 +5,11 @@ use std::{fs, io, net::SocketAddr, path::Path};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 /// The namespace of the demo's objects.
-pub const NAMESPACE: &str = "demo";
+pub(super) const NAMESPACE: &str = "demo";
 /// The Secret with the demo's certificate.
-pub const CERTIFICATE: &str = "demo-tls";
+pub(super) const CERTIFICATE: &str = "demo-tls";
 /// The file with the route.
-pub const ROUTE_FILE: &str = "route.yaml";
+pub(super) const ROUTE_FILE: &str = "route.yaml";
 
 const ROUTE: &str = "\
 # Save a change to this file, and the next connection follows it. Open ones stay where they are.
@@ -31,7 +31,7 @@ spec:
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn write(directory: &Path, backends: &[(&str, SocketAddr)], certificate: &Certificate) -> io::Result<()> {
+pub(super) fn write(directory: &Path, backends: &[(&str, SocketAddr)], certificate: &Certificate) -> io::Result<()> {
     fs::write(directory.join(ROUTE_FILE), ROUTE)?;
     for (name, address) in backends {
         fs::write(directory.join(format!("{name}.yaml")), service(name, *address))?;
@@ -40,7 +40,7 @@ pub fn write(directory: &Path, backends: &[(&str, SocketAddr)], certificate: &Ce
 }
 
 /// A self-signed certificate for this machine's own names, with its key; both as PEM.
-pub struct Certificate {
+pub(super) struct Certificate {
     chain: String,
     key: String,
 }
@@ -50,7 +50,7 @@ impl Certificate {
     ///
     /// # Errors
     /// When the cryptographic library refuses.
-    pub fn generate() -> Result<Self, rcgen::Error> {
+    pub(super) fn generate() -> Result<Self, rcgen::Error> {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names)?;
         Ok(Self { chain: cert.pem(), key: signing_key.serialize_pem() })

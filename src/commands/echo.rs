@@ -1,6 +1,6 @@
 //! The echo server of the demo: WebSocket messages come back, plain requests get a page to try it with.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -21,13 +21,16 @@ const PAGE: &str = include_str!("demo.html");
 ///
 /// # Errors
 /// When no port can be bound.
-pub async fn start(name: &'static str) -> std::io::Result<SocketAddr> {
+pub(super) async fn start(name: &'static str) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let connection = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service_fn(move |request| answer(name, request)))
+                .serve_connection(
+                    TokioIo::new(stream),
+                    service_fn(move |request| ready(Ok::<_, Infallible>(answer(name, request)))),
+                )
                 .with_upgrades();
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
@@ -39,7 +42,7 @@ pub async fn start(name: &'static str) -> std::io::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+fn answer(name: &'static str, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     let mut response = match request.headers().get("sec-websocket-key").cloned() {
         None => page(name),
         Some(key) => {
@@ -54,7 +57,7 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Re
         }
     };
     response.headers_mut().insert("x-backend", HeaderValue::from_static(name));
-    Ok(response)
+    response
 }
 
 fn accept(key: &HeaderValue) -> Response<Full<Bytes>> {

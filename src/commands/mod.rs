@@ -2,5 +2,41 @@
 
 pub mod check;
 pub mod crd;
+mod demo;
 mod demo_manifests;
 mod echo;
+mod serve;
+
+use std::{io, process::ExitCode, time::SystemTime};
+
+use crate::{
+    args::{Arguments, CheckArguments, Command},
+    compile::{Memory, Settings, compile},
+};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// When it cannot be done, with what to mend.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        Command::Controller(arguments) => serve::controller(arguments)?,
+        Command::Standalone(arguments) => serve::standalone(arguments)?,
+        Command::Demo(arguments) => demo::run(arguments)?,
+        Command::Check(arguments) => return check(arguments),
+        Command::Crd => crd::run(&mut io::stdout())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
+    let CheckArguments { paths, objects_only, class, allow_shared_hostnames } = arguments;
+    let settings = Settings { class, allow_shared_hostnames, default_certificate: None };
+    let verdicts = |view: &_| {
+        if objects_only {
+            return Vec::new();
+        }
+        compile(view, &settings, &mut Memory::default(), SystemTime::now()).verdicts
+    };
+    Ok(check::run(&paths, verdicts, &mut io::stdout())?)
+}

@@ -1,5 +1,7 @@
 //! Where log lines go, and in which form.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// Sends log lines to standard error: standard output is for what a program may read.
@@ -8,7 +10,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 /// When `level` is no filter such as `info` or `info,switchyard::proxy=debug`.
 pub fn init(json: bool, level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).map_err(|error| anyhow::anyhow!("--log-level {level:?}: {error}"))?;
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     if json {
         lines.json().flatten_event(true).init();
     } else {

@@ -13,20 +13,21 @@ use crate::{
 /// The answer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Routes {
+#[allow(clippy::struct_field_names, reason = "the names are those of the answer")]
+pub(super) struct Routes {
     /// The generation of the table.
-    pub generation: u64,
+    generation: u64,
     /// The routes, sorted by namespace and name.
-    pub routes: Vec<RouteView>,
+    routes: Vec<RouteView>,
     /// What is wrong with the files that they come from, each as `file:line: field: message`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub file_problems: Vec<String>,
+    file_problems: Vec<String>,
 }
 
 /// One route.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RouteView {
+pub(super) struct RouteView {
     namespace: Arc<str>,
     name: Arc<str>,
     generation: i64,
@@ -78,8 +79,7 @@ struct EndpointView {
 }
 
 /// Describes what a report tells.
-#[must_use]
-pub fn describe(report: &Report, file_problems: Vec<String>) -> Routes {
+pub(super) fn describe(report: &Report, file_problems: Vec<String>) -> Routes {
     let routes = report.verdicts.iter().map(route).collect();
     Routes { generation: report.generation, routes, file_problems }
 }

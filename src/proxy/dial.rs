@@ -42,3 +42,34 @@ async fn attempt(address: SocketAddr, limit: Option<Duration>) -> io::Result<Tcp
     stream.set_nodelay(true)?;
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::table::{EndpointId, ObjectName, Phase};
+
+    fn endpoint(addresses: &[SocketAddr]) -> Endpoint {
+        Endpoint {
+            id: EndpointId::new(&ObjectName::new("shop", "chat"), 80, &"uid"),
+            name: "chat-0".into(),
+            addresses: addresses.into(),
+            phase: Phase::Ready,
+            state: Arc::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_gives_way_to_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let live = listener.local_addr().unwrap();
+        let stream = dial(&endpoint(&[refusing, live]), None).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live);
+        assert!(stream.nodelay().unwrap());
+        assert!(matches!(dial(&endpoint(&[refusing]), None).await, Err(DialError::Failed)));
+    }
+}

@@ -3,7 +3,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -23,6 +24,18 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     TRAILER,
     TRANSFER_ENCODING,
     UPGRADE,
+];
+
+/// Fields that `Connection` cannot remove: how long a body is, where a request goes, and what we say of the client
+/// ourselves.
+const KEPT: [HeaderName; 7] = [
+    CONTENT_LENGTH,
+    HOST,
+    FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
 ];
 
 /// Removes what ends here from a request, and issues anew what the next hop must know.
@@ -57,8 +70,7 @@ pub(super) fn strip(headers: &mut HeaderMap) {
         tokens(headers.get_all(CONNECTION).iter()).filter_map(|name| name.parse().ok()).collect();
     let trailer: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
-        // How long a body is cannot be for one hop to know.
-        if *name != CONTENT_LENGTH {
+        if !KEPT.contains(name) {
             headers.remove(name);
         }
     }
@@ -79,7 +91,9 @@ mod tests {
     fn what_is_for_one_hop_ends_here_with_all_that_connection_names() {
         let mut headers = map(&[
             ("connection", "keep-alive, X-Private"),
-            ("connection", "close, content-length"),
+            ("connection", "close, content-length, X-Forwarded-For, host"),
+            ("host", "a"),
+            ("x-forwarded-for", "192.0.2.1"),
             ("keep-alive", "timeout=5"),
             ("proxy-connection", "keep-alive"),
             ("upgrade", "h2c"),
@@ -89,7 +103,8 @@ mod tests {
             ("content-length", "3"),
         ]);
         strip(&mut headers);
-        assert_eq!(headers, map(&[("x-public", "2"), ("content-length", "3")]));
+        let kept = [("host", "a"), ("x-forwarded-for", "192.0.2.1"), ("x-public", "2"), ("content-length", "3")];
+        assert_eq!(headers, map(&kept));
     }
 
     #[test]

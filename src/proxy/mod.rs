@@ -15,8 +15,10 @@
 
 mod body;
 mod client_io;
+mod clock;
 mod connection;
 mod dial;
+mod end;
 mod error;
 mod forward;
 mod forwarded;
@@ -42,10 +44,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use end::{Cause, Closer, TunnelEnd};
 pub use listen::{Listener, Scheme};
 pub use registry::{TunnelHandle, Tunnels};
 pub use settings::Settings;
-pub use tunnel::{Cause, Closer, TunnelEnd};
 
 use crate::{
     observe::Metrics,

@@ -164,3 +164,53 @@ impl Drop for Registered {
         self.tunnels.changed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn names() -> TunnelNames {
+        let object = ObjectName::new("shop", "chat");
+        TunnelNames {
+            route: object.clone(),
+            rule: "main".into(),
+            service: object,
+            endpoint: "chat-0".into(),
+            client: Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn draining_spreads_the_ends_over_the_window() {
+        let tunnels = Arc::new(Tunnels::default());
+        let start = Instant::now();
+        let ends = (0..200).map(|_| {
+            let registered = tunnels.register(names());
+            tokio::spawn(async move {
+                std::future::poll_fn(|cx| registered.handle.poll_ending(cx)).await;
+                start.elapsed().as_secs()
+            })
+        });
+        let ends: Vec<_> = ends.collect();
+        assert_eq!(tunnels.count(), 200);
+        tunnels.drain(Duration::from_secs(60)).await;
+        tunnels.wait_for(|open| open == 0).await;
+        let ends: Vec<u64> = futures::future::join_all(ends).await.into_iter().map(Result::unwrap).collect();
+        for third in [0..20, 20..40, 40..61] {
+            let count = ends.iter().filter(|end| third.contains(*end)).count();
+            assert!((30..110).contains(&count), "{count} of 200 ended in {third:?}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_is_listed_while_it_is_registered() {
+        let tunnels = Arc::new(Tunnels::default());
+        let registered = tunnels.register(names());
+        registered.handle.count(Direction::ToClient, 5);
+        assert_eq!(tunnels.list()[0].bytes(Direction::ToClient), 5);
+        drop(registered);
+        assert!(tunnels.list().is_empty());
+    }
+}

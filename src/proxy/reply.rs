@@ -30,7 +30,8 @@ pub(super) fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
     }
     match refusal {
         Refusal::Redirect(url) => {
-            if let Ok(url) = HeaderValue::from_str(url) {
+            // A target may have bytes that are no ASCII.
+            if let Ok(url) = HeaderValue::from_bytes(url.as_bytes()) {
                 headers.insert(LOCATION, url);
             }
         }

@@ -3,7 +3,6 @@
 //! It holds no table and nothing that pins one, since it may live for days.
 
 use std::{
-    fmt,
     future::poll_fn,
     pin::Pin,
     sync::Arc,
@@ -11,22 +10,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep},
-};
+use tokio::net::TcpStream;
 
 use super::{
+    clock::{Clock, TunnelLimits},
+    end::{Cause, Closer, TunnelEnd},
     registry::{Registered, TunnelNames, Tunnels},
     relay::{Failure, Flow},
     stream::{self, ClientStream},
 };
 use crate::{
-    observe::{
-        Metrics,
-        metrics::{Direction, TunnelClose},
-    },
-    table::{InUse, Timeouts},
+    observe::{Direction, Metrics, TunnelClose},
+    table::InUse,
 };
 
 /// What a tunnel is opened with once the client has its 101.
@@ -38,100 +33,6 @@ pub(super) struct Opening {
     pub names: TunnelNames,
     pub limits: TunnelLimits,
     pub in_use: InUse,
-}
-
-/// How long a tunnel may live.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TunnelLimits {
-    idle: Option<Duration>,
-    max_duration: Option<Duration>,
-    half_closed: Duration,
-    linger: Duration,
-}
-
-impl TunnelLimits {
-    /// The limits of one tunnel. Its duration is shortened by up to a tenth, so that clients which came together do
-    /// not have to come back together.
-    pub(super) fn new(timeouts: &Timeouts, half_closed: Duration, linger: Duration) -> Self {
-        let jitter = |duration: Duration| duration.mul_f64(1.0 - fastrand::f64() / 10.0);
-        Self { idle: timeouts.idle, max_duration: timeouts.max_duration.map(jitter), half_closed, linger }
-    }
-}
-
-/// Who ended a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closer {
-    /// The client.
-    Client,
-    /// The backend.
-    Backend,
-    /// We.
-    Proxy,
-}
-
-impl Closer {
-    /// Its label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Backend => "backend",
-            Self::Proxy => "proxy",
-        }
-    }
-}
-
-/// Why a tunnel ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Both sides closed; the closer was first.
-    Closed,
-    /// The closer's connection broke.
-    Reset,
-    /// No byte came for the rule's `timeouts.idle`.
-    Idle,
-    /// It lived for the rule's `timeouts.maxDuration`.
-    MaxDuration,
-    /// One side had closed, and the other sent nothing more without closing.
-    HalfClosed,
-    /// The process stops.
-    Shutdown,
-}
-
-impl Cause {
-    /// Its label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Reset => "reset",
-            Self::Idle => "idle",
-            Self::MaxDuration => "max_duration",
-            Self::HalfClosed => "half_closed",
-            Self::Shutdown => "shutdown",
-        }
-    }
-}
-
-/// How a tunnel ended. Its metric and its line in the log come from this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TunnelEnd {
-    /// Who ended it.
-    pub closer: Closer,
-    /// Why.
-    pub cause: Cause,
-    /// From the 101 to the end.
-    pub duration: Duration,
-    /// Bytes from the client to the backend.
-    pub bytes_to_backend: u64,
-    /// Bytes from the backend to the client.
-    pub bytes_to_client: u64,
-}
-
-impl fmt::Display for TunnelEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} by {}", self.cause.as_str(), self.closer.as_str())
-    }
 }
 
 /// A tunnel that is registered and counted, and that is to be run.
@@ -179,6 +80,11 @@ impl Tunnel {
     /// Passes bytes on until the end, and accounts for it.
     pub(super) async fn run(mut self) -> TunnelEnd {
         let (closer, cause) = poll_fn(|cx| self.poll(cx)).await;
+        // Boxed, so that the end takes no room before it comes.
+        Box::pin(self.finish(closer, cause)).await
+    }
+
+    async fn finish(self, closer: Closer, cause: Cause) -> TunnelEnd {
         let Self { client, backend, clock, limits, accounts, .. } = self;
         let end = accounts.close(closer, cause, clock.opened.elapsed());
         if cause != Cause::Reset && cause != Cause::Closed {
@@ -224,10 +130,8 @@ impl Tunnel {
 
     fn note_first_end(&mut self, side: Closer) {
         let flow = if side == Closer::Client { &self.to_backend } else { &self.to_client };
-        if flow.has_ended() && self.clock.first_end.is_none() {
-            self.clock.first_end = Some(side);
-            // From here on, silence is counted.
-            self.clock.last_byte = Instant::now();
+        if flow.has_ended() {
+            self.clock.note_end(side);
         }
     }
 }
@@ -297,107 +201,15 @@ fn log_close(registered: &Registered, end: &TunnelEnd) {
     );
 }
 
-/// The times of a tunnel: one timer for all limits, and none at all while there is no limit.
-struct Clock {
-    limits: TunnelLimits,
-    opened: Instant,
-    last_byte: Instant,
-    first_end: Option<Closer>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Clock {
-    fn new(limits: TunnelLimits) -> Self {
-        let now = Instant::now();
-        Self { limits, opened: now, last_byte: now, first_end: None, timer: None }
-    }
-
-    /// Ready when a limit is reached.
-    fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<Cause> {
-        if moved && (self.limits.idle.is_some() || self.first_end.is_some()) {
-            self.last_byte = Instant::now();
-        }
-        loop {
-            let Some((deadline, cause)) = self.next() else { return Poll::Pending };
-            // Bytes only ever move a deadline away, so a timer that rings early is set anew then, not at each byte.
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            if timer.deadline() > deadline {
-                timer.as_mut().reset(deadline);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if Instant::now() >= deadline {
-                return Poll::Ready(cause);
-            }
-            timer.as_mut().reset(deadline);
-        }
-    }
-
-    fn next(&self) -> Option<(Instant, Cause)> {
-        let half_closed = self.first_end.map(|_| (self.last_byte + self.limits.half_closed, Cause::HalfClosed));
-        let idle = self.limits.idle.map(|idle| (self.last_byte + idle, Cause::Idle));
-        let max = self.limits.max_duration.map(|max| (self.opened + max, Cause::MaxDuration));
-        [half_closed, idle, max].into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn clock(idle: Option<u64>, max: Option<u64>) -> Clock {
-        let timeouts = Timeouts {
-            idle: idle.map(Duration::from_secs),
-            max_duration: max.map(Duration::from_secs),
-            ..Timeouts::default()
-        };
-        Clock::new(TunnelLimits::new(&timeouts, Duration::from_secs(60), Duration::from_secs(1)))
-    }
-
-    async fn rings(clock: &mut Clock) -> (Cause, u64) {
-        let start = clock.opened;
-        let cause = poll_fn(|cx| clock.poll(cx, false)).await;
-        (cause, start.elapsed().as_secs())
-    }
-
-    async fn still_silent(clock: &mut Clock, moved: bool) {
-        let polled = poll_fn(|cx| Poll::Ready(clock.poll(cx, moved))).await;
-        assert!(polled.is_pending());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_limits_no_timer_is_made_and_nothing_rings() {
-        let mut clock = clock(None, None);
-        still_silent(&mut clock, true).await;
-        assert!(clock.timer.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silence_is_counted_from_the_last_byte() {
-        let mut clock = clock(Some(30), None);
-        still_silent(&mut clock, true).await;
-        tokio::time::advance(Duration::from_secs(20)).await;
-        still_silent(&mut clock, true).await;
-        assert_eq!(rings(&mut clock).await, (Cause::Idle, 50));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_longest_duration_is_shortened_by_up_to_a_tenth() {
-        for _ in 0..20 {
-            let (cause, after) = rings(&mut clock(None, Some(1000))).await;
-            assert_eq!(cause, Cause::MaxDuration);
-            assert!((900..=1000).contains(&after), "{after}");
+    #[test]
+    fn a_tunnel_is_small() {
+        fn size<T: Future>(_: impl FnOnce(Tunnel) -> T) -> usize {
+            size_of::<T>()
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_half_closed_tunnel_ends_after_a_minute_of_silence() {
-        let mut clock = clock(None, None);
-        clock.first_end = Some(Closer::Client);
-        still_silent(&mut clock, false).await;
-        tokio::time::advance(Duration::from_secs(50)).await;
-        still_silent(&mut clock, true).await;
-        assert_eq!(rings(&mut clock).await, (Cause::HalfClosed, 110));
+        assert!(size(Tunnel::run) <= 768, "{} bytes", size(Tunnel::run));
     }
 }

@@ -15,13 +15,14 @@ use tokio::net::TcpStream;
 
 use super::{
     body::{self, Body, Guarded},
+    clock::TunnelLimits,
     dial::{DialError, dial},
     error::Refusal,
     forward,
     handshake::{accept_of, check_switch},
     pool::{self, unreachable},
     service::Routed,
-    tunnel::{Opening, TunnelLimits},
+    tunnel::Opening,
 };
 use crate::table::Endpoint;
 

@@ -17,12 +17,20 @@ pub use rebuild::{Build, Rebuild};
 pub use signal::{Changes, Pending};
 pub use status::StatusWriter;
 
-use crate::compile::{ClusterView, Verdict};
+use crate::{
+    compile::{ClusterView, Verdict},
+    table::ObjectName,
+};
 
 /// A place that objects come from: a cluster, or a directory.
 pub trait Source: Send + 'static {
     /// The objects of this moment.
     fn view(&self) -> ClusterView;
+
+    /// Where a field of a route is written, as `file:line`, if it is written in a file.
+    fn place(&self, _route: &ObjectName, _field: &str) -> Option<String> {
+        None
+    }
 }
 
 /// What the rebuild loop tells of each build, whether or not it changed the table.

@@ -141,13 +141,13 @@ impl<S: Source> Rebuild<S> {
             }
             self.setting_problems = setting_problems;
         }
-        log_changes(&self.reports.borrow().verdicts, &verdicts);
+        log_changes(&self.source, &self.reports.borrow().verdicts, &verdicts);
         self.reports.send_replace(Report { generation: self.generation, verdicts: verdicts.into() });
     }
 }
 
 /// Logs what has changed of what users are told.
-fn log_changes(before: &[Verdict], now: &[Verdict]) {
+fn log_changes(source: &impl Source, before: &[Verdict], now: &[Verdict]) {
     let before: HashMap<&ObjectName, &Verdict> = before.iter().map(|verdict| (&verdict.route, verdict)).collect();
     for verdict in now {
         let (problems, warnings) = match before.get(&verdict.route) {
@@ -156,7 +156,8 @@ fn log_changes(before: &[Verdict], now: &[Verdict]) {
         };
         let log = |problem: &Problem| {
             let Problem { path, reason, message } = problem;
-            warn!(route = %verdict.route, field = path, reason = reason.as_str(), "{message}");
+            let at = source.place(&verdict.route, path);
+            warn!(route = %verdict.route, field = path, at, reason = reason.as_str(), "{message}");
         };
         verdict.problems.iter().filter(|problem| !problems.contains(problem)).for_each(log);
         verdict.warnings.iter().filter(|problem| !warnings.contains(problem)).for_each(log);

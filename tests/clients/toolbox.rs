@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use sha2::{Digest, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
 
 /// Where the client programs are.
 pub(crate) const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
@@ -92,12 +92,13 @@ fn python(version: &str) -> PathBuf {
 /// The folder with copies of the `locks` and what `install` made of them; one run installs, others wait for it.
 fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Path)) -> PathBuf {
     let sources: Vec<_> = locks.iter().map(|lock| Path::new(PROGRAMS).join(lock)).collect();
-    let mut hash = Sha256::new_with_prefix(version);
+    let mut hash = Context::new(&SHA256);
+    hash.update(version.as_bytes());
     for source in &sources {
-        hash.update(fs::read(source).expect("the lock files are committed"));
+        hash.update(&fs::read(source).expect("the lock files are committed"));
     }
-    let key = format!("{:x}", hash.finalize());
-    let folder = cache().join(kind).join(&key[..16]);
+    let key: String = hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let folder = cache().join(kind).join(key);
     let complete = folder.join("complete");
 
     fs::create_dir_all(&folder).expect("the cache folder can be made");

@@ -99,7 +99,11 @@ impl Golden {
         let verdicts = &compiled.verdicts;
         Self {
             table: compiled.table.hosts().map(|claims| (claims.host.to_string(), host(&claims))).collect(),
-            rules: verdicts.iter().flat_map(|verdict| verdict.rules.iter()).map(|one| (title(one), rule(one))).collect(),
+            rules: verdicts
+                .iter()
+                .flat_map(|verdict| verdict.rules.iter())
+                .map(|one| (title(one), rule(one)))
+                .collect(),
             verdicts: verdicts.iter().map(|one| (one.route.to_string(), verdict(one))).collect(),
         }
     }

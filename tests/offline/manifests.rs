@@ -1,6 +1,6 @@
 //! The reader beyond single objects: files as people and programs write them.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use proptest::prelude::*;
 use switchyard::{
@@ -102,8 +102,8 @@ fn what_the_compiler_says_is_told_at_the_field_that_it_names() {
         conditions: Vec::new(),
         problems: vec![problem],
         warnings: Vec::new(),
-        hostnames: Vec::new(),
-        rules: Vec::new(),
+        hostnames: Arc::default(),
+        rules: Arc::default(),
     };
     let problems = check::problems(&manifests, &[verdict]);
     assert_eq!(

@@ -239,3 +239,98 @@ async fn a_request_that_never_ends_does_not_keep_the_process_from_stopping() {
     harness.stopped().await;
     assert_eq!(client.rest().await, "");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tunnels_and_requests_at_once_leave_nothing_behind() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let chosen = endpoint("a", listener.local_addr().unwrap());
+    let echo = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut peer = Peer::new(stream);
+                while let Some(head) = peer.try_head().await {
+                    if head.field("upgrade").is_none() {
+                        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                        continue;
+                    }
+                    peer.send(switching("")).await;
+                    let bytes = peer.bytes(100_000).await;
+                    peer.send(bytes).await;
+                    return;
+                }
+            });
+        }
+    });
+    let harness = Arc::new(Harness::with_rule(rule(std::slice::from_ref(&chosen))));
+    let clients = (0..100).map(|number| {
+        let harness = harness.clone();
+        tokio::spawn(async move {
+            let message: Vec<u8> = (0..100_000_u32).map(|at| u8::try_from((at + number) % 251).unwrap()).collect();
+            let (mut client, head) = harness.ask(&get("/", "")).await;
+            assert_eq!((head.status(), client.body(&head).await.as_str()), (200, "ok"));
+            client.send(handshake("/ws", "")).await;
+            assert_eq!(client.head().await.status(), 101);
+            client.send(&message).await;
+            assert!(client.bytes(message.len()).await == message);
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    harness.tunnels(0).await;
+    while chosen.state.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!harness.metrics.encode().contains("endpoint=\"a\""));
+    echo.abort();
+}
+
+/// A log that is kept in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_is_logged_once_when_it_opens_and_once_when_it_closes_without_secrets() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_env_filter("switchyard=trace")
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("chat-0")]));
+    let mut client = harness.client().await;
+    client.send(handshake("/ws?token=secret", "Cookie: session=secret\r\n")).await;
+    let (mut peer, _) = backend.answer(&switching("")).await;
+    client.head().await;
+    client.send("12345").await;
+    peer.expect("12345").await;
+    drop(client);
+    assert_eq!(peer.rest().await, "");
+    drop(peer);
+    harness.tunnels(0).await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for (event, fields) in [
+        ("tunnel opened", &["route=shop/chat", "rule=main", "endpoint=chat-0", "client=127.0.0.1"][..]),
+        ("tunnel closed", &["route=shop/chat", "closer=\"client\"", "cause=\"closed\"", "bytes_to_backend=5"]),
+    ] {
+        let lines: Vec<_> = text.lines().filter(|line| line.contains(event)).collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        assert!(fields.iter().all(|field| lines[0].contains(field)), "{}", lines[0]);
+    }
+    assert!(!text.contains("secret"), "{text}");
+}

@@ -263,6 +263,20 @@ impl Drop for Served {
     }
 }
 
+/// An address where attempts to connect are neither accepted nor refused, while the rest is kept.
+pub async fn silent() -> (SocketAddr, socket2::Socket, Vec<TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    // The kernel takes some in on its own.
+    while let Ok(taken) = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+        waiting.push(taken.unwrap());
+    }
+    (address, socket, waiting)
+}
+
 /// An address where nothing listens.
 pub async fn refusing() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()

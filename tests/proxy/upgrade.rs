@@ -23,7 +23,7 @@ async fn a_handshake_is_passed_on_as_our_own_and_answered_with_the_backends_fiel
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
     let mut client = harness.client().await;
-    let more = "Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
+    let more = "Connection: keep-alive, X-Hop, Host, X-Forwarded-For\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
                 X-Forwarded-For: 6.6.6.6\r\nSec-WebSocket-Protocol: b, a\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\
                 Origin: https://app.example.com\r\nX-CasE: kept\r\n";
     client.send(handshake("/ws?token=secret", more)).await;
@@ -176,6 +176,33 @@ async fn a_backend_that_does_not_answer_a_handshake_is_a_504() {
     assert_eq!(head.status(), 504);
     client.body(&head).await;
     assert_eq!(backend.accept().await.rest().await.matches("GET /ws").count(), 1, "and its connection is closed");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_accepts_no_connection_in_time_is_a_504() {
+    let (address, _socket, _waiting) = silent().await;
+    let mut hasty = rule(&[endpoint("a", address)]);
+    hasty.timeouts.backend_connect = Some(Duration::from_millis(50));
+    let harness = Harness::with_rule(hasty);
+    for request in [handshake("/ws", ""), get("/", "")] {
+        let (mut client, head) = harness.ask(&request).await;
+        assert_eq!(head.status(), 504);
+        assert!(client.body(&head).await.contains("shop/chat"));
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_to_a_handshake_streams_to_its_end() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(handshake("/ws", "")).await;
+    let (mut peer, _) = backend.answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    assert_eq!(client.head().await.status(), 200);
+    for chunk in ["1\r\na\r\n", "1\r\nb\r\n", "0\r\n\r\n"] {
+        peer.send(chunk).await;
+        client.expect(chunk).await;
+    }
 }
 
 #[tokio::test]

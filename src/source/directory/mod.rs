@@ -122,6 +122,11 @@ impl Source for DirectorySource {
     fn view(&self) -> ClusterView {
         self.shared.current.load().view().clone()
     }
+
+    fn place(&self, route: &ObjectName, field: &str) -> Option<String> {
+        let (file, line) = self.locate(Kind::WebSocketRoute, route, field)?;
+        Some(format!("{}:{line}", file.display()))
+    }
 }
 
 #[derive(Debug)]

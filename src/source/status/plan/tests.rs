@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::*;
@@ -38,7 +40,7 @@ fn condition(type_: &str, status: &str, reason: &str) -> serde_json::Value {
 fn verdict(conditions: &[(ConditionType, bool, ConditionReason)]) -> Verdict {
     let conditions = conditions.iter().map(|&(type_, status, reason)| {
         let message = "why".to_owned();
-        VerdictCondition { type_, status, reason, message }
+        VerdictCondition { type_, status, reason, message: message.into() }
     });
     Verdict {
         route: ObjectName::new("shop", "chat"),
@@ -46,8 +48,8 @@ fn verdict(conditions: &[(ConditionType, bool, ConditionReason)]) -> Verdict {
         conditions: conditions.collect(),
         problems: Vec::new(),
         warnings: Vec::new(),
-        hostnames: Vec::new(),
-        rules: Vec::new(),
+        hostnames: Arc::default(),
+        rules: Arc::default(),
     }
 }
 

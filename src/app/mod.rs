@@ -1,0 +1,193 @@
+//! Wires everything together: a source of objects, the rebuild loop, the proxy, the admin port. Nobody imports it but
+//! the program.
+
+mod control;
+mod keys;
+mod signals;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::{
+    args::{LogFormat, ServeArguments},
+    observe::{self, Admin, Metrics, Readiness},
+    proxy::{Listener, Proxy, Scheme, Settings, Tunnels, listen},
+    source::Report,
+    table::CurrentTable,
+};
+
+/// What a serving command serves, and what it takes for granted where nothing is said.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its flags.
+    pub arguments: ServeArguments,
+    /// Where objects come from.
+    pub objects: Objects,
+    /// What holds where a flag says nothing.
+    pub defaults: Defaults,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Objects {
+    /// The cluster of the kubeconfig or of the pod.
+    Cluster,
+    /// A directory of manifests.
+    Directory(PathBuf),
+}
+
+/// What holds where a flag says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// For plaintext HTTP.
+    pub http: SocketAddr,
+    /// For HTTP over TLS.
+    pub https: SocketAddr,
+    /// For the admin port.
+    pub admin: SocketAddr,
+    /// Whether another port is taken when one of these is in use.
+    pub any_port_will_do: bool,
+    /// The port in redirects; nothing for the one that is bound.
+    pub public_https_port: Option<u16>,
+    /// How long to go on accepting after the first signal.
+    pub shutdown_delay: Duration,
+    /// How long tunnels are spread over after that.
+    pub drain_window: Duration,
+}
+
+/// The addresses that are bound.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// For plaintext HTTP; never none.
+    pub http: Vec<SocketAddr>,
+    /// For HTTP over TLS; never none.
+    pub https: Vec<SocketAddr>,
+    /// For the admin port.
+    pub admin: SocketAddr,
+}
+
+/// Sets up what the whole process needs, before anything else is done.
+///
+/// # Errors
+/// When the level of the log makes no sense.
+pub fn prepare(arguments: &ServeArguments) -> anyhow::Result<()> {
+    observe::log::init(arguments.log_format == LogFormat::Json, &arguments.log_level)?;
+    // kube and everybody else who asks rustls for "the" provider gets this one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    Ok(())
+}
+
+/// A runtime with as many threads as the flags say.
+///
+/// # Errors
+/// When threads cannot be started.
+pub fn runtime(arguments: &ServeArguments) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = arguments.threads {
+        builder.worker_threads(threads.into());
+    }
+    builder.enable_all().thread_name("serve").build().context("the runtime cannot be started")
+}
+
+/// Serves until a signal says to stop; calls `serving` once the first table is published.
+///
+/// # Errors
+/// When an address cannot be bound, a file cannot be read, or no cluster can be found: nothing has been served then.
+/// Later, when the control thread ends although nobody told it to.
+pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<()> {
+    let Plan { arguments, objects, defaults } = plan;
+    let session_keys = keys::load(arguments.session_key_file.as_deref())?;
+    if let Some(file) = arguments.session_key_file.clone() {
+        tokio::spawn(keys::follow(file, session_keys.clone()));
+    }
+    let (listeners, admin, bound) = bind(&arguments, &defaults)?;
+
+    let (table, metrics, ready) =
+        (Arc::new(CurrentTable::default()), Arc::new(Metrics::new()), Arc::<Readiness>::default());
+    let (reports, reported) = tokio::sync::watch::channel(Report::default());
+    let mut control = control::start(objects, arguments.compile_settings(), &table, &metrics, reports).await?;
+    let encoder = metrics.clone();
+    let admin_port = Admin {
+        ready: ready.clone(),
+        metrics: Arc::new(move || encoder.encode()),
+        reports: reported.clone(),
+        file_problems: control.file_problems.clone(),
+    };
+    tokio::spawn(admin_port.run(admin));
+
+    let mut first = reported;
+    let mut signals = signals::Signals::new()?;
+    tokio::select! {
+        published = first.wait_for(|report| report.generation > 0) => drop(published),
+        () = signals.next() => return Ok(()),
+        ended = &mut control.ended => return Err(control::ended(ended)),
+    }
+    ready.published();
+    serving(&bound);
+
+    let settings = settings(&arguments, &defaults, &bound);
+    let proxy = Proxy { table, session_keys, settings, metrics, tunnels: Arc::<Tunnels>::default() };
+    let mut failure = None;
+    let stop = async {
+        tokio::select! {
+            () = signals.next() => info!("stopping: a second signal ends everything at once"),
+            ended = &mut control.ended => failure = Some(control::ended(ended)),
+        }
+        ready.stopping();
+        signals.exit_at_next();
+    };
+    proxy.run(listeners, stop).await;
+    failure.map_or(Ok(()), Err)
+}
+
+fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> Settings {
+    let bound_port = bound.https.first().map(SocketAddr::port);
+    Settings {
+        public_https_port: arguments.public_https_port.or(defaults.public_https_port).or(bound_port),
+        trusted_proxies: arguments.trusted_proxies.clone(),
+        shutdown_delay: arguments.shutdown_delay.unwrap_or(defaults.shutdown_delay),
+        drain_window: arguments.drain_window.unwrap_or(defaults.drain_window),
+        ..Settings::default()
+    }
+}
+
+fn bind(arguments: &ServeArguments, defaults: &Defaults) -> anyhow::Result<(Vec<Listener>, TcpListener, Bound)> {
+    let mut listeners = Vec::new();
+    let mut bind_all = |wanted: &[SocketAddr], default, scheme, flag: &str| -> anyhow::Result<Vec<SocketAddr>> {
+        let mut bound = Vec::new();
+        for socket in open(wanted, default, defaults.any_port_will_do, flag)? {
+            bound.push(socket.local_addr()?);
+            listeners.push(Listener { socket, scheme });
+        }
+        Ok(bound)
+    };
+    let http = bind_all(&arguments.http_listen, defaults.http, Scheme::Http, "http")?;
+    let https = bind_all(&arguments.https_listen, defaults.https, Scheme::Https, "https")?;
+    let admin = open(arguments.admin_listen.as_slice(), defaults.admin, defaults.any_port_will_do, "admin")?.remove(0);
+    let bound = Bound { http, https, admin: admin.local_addr()? };
+    Ok((listeners, admin, bound))
+}
+
+/// Binds the wanted addresses, or the default one where none is wanted, and says so on standard output: a line for
+/// each, which programs read.
+fn open(wanted: &[SocketAddr], default: SocketAddr, any: bool, name: &str) -> anyhow::Result<Vec<TcpListener>> {
+    let failed = |address| format!("--{name}-listen {address}: cannot be bound");
+    let sockets = match wanted {
+        [] => {
+            let bound = listen::bind(default)
+                .or_else(|error| if any { listen::bind((default.ip(), 0).into()) } else { Err(error) });
+            vec![bound.with_context(|| failed(default))?]
+        }
+        wanted => {
+            let bind = |address: &SocketAddr| listen::bind(*address).with_context(|| failed(*address));
+            wanted.iter().map(bind).collect::<anyhow::Result<_>>()?
+        }
+    };
+    for socket in &sockets {
+        println!("listening {name} {}", socket.local_addr()?);
+    }
+    Ok(sockets)
+}

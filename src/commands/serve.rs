@@ -1,0 +1,54 @@
+//! `switchyard controller` and `switchyard standalone`.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use crate::{
+    app::{self, Defaults, Objects, Plan},
+    args::{ServeArguments, StandaloneArguments},
+};
+
+/// What holds outside of a cluster.
+pub(super) const DEFAULTS: Defaults = Defaults {
+    http: SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8080),
+    https: SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8443),
+    admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090),
+    any_port_will_do: false,
+    public_https_port: None,
+    shutdown_delay: Duration::ZERO,
+    drain_window: Duration::ZERO,
+};
+
+/// Serves the routes of a cluster.
+///
+/// # Errors
+/// As [`app::serve`].
+pub(super) fn controller(arguments: ServeArguments) -> anyhow::Result<()> {
+    let defaults = Defaults {
+        public_https_port: Some(443),
+        shutdown_delay: Duration::from_secs(5),
+        drain_window: Duration::from_secs(60),
+        ..DEFAULTS
+    };
+    run(Plan { arguments, objects: Objects::Cluster, defaults })
+}
+
+/// Serves the routes of a directory.
+///
+/// # Errors
+/// As [`app::serve`].
+pub(super) fn standalone(arguments: StandaloneArguments) -> anyhow::Result<()> {
+    let StandaloneArguments { manifests, serve } = arguments;
+    run(Plan { arguments: serve, objects: Objects::Directory(manifests), defaults: DEFAULTS })
+}
+
+fn run(plan: Plan) -> anyhow::Result<()> {
+    app::prepare(&plan.arguments)?;
+    let runtime = app::runtime(&plan.arguments)?;
+    let served = runtime.block_on(app::serve(plan, |_| {}));
+    // What still waits for a peer has been given its time.
+    runtime.shutdown_background();
+    served
+}
