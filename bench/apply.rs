@@ -120,7 +120,9 @@ fn spec(number: usize, backend: &str) -> Value {
 
 fn slice(number: usize) -> Value {
     let endpoints: Vec<_> = (0..ENDPOINTS)
-        .map(|endpoint| json!({ "addresses": [format!("198.18.{number}.{endpoint}")], "conditions": { "ready": true } }))
+        .map(
+            |endpoint| json!({ "addresses": [format!("198.18.{number}.{endpoint}")], "conditions": { "ready": true } }),
+        )
         .collect();
     let service = format!("fill-{number}");
     let mut slice = objects::slice(NAMESPACE, &service, &service, &[]);
