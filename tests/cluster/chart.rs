@@ -1,7 +1,5 @@
 //! The chart.
 
-use std::fs;
-
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
@@ -74,13 +72,6 @@ fn session_key(bed: &Bed, namespace: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_chart_brings_the_crd_of_this_version() {
-    let text = fs::read_to_string(format!("{}/crds/websocketroutes.yaml", chart())).unwrap();
-    let installed: serde_json::Value = serde_yaml::from_str(&text).unwrap();
-    assert_eq!(installed, serde_json::to_value(switchyard::api::crd()).unwrap());
-}
-
-#[test]
 fn the_controller_says_which_right_it_lacks() {
     let Some(bed) = Bed::bare() else { return };
     bed.install_crd();
@@ -89,6 +80,9 @@ fn the_controller_says_which_right_it_lacks() {
     bed.plane.kubectl(&["patch", "clusterrole", RELEASE, "--type=json", "-p", rule], "").unwrap();
     bed.plane.apply(&[objects::route(namespace, "chat", "rights.example.com", "chat")]);
     let controller = Controller::start(&bed, namespace);
-    controller.wait_for_log(r#"cannot patch resource "websocketroutes/status""#);
-    assert_eq!(controller.log().matches("WARN").count(), controller.log().matches("ERROR").count() + 3);
+    controller.wait_for_log("cannot patch resource");
+    let log = controller.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("cannot write the status")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told[0].contains("websocketroutes/status") && told[0].contains("WARN"), "{}", told[0]);
 }

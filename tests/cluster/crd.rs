@@ -1,6 +1,9 @@
 //! The CRD and what the API server makes of objects.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::support::{Bed, objects};
 
@@ -36,32 +39,37 @@ fn before_any_controller_has_looked_a_route_is_pending() {
 #[test]
 fn the_api_server_takes_every_good_object() {
     let Some(bed) = Bed::shared() else { return };
-    for_each_object("good", |name, text| {
-        if let Err(error) = dry_run(bed, text) {
-            panic!("{name}: {error}");
-        }
-    });
+    for name in judged_as(bed, "good") {
+        panic!("{name} was refused");
+    }
 }
 
 #[test]
 fn the_api_server_refuses_every_bad_object() {
     let Some(bed) = Bed::shared() else { return };
-    for_each_object("bad", |name, text| {
-        assert!(dry_run(bed, text).is_err(), "{name} was taken");
-    });
-}
-
-fn dry_run(bed: &Bed, text: &str) -> Result<String, String> {
-    bed.plane.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", "-"], text)
-}
-
-fn for_each_object(verdict: &str, mut check: impl FnMut(&str, &str)) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/objects").join(verdict);
-    let Ok(files) = fs::read_dir(&folder) else { return };
-    for file in files.map(Result::unwrap) {
-        let name = file.file_name().into_string().unwrap();
-        if name.ends_with(".yaml") {
-            check(&name, &fs::read_to_string(file.path()).unwrap());
-        }
+    let refused = judged_as(bed, "bad");
+    for name in names("bad") {
+        assert!(refused.contains(&name), "{name} was taken");
     }
+}
+
+/// The files of a folder that `kubectl apply` has an error for. It goes on after each.
+fn judged_as(bed: &Bed, verdict: &str) -> Vec<String> {
+    bed.namespace("golden");
+    let folder = folder(verdict);
+    let arguments = ["apply", "--dry-run=server", "--validate=strict", "-f", folder.to_str().unwrap()];
+    let errors = bed.plane.kubectl(&arguments, "").err().unwrap_or_default();
+    let refused = |name: &String| errors.contains(folder.join(name).to_str().unwrap());
+    let names: Vec<_> = names(verdict).into_iter().filter(refused).collect();
+    assert!(errors.is_empty() || !names.is_empty(), "{errors}");
+    names
+}
+
+fn names(verdict: &str) -> Vec<String> {
+    let files = fs::read_dir(folder(verdict)).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn folder(verdict: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/objects").join(verdict)
 }

@@ -94,17 +94,22 @@ fn an_object_that_is_not_readable_is_told_so_and_can_be_deleted() {
     bed.plane.kubectl(&arguments, "").unwrap();
     let mut nonsense = objects::route(namespace, "nonsense", "unreadable.example.com", "chat");
     nonsense["spec"]["rules"] = json!("all of them");
-    bed.plane.apply(&[nonsense]);
+    let mut late = nonsense.clone();
+    late["metadata"]["name"] = json!("late");
+    late["spec"]["className"] = json!("late");
+    bed.plane.apply(&[nonsense, late]);
     let controller = Controller::start(&bed, namespace);
     let told = bed.wait_for(namespace, "nonsense", "Accepted", "False", "Invalid");
     assert!(told.message.contains("rules"), "{told:?}");
     let refused = Client::connect(controller.http(), "unreadable.example.com", "/").err().unwrap();
     assert!(refused.contains("503"), "{refused}");
 
-    // The same object under the real schema, which it does not fit.
+    // The same objects under the real schema, which they do not fit. Of one of them nobody has told yet.
     bed.install_crd();
     bed.plane.apply(&[objects::route(namespace, "fine", "fine.example.com", "chat")]);
     bed.wait_for(namespace, "fine", "Accepted", "True", "Accepted");
+    let _late = Controller::start(&bed, "late");
+    bed.wait_for(namespace, "late", "Accepted", "False", "Invalid");
     let version = || bed.route(namespace, "nonsense").unwrap().metadata.resource_version;
     let before = version();
     sleep(Duration::from_secs(2));

@@ -27,6 +27,11 @@ fn the_crd_in_the_repository_is_the_one_of_the_types() {
 }
 
 #[test]
+fn the_chart_brings_the_same_crd() {
+    golden::assert_same(&golden::root().join("charts/switchyard/crds/websocketroutes.yaml"), &crd::yaml());
+}
+
+#[test]
 fn every_field_is_described() {
     each_field(&schema(), "", &mut |path, _, field| {
         assert!(field["description"].as_str().is_some_and(|text| text.len() > 10), "{path} has no description");

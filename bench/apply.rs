@@ -1,0 +1,143 @@
+//! How long a change takes: from the API server's answer to the first new connection that the new table serves, with
+//! 1,000 routes and 5,000 endpoints in the cluster. Run by `make bench-apply`.
+//!
+//! A client connects again and again from the moment of the answer, so what a connection costs is part of the time.
+
+#[path = "../tests/cluster/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use switchyard::api::WebSocketRoute;
+
+use support::{Backend, Bed, Controller, block_on, objects};
+
+const NAMESPACE: &str = "bench";
+const ROUTES: usize = 1_000;
+const SERVICES: usize = 50;
+const ENDPOINTS: usize = 100;
+const CHANGES: usize = 200;
+const AT_ONCE: usize = 16;
+/// What the 99th percentile has to stay below.
+const TARGET: Duration = Duration::from_millis(150);
+
+fn main() {
+    let Some(bed) = Bed::shared() else { return };
+    let namespace = bed.namespace(NAMESPACE);
+    let (blue, green) = (Backend::start("blue", 11), Backend::start("green", 12));
+    bed.plane.apply(&[
+        objects::service(namespace, "blue"),
+        objects::service(namespace, "green"),
+        objects::slice(namespace, "blue", "blue-1", &[&blue]),
+        objects::slice(namespace, "green", "green-1", &[&green]),
+    ]);
+    block_on(fill(&bed.client()));
+    let controller = Controller::start(bed, namespace);
+    controller.wait_for_backend(&host(ROUTES - 1), "blue");
+    // The statuses of a thousand new routes are written meanwhile, which is no single change.
+    bed.wait_for(namespace, &name(ROUTES - 1), "Accepted", "True", "Accepted");
+
+    let mut times: Vec<_> = (0..CHANGES).map(|number| block_on(change(&bed.client(), &controller, number))).collect();
+    times.sort_unstable();
+    let percentile = |percent: usize| times[(times.len() * percent).div_ceil(100) - 1];
+    println!("{ROUTES} routes, {} endpoints, {CHANGES} single changes", SERVICES * ENDPOINTS);
+    println!("from the API server's answer to the first connection served by the new table:");
+    for percent in [50, 90, 99] {
+        println!("  p{percent:<4} {:>8.1} ms", milliseconds(percentile(percent)));
+    }
+    println!("  max   {:>8.1} ms", milliseconds(percentile(100)));
+    assert!(percentile(99) < TARGET, "p99 must be below {TARGET:?}");
+}
+
+/// Sends a route elsewhere, and tells how long it took until a new connection went there.
+async fn change(client: &Client, controller: &Controller, number: usize) -> Duration {
+    let route = number * (ROUTES / CHANGES);
+    let api = Api::<WebSocketRoute>::namespaced(client.clone(), NAMESPACE);
+    let patch = Patch::Merge(json!({ "spec": spec(route, "green") }));
+    let (proxy, host) = (controller.http(), host(route));
+    api.patch(&name(route), &PatchParams::default(), &patch).await.expect("the change is valid");
+    let answered = Instant::now();
+    loop {
+        match support::Client::open(proxy, &host, "/").await {
+            Ok(socket) if socket.backend == "green" => return answered.elapsed(),
+            Ok(_) => {}
+            Err(error) => panic!("{host}: {error}"),
+        }
+    }
+}
+
+/// The routes, and Services with endpoints that nobody calls.
+async fn fill(client: &Client) {
+    let services = (0..SERVICES).map(|number| objects::service(NAMESPACE, &format!("fill-{number}")));
+    create::<Service>(client, services).await;
+    create::<EndpointSlice>(client, (0..SERVICES).map(slice)).await;
+    let routes = (0..ROUTES).map(|number| {
+        let mut route = objects::route(NAMESPACE, &name(number), &host(number), "blue");
+        route["spec"] = spec(number, "blue");
+        route
+    });
+    create::<WebSocketRoute>(client, routes).await;
+}
+
+async fn create<K>(client: &Client, objects: impl Iterator<Item = Value>)
+where
+    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + serde::de::DeserializeOwned
+        + serde::Serialize
+        + Clone
+        + std::fmt::Debug,
+{
+    let api = Api::<K>::namespaced(client.clone(), NAMESPACE);
+    let params = PostParams::default();
+    let created = stream::iter(objects).map(|object| {
+        let (api, params) = (&api, &params);
+        async move { api.create(params, &serde_json::from_value(object).expect("it is a valid object")).await }
+    });
+    created.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await.expect("the API server takes it");
+}
+
+fn spec(number: usize, backend: &str) -> Value {
+    let fill = format!("fill-{}", number % SERVICES);
+    json!({
+        "className": NAMESPACE,
+        "hostnames": [host(number)],
+        "rules": [
+            {
+                "matches": [{ "path": { "value": "/fill" } }],
+                "backendRefs": [{ "name": fill, "port": 80 }],
+            },
+            { "backendRefs": [{ "name": backend, "port": 80 }] },
+        ],
+    })
+}
+
+fn slice(number: usize) -> Value {
+    let endpoints: Vec<_> = (0..ENDPOINTS)
+        .map(
+            |endpoint| json!({ "addresses": [format!("198.18.{number}.{endpoint}")], "conditions": { "ready": true } }),
+        )
+        .collect();
+    let service = format!("fill-{number}");
+    let mut slice = objects::slice(NAMESPACE, &service, &service, &[]);
+    slice["endpoints"] = json!(endpoints);
+    slice
+}
+
+fn name(number: usize) -> String {
+    format!("route-{number}")
+}
+
+fn host(number: usize) -> String {
+    format!("route-{number}.example.com")
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
