@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
-use super::{GROUP, KIND, VERSION, WebSocketRouteSpec, WebSocketRouteStatus};
+use super::{GROUP, InsecurePolicy, KIND, Tls, VERSION, WebSocketRouteSpec, WebSocketRouteStatus};
 
 /// A route with a spec that may not be readable: one written under another CRD, or past the schema.
 ///
@@ -31,6 +31,8 @@ pub struct UnreadableSpec {
     pub class_name: Option<String>,
     /// The hostnames it claims, those that are readable.
     pub hostnames: Vec<String>,
+    /// The TLS settings that it has for them.
+    pub tls: Option<Box<Tls>>,
 }
 
 impl RouteObject {
@@ -55,8 +57,18 @@ impl RouteObject {
                 message: error.inner().to_string(),
                 class_name: spec.get("className").and_then(Value::as_str).map(str::to_owned),
                 hostnames: hostnames.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
+                tls: Self::read_tls(spec),
             }
         })
+    }
+
+    /// Reads the TLS settings of a spec that may not be readable. Where they are not either, they have no certificate
+    /// and let nothing through: what was meant to be secure is never served in plaintext.
+    #[must_use]
+    pub fn read_tls(spec: &Value) -> Option<Box<Tls>> {
+        let tls = spec.get("tls").filter(|tls| !tls.is_null())?;
+        let closed = Tls { certificate_refs: Vec::new(), insecure_policy: Some(InsecurePolicy::Deny) };
+        Some(Box::new(Tls::deserialize(tls).unwrap_or(closed)))
     }
 }
 
@@ -127,6 +139,16 @@ impl k8s_openapi::Metadata for RouteObject {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tls_settings_that_do_not_parse_let_nothing_through() {
+        let read = |tls| RouteObject::read_tls(&serde_json::json!({ "tls": tls }));
+        let readable = read(serde_json::json!({ "certificateRefs": [{ "name": "chat-tls" }] })).unwrap();
+        assert_eq!(readable.certificate_refs[0].name, "chat-tls");
+        let garbled = read(serde_json::json!({ "certificateRefs": "chat-tls" })).unwrap();
+        assert_eq!(garbled.insecure_policy, Some(InsecurePolicy::Deny));
+        assert!(read(Value::Null).is_none());
+    }
 
     #[test]
     fn a_spec_that_does_not_parse_keeps_its_name_and_its_hostnames() {

@@ -19,27 +19,30 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The keys of this moment.
 pub(super) type Keys = Arc<ArcSwap<SessionKeys>>;
 
-/// Reads the keys, or makes one up where there is no file.
-pub(super) fn load(file: Option<&Path>) -> anyhow::Result<Keys> {
-    let keys = if let Some(file) = file {
-        read(file)?.1
+/// Reads the keys, or makes one up where there is no file; gives what the file says along with them.
+pub(super) fn load(file: Option<&Path>) -> anyhow::Result<(Keys, String)> {
+    let (text, keys) = if let Some(file) = file {
+        read(file)?
     } else {
         warn!(
             "no --session-key-file: session cookies are signed with a random key, so they end with this process and \
              do not hold on other replicas"
         );
-        SessionKeys::random()
+        (String::new(), SessionKeys::random())
     };
-    Ok(Arc::new(ArcSwap::from_pointee(keys)))
+    Ok((Arc::new(ArcSwap::from_pointee(keys)), text))
 }
 
-/// Follows the file for ever. A file that cannot be used leaves the keys as they are.
-pub(super) async fn follow(file: PathBuf, keys: Keys) {
-    let mut seen = std::fs::read_to_string(&file).unwrap_or_default();
+/// Follows the file, which said `seen` when the keys were made of it, for ever. A file that cannot be used leaves the
+/// keys as they are.
+pub(super) async fn follow(file: PathBuf, mut seen: String, keys: Keys) {
     let mut fault = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        match read(&file) {
+        let path = file.clone();
+        // A volume that hangs must not hold up a thread that serves.
+        let answer = tokio::task::spawn_blocking(move || read(&path)).await;
+        match answer.expect("reading does not panic, and nobody cancels it") {
             Ok((text, _)) if text == seen => {}
             Ok((text, fresh)) => {
                 keys.store(Arc::new(fresh));
@@ -78,11 +81,11 @@ mod tests {
     async fn a_file_that_changes_is_read_again_and_a_broken_one_is_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, ONE).unwrap();
-        let keys = load(Some(file.path())).unwrap();
+        let (keys, text) = load(Some(file.path())).unwrap();
         let endpoint = EndpointId::new(&ObjectName::new("shop", "chat"), 80, &"uid");
         let token = keys.load().issue(&endpoint, "scope", 0);
         let holds = |keys: &Keys| keys.load().read(&token, "scope", 0, None).is_some();
-        let following = tokio::spawn(follow(file.path().to_owned(), keys.clone()));
+        let following = tokio::spawn(follow(file.path().to_owned(), text, keys.clone()));
         std::fs::write(&file, "garbage").unwrap();
         tokio::time::sleep(LOOK * 3).await;
         assert!(holds(&keys), "a broken file changes nothing");

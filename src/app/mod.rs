@@ -99,9 +99,9 @@ pub fn runtime(arguments: &ServeArguments) -> anyhow::Result<tokio::runtime::Run
 /// Later, when the control thread ends although nobody told it to.
 pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<()> {
     let Plan { arguments, objects, defaults } = plan;
-    let session_keys = keys::load(arguments.session_key_file.as_deref())?;
+    let (session_keys, seen) = keys::load(arguments.session_key_file.as_deref())?;
     if let Some(file) = arguments.session_key_file.clone() {
-        tokio::spawn(keys::follow(file, session_keys.clone()));
+        tokio::spawn(keys::follow(file, seen, session_keys.clone()));
     }
     let (listeners, admin, bound) = bind(&arguments, &defaults)?;
 
@@ -121,7 +121,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
     let mut first = reported;
     let mut signals = signals::Signals::new()?;
     tokio::select! {
-        published = first.wait_for(|report| report.generation > 0) => drop(published),
+        Ok(_) = first.wait_for(|report| report.generation > 0) => {}
         () = signals.next() => return Ok(()),
         ended = &mut control.ended => return Err(control::ended(ended)),
     }

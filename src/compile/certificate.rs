@@ -15,7 +15,7 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::table::{Certificate, ObjectName};
+use crate::table::{Certificate, ObjectName, TlsIdentity};
 
 use super::{ClusterView, SecretObject, TLS_SECRET_TYPE};
 
@@ -25,8 +25,14 @@ type Digest = [u8; 32];
 /// a route.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
-    before: HashMap<Digest, Result<Arc<Certificate>, Arc<str>>>,
-    now: HashMap<Digest, Result<Arc<Certificate>, Arc<str>>>,
+    before: Known,
+    now: Known,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    certificates: HashMap<Digest, Result<Arc<Certificate>, Arc<str>>>,
+    identities: HashMap<Digest, Arc<TlsIdentity>>,
 }
 
 impl Certificates {
@@ -38,8 +44,19 @@ impl Certificates {
         let digest = digest(chain, key);
         let Self { before, now } = self;
         let read = || parse(chain, key, digest).map(Arc::new).map_err(Arc::from);
-        let certificate = now.entry(digest).or_insert_with(|| before.remove(&digest).unwrap_or_else(read));
+        let before = &mut before.certificates;
+        let certificate = now.certificates.entry(digest).or_insert_with(|| before.remove(&digest).unwrap_or_else(read));
         certificate.clone().map_err(|fault| format!("Secret {name}: {fault}").into())
+    }
+
+    /// The identity with these certificates: the same object as in the last build, for the proxy knows by it whether
+    /// its prepared configuration, with the tickets that clients hold, is still in use.
+    pub(super) fn identity(&mut self, certificates: &[Arc<Certificate>]) -> Arc<TlsIdentity> {
+        let identity = TlsIdentity::new(certificates.into());
+        let Self { before, now } = self;
+        let same = now.identities.entry(*identity.digest());
+        same.or_insert_with(|| before.identities.remove(identity.digest()).unwrap_or_else(|| Arc::new(identity)))
+            .clone()
     }
 
     /// Forgets what was not read since the last call.

@@ -68,6 +68,7 @@ impl Draft {
             Ok(spec) => draft.read(spec),
             Err(unreadable) => {
                 draft.hostnames = draft.read_hostnames(&unreadable.hostnames);
+                draft.tls = unreadable.tls.as_ref().map(|tls| draft.read_tls(tls));
                 draft.problem(unreadable.path.clone(), ConditionReason::Invalid, unreadable.message.clone());
             }
         }

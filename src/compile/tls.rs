@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use crate::{
     api::ConditionReason,
-    table::{Certificate, Host, HostPattern, HostTls, TlsIdentity},
+    table::{Certificate, Host, HostPattern, HostTls},
 };
 
 use super::{
@@ -19,9 +19,9 @@ impl Build<'_> {
     pub(super) fn set_tls(&mut self, draft: &Draft, granted: &[Granted], findings: &mut Findings) {
         let Some(wanted) = &draft.tls else { return };
         let certificates = self.certificates(wanted, findings);
-        let identity = match certificates.first() {
-            Some(_) => Ok(Arc::new(TlsIdentity::new(certificates.clone().into()))),
-            None => Err(Arc::from("none of the route's certificates can be used")),
+        let identity = match certificates.as_slice() {
+            [] => Err(Arc::from("none of the route's certificates can be used")),
+            certificates => Ok(self.memory.certificates.identity(certificates)),
         };
         let tls = HostTls { owner: draft.name.clone(), insecure_policy: wanted.insecure_policy, identity };
         let tls = Arc::new(tls);
@@ -37,7 +37,8 @@ impl Build<'_> {
         match self.memory.certificates.read(self.view, name) {
             Ok(certificate) => {
                 self.look_again_at(certificate.not_after);
-                self.compiled.table.set_default_identity(Some(Arc::new(TlsIdentity::new(Box::new([certificate])))));
+                let identity = self.memory.certificates.identity(&[certificate]);
+                self.compiled.table.set_default_identity(Some(identity));
             }
             Err(fault) => self.compiled.setting_problems.push(format!("--default-certificate: {fault}")),
         }

@@ -57,7 +57,7 @@ struct Series {
     endpoints: Mutex<BTreeMap<(ObjectName, Box<str>), u64>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct RouteSeries {
     tunnels_open: u64,
     handshakes: BTreeMap<&'static str, u64>,
@@ -216,11 +216,12 @@ impl Collector for Series {
         let directions = [("to_backend", &self.bytes[0]), ("to_client", &self.bytes[1])];
         let bytes = directions.map(|(name, bytes)| ([("direction", name)], bytes.load(Ordering::Relaxed)));
         counters(&mut encoder, "bytes", "Bytes passed on through tunnels", bytes)?;
-        let handshakes = lock(&self.tls_handshakes);
+        // Copied, and written after the lock is gone: requests wait for it.
+        let handshakes = lock(&self.tls_handshakes).clone();
         let handshakes =
             handshakes.iter().map(|((result, version), count)| ([("result", *result), ("version", *version)], *count));
         counters(&mut encoder, "tls_handshakes", "TLS handshakes with clients", handshakes)?;
-        let endpoints = lock(&self.endpoints);
+        let endpoints = lock(&self.endpoints).clone();
         let endpoints = endpoints.iter().map(|((service, endpoint), open)| {
             let labels =
                 [("namespace", &*service.namespace), ("service", &*service.name), ("endpoint", endpoint.as_ref())];
@@ -233,7 +234,7 @@ impl Collector for Series {
 
 impl Series {
     fn encode_routes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        let routes = lock(&self.routes);
+        let routes = lock(&self.routes).clone();
         let named = || routes.iter().map(|(name, series)| (&*name.namespace, &*name.name, series));
         let open = named().filter(|(_, name, _)| !name.is_empty());
         let open = open.map(|(namespace, name, series)| (route_labels(namespace, name), series.tunnels_open));

@@ -1,8 +1,8 @@
 //! Connecting to an endpoint.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::LazyLock, time::Duration};
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::table::Endpoint;
 
@@ -15,9 +15,26 @@ pub(super) enum DialError {
     Failed,
 }
 
+/// The clock by which endpoints are said to be out of reach.
+pub(super) fn uptime() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
+}
+
 /// Connects to the first address of an endpoint that accepts, those of IPv4 before those of IPv6. The limit is for
 /// each attempt.
+///
+/// What came of it is noted, so that an endpoint that is gone is not everybody's first choice.
 pub(super) async fn dial(endpoint: &Endpoint, limit: Option<Duration>) -> Result<TcpStream, DialError> {
+    let dialled = dial_addresses(endpoint, limit).await;
+    match dialled {
+        Ok(_) => endpoint.state.reached(),
+        Err(_) => endpoint.state.unreached(uptime()),
+    }
+    dialled
+}
+
+async fn dial_addresses(endpoint: &Endpoint, limit: Option<Duration>) -> Result<TcpStream, DialError> {
     let (v4, v6): (Vec<&SocketAddr>, Vec<_>) = endpoint.addresses.iter().partition(|address| address.is_ipv4());
     let mut last = DialError::Failed;
     for address in v4.into_iter().chain(v6) {

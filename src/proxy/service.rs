@@ -18,6 +18,7 @@ use super::{
     Phase, Shared,
     body::{Body, Guarded},
     client_io::Stage,
+    dial,
     error::Refusal,
     forwarded::{self, Hop},
     handshake::{self, Intent},
@@ -56,7 +57,7 @@ pub(super) struct Routed {
 impl Routed {
     /// The next endpoint to try, counted from now on.
     pub(super) fn pick(&mut self) -> Option<(Arc<Endpoint>, InUse)> {
-        let endpoint = self.candidates.next(&mut self.rng)?;
+        let endpoint = self.candidates.next(&mut self.rng, dial::uptime())?;
         let in_use = endpoint.state.enter();
         Some((endpoint, in_use))
     }

@@ -38,8 +38,13 @@ pub(super) struct Peer {
 pub(super) enum TlsPeer {
     /// The host that the client named has TLS settings.
     Named(Host<'static>),
-    /// It named none, or one without: the default identity, of which this certificate was sent.
-    Default(Arc<Certificate>),
+    /// It named none, or one without: the default identity.
+    Default {
+        /// The certificate that was sent.
+        sent: Arc<Certificate>,
+        /// Whether it named a host at all.
+        named: bool,
+    },
 }
 
 impl TlsPeer {
@@ -48,7 +53,8 @@ impl TlsPeer {
     pub(super) fn serves(&self, table: &RouteTable, host: &Host<'_>) -> bool {
         match self {
             Self::Named(name) => table.select_the_same(name, host),
-            Self::Default(certificate) => certificate.covers(host),
+            // A client that named another host does not get to one that has TLS settings of its own.
+            Self::Default { sent, named } => sent.covers(host) && !(*named && table.tls(host).is_some()),
         }
     }
 }
@@ -143,7 +149,7 @@ fn choose(proxy: &Shared, hello: &ClientHello<'_>) -> Result<(Arc<Prepared>, Tls
     let identity = table.default_identity().ok_or(NoCertificate::UnknownName)?;
     let prepared = proxy.identities.prepared(identity).ok_or(NoCertificate::Unusable)?;
     let sent = prepared.certificates.pick(name.as_ref(), hello.signature_schemes()).0.clone();
-    Ok((prepared, TlsPeer::Default(sent)))
+    Ok((prepared, TlsPeer::Default { sent, named: name.is_some() }))
 }
 
 /// What handshakes need beyond a [`TlsIdentity`], one for each: tickets and stored sessions are never shared, else a

@@ -6,8 +6,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use super::ObjectName;
@@ -32,19 +33,11 @@ impl Backend {
         self.endpoints.iter().any(|endpoint| endpoint.phase == Phase::Ready)
     }
 
-    /// The endpoints in the order in which a new session should try them.
-    ///
-    /// Only ready ones; with none ready, those that still serve while they terminate.
-    pub fn order<'a>(&'a self, algorithm: Algorithm, rng: &'a mut fastrand::Rng) -> Order<'a> {
-        let wanted = if self.is_ready() { Phase::Ready } else { Phase::Draining };
-        let candidates: Vec<_> = self.endpoints.iter().filter(|endpoint| endpoint.phase == wanted).collect();
-        let first = match algorithm {
-            Algorithm::RoundRobin if !candidates.is_empty() => {
-                self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len()
-            }
-            _ => 0,
-        };
-        Order { candidates, algorithm, first, rng }
+    /// The endpoints that a new session may try: the ready ones; with none ready, those that still serve while they
+    /// terminate. `first` comes before all of them, whatever its phase.
+    #[must_use]
+    pub fn candidates(self: &Arc<Self>, algorithm: Algorithm, first: Option<usize>) -> Candidates {
+        Candidates { backend: self.clone(), algorithm, first, untried: None, turn: 0 }
     }
 }
 
@@ -69,53 +62,94 @@ pub enum Algorithm {
     Random,
 }
 
-/// Endpoints in order of preference, each once. The choice is made anew at each step, from the counts of that moment.
+/// Endpoints of one backend in order of preference, each once. A choice is made from the counts of its moment.
+///
+/// It owns what it needs, so that no table is held while a candidate is dialled.
 #[derive(Debug)]
-pub struct Order<'a> {
-    candidates: Vec<&'a Arc<Endpoint>>,
+pub struct Candidates {
+    backend: Arc<Backend>,
     algorithm: Algorithm,
-    first: usize,
-    rng: &'a mut fastrand::Rng,
+    first: Option<usize>,
+    /// Positions of what is left to try, once any choice was to be made.
+    untried: Option<Vec<usize>>,
+    /// Where in `untried` round robin stands.
+    turn: usize,
 }
 
-impl<'a> Iterator for Order<'a> {
-    type Item = &'a Arc<Endpoint>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.candidates.is_empty() {
-            return None;
-        }
-        let chosen = match self.algorithm {
-            Algorithm::Random => self.rng.usize(..self.candidates.len()),
-            Algorithm::LeastConnections => self.least_used(),
-            // What follows the removed one moves into its place, so the position stays where it is.
-            Algorithm::RoundRobin => self.first % self.candidates.len(),
+impl Candidates {
+    /// The next endpoint to try.
+    ///
+    /// `now` is the time on the clock by which [`EndpointState::unreached`] was told, whatever it counts from.
+    /// Endpoints that could not be reached lately come after all others: one that is gone has no connections, so it
+    /// would be every algorithm's favourite until the API server takes note.
+    pub fn next(&mut self, rng: &mut fastrand::Rng, now: Duration) -> Option<Arc<Endpoint>> {
+        let position = match self.first.take() {
+            Some(first) => {
+                self.draw(Some(first));
+                first
+            }
+            None => self.choose(rng, now)?,
         };
-        self.first = chosen;
-        match self.algorithm {
-            Algorithm::RoundRobin => Some(self.candidates.remove(chosen)),
-            _ => Some(self.candidates.swap_remove(chosen)),
-        }
+        Some(self.backend.endpoints[position].clone())
     }
-}
 
-impl Order<'_> {
-    /// The position of a candidate with the fewest in use, each of several with the same chance.
-    fn least_used(&mut self) -> usize {
-        let (mut least, mut chosen, mut ties) = (usize::MAX, 0, 0);
-        for (position, endpoint) in self.candidates.iter().enumerate() {
-            let in_use = endpoint.state.in_use();
-            if in_use < least {
-                (least, chosen, ties) = (in_use, position, 1);
-            } else if in_use == least {
-                ties += 1;
-                if self.rng.usize(..ties) == 0 {
-                    chosen = position;
-                }
+    /// The Service whose endpoints these are.
+    #[must_use]
+    pub fn service(&self) -> &ObjectName {
+        &self.backend.service
+    }
+
+    fn choose(&mut self, rng: &mut fastrand::Rng, now: Duration) -> Option<usize> {
+        if self.untried.is_none() {
+            self.draw(None);
+            if self.algorithm == Algorithm::RoundRobin {
+                self.turn = self.backend.turn.fetch_add(1, Ordering::Relaxed);
             }
         }
-        chosen
+        let Self { backend, algorithm, untried, turn, .. } = self;
+        let untried = untried.as_mut().expect("drawn above");
+        let shunned = |position: &usize| backend.endpoints[*position].state.is_shunned(now);
+        let all_shunned = untried.iter().all(shunned);
+        let eligible = |position: &usize| all_shunned || !shunned(position);
+        let chosen = match algorithm {
+            Algorithm::LeastConnections => {
+                least(untried, rng, |position| eligible(position).then(|| backend.endpoints[*position].state.in_use()))
+            }
+            Algorithm::Random => least(untried, rng, |position| eligible(position).then_some(0)),
+            Algorithm::RoundRobin => {
+                let length = untried.len();
+                (0..length).map(|step| (*turn + step) % length).find(|at| eligible(&untried[*at]))
+            }
+        }?;
+        // What follows the removed one moves into its place, so round robin goes on from there.
+        *turn = chosen;
+        Some(untried.remove(chosen))
     }
+
+    /// Notes what there is to try beside `except`.
+    fn draw(&mut self, except: Option<usize>) {
+        let wanted = if self.backend.is_ready() { Phase::Ready } else { Phase::Draining };
+        let endpoints = self.backend.endpoints.iter().enumerate();
+        let eligible = endpoints.filter(|(position, endpoint)| endpoint.phase == wanted && Some(*position) != except);
+        self.untried = Some(eligible.map(|(position, _)| position).collect());
+    }
+}
+
+/// Where the least value is, each of several with the same chance; values of `None` do not count.
+fn least(positions: &[usize], rng: &mut fastrand::Rng, value: impl Fn(&usize) -> Option<usize>) -> Option<usize> {
+    let (mut least, mut chosen, mut ties) = (usize::MAX, None, 0);
+    for (at, position) in positions.iter().enumerate() {
+        let Some(value) = value(position) else { continue };
+        if chosen.is_none() || value < least {
+            (least, chosen, ties) = (value, Some(at), 1);
+        } else if value == least {
+            ties += 1;
+            if rng.usize(..ties) == 0 {
+                chosen = Some(at);
+            }
+        }
+    }
+    chosen
 }
 
 /// What makes an endpoint itself: the Service's namespace and name, the port, and the uid of the pod behind it, or,
@@ -177,7 +211,12 @@ impl Eq for Endpoint {}
 #[derive(Debug, Default)]
 pub struct EndpointState {
     in_use: AtomicUsize,
+    /// When it could not be reached, in milliseconds of the caller's clock, and one; 0 for never.
+    unreached: AtomicU64,
 }
+
+/// How long an endpoint that could not be reached is tried last.
+const SHUNNED_MILLISECONDS: u64 = 10_000;
 
 impl EndpointState {
     /// Counts one more tunnel or request, until the guard is dropped.
@@ -190,11 +229,34 @@ impl EndpointState {
         InUse(self.clone())
     }
 
+    /// Notes that no connection to it could be made.
+    pub fn unreached(&self, now: Duration) {
+        self.unreached.store(milliseconds(now), Ordering::Relaxed);
+    }
+
+    /// Notes that a connection to it was made.
+    pub fn reached(&self) {
+        // Most of the time it is 0 already, and a cache line that is not written need not move between processors.
+        if self.unreached.load(Ordering::Relaxed) != 0 {
+            self.unreached.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn is_shunned(&self, now: Duration) -> bool {
+        let unreached = self.unreached.load(Ordering::Relaxed);
+        unreached != 0 && milliseconds(now) < unreached + SHUNNED_MILLISECONDS
+    }
+
     /// Tunnels and requests of this process now.
     #[must_use]
     pub fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed)
     }
+}
+
+/// Milliseconds and one, so that 0 stays free.
+fn milliseconds(now: Duration) -> u64 {
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX / 2) + 1
 }
 
 /// One tunnel or request at an endpoint; counted while this lives.
@@ -235,7 +297,7 @@ impl EndpointRegistry {
 mod tests {
     use super::*;
 
-    fn backend(phases: &[(&str, Phase)]) -> Backend {
+    fn backend(phases: &[(&str, Phase)]) -> Arc<Backend> {
         let service = ObjectName::new("shop", "chat");
         let endpoint = |(name, phase): &(&str, Phase)| {
             Arc::new(Endpoint {
@@ -247,12 +309,13 @@ mod tests {
             })
         };
         let endpoints = phases.iter().map(endpoint).collect();
-        Backend { service: service.clone(), port: 80, endpoints, turn: Arc::default() }
+        Arc::new(Backend { service: service.clone(), port: 80, endpoints, turn: Arc::default() })
     }
 
-    fn order(backend: &Backend, algorithm: Algorithm, seed: u64) -> Vec<String> {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        backend.order(algorithm, &mut rng).map(|endpoint| endpoint.name.to_string()).collect()
+    fn order(backend: &Arc<Backend>, algorithm: Algorithm, seed: u64) -> Vec<String> {
+        let (mut candidates, mut rng) = (backend.candidates(algorithm, None), fastrand::Rng::with_seed(seed));
+        let now = Duration::ZERO;
+        std::iter::from_fn(|| candidates.next(&mut rng, now)).map(|endpoint| endpoint.name.to_string()).collect()
     }
 
     const THREE: &[(&str, Phase)] = &[("a", Phase::Ready), ("b", Phase::Ready), ("c", Phase::Ready)];
@@ -270,7 +333,8 @@ mod tests {
         let mut guards = Vec::new();
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..30 {
-            guards.push(backend.order(Algorithm::LeastConnections, &mut rng).next().unwrap().state.enter());
+            let mut candidates = backend.candidates(Algorithm::LeastConnections, None);
+            guards.push(candidates.next(&mut rng, Duration::ZERO).unwrap().state.enter());
         }
         let counts: Vec<_> = backend.endpoints.iter().map(|endpoint| endpoint.state.in_use()).collect();
         assert_eq!(counts, [10, 10, 10]);
@@ -294,6 +358,27 @@ mod tests {
             names.sort();
             assert_eq!(names, ["a", "b", "c"], "{algorithm:?}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_could_not_be_reached_comes_last_for_a_while() {
+        let backend = backend(THREE);
+        let now = Duration::ZERO;
+        let firsts = |now| -> std::collections::HashSet<String> {
+            let first = |seed| {
+                let mut candidates = backend.candidates(Algorithm::LeastConnections, None);
+                candidates.next(&mut fastrand::Rng::with_seed(seed), now).unwrap().name.to_string()
+            };
+            (0..50).map(first).collect()
+        };
+        backend.endpoints[0].state.unreached(now);
+        assert!(!firsts(now).contains("a"));
+        for algorithm in [Algorithm::LeastConnections, Algorithm::RoundRobin, Algorithm::Random] {
+            assert_eq!(order(&backend, algorithm, 1).last().map(String::as_str), Some("a"), "{algorithm:?}");
+        }
+        assert!(firsts(Duration::from_secs(11)).contains("a"), "it is given another chance");
+        backend.endpoints[0].state.reached();
+        assert!(firsts(now).contains("a"), "it has been reached again");
     }
 
     #[test]

@@ -13,12 +13,14 @@ mod tls;
 
 use std::sync::Arc;
 
-pub use backend::{Algorithm, Backend, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Order, Phase};
+pub use backend::{
+    Algorithm, Backend, Candidates, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Phase,
+};
 pub use current::CurrentTable;
 pub use host::{Host, HostMap, HostPattern, MalformedHost};
 pub use name::ObjectName;
 pub use path::{PathMap, PathPattern};
-pub use rule::{Candidates, NoEndpoint, NonUpgrade, Persistence, Rule, Secure, Timeouts, WeightedBackend};
+pub use rule::{NoEndpoint, NonUpgrade, Persistence, Rule, Secure, Timeouts, WeightedBackend};
 pub use session::{KeyFileError, Session, SessionKeys};
 pub use tls::{Certificate, HostTls, InsecurePolicy, TlsIdentity};
 

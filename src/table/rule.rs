@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Algorithm, Backend, Endpoint, ObjectName, Session};
+use super::{Algorithm, Backend, Candidates, ObjectName, Session};
 
 /// What is decided for the requests that match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,19 +110,19 @@ impl Rule {
             return Err(NoEndpoint::Faulty(fault.clone()));
         }
         if let Some((backend, endpoint)) = session.and_then(|session| self.endpoint_of(session)) {
-            return Ok(Candidates { first: Some(endpoint), backend, algorithm: self.algorithm, tried: Vec::new() });
+            return Ok(backend.candidates(self.algorithm, Some(endpoint)));
         }
         let backend = self.draw(rng)?;
         if backend.endpoints.is_empty() {
             return Err(NoEndpoint::NoneReady(backend.service.clone()));
         }
-        Ok(Candidates { first: None, backend, algorithm: self.algorithm, tried: Vec::new() })
+        Ok(backend.candidates(self.algorithm, None))
     }
 
-    fn endpoint_of(&self, session: Session<'_>) -> Option<(Arc<Backend>, Arc<Endpoint>)> {
+    fn endpoint_of(&self, session: Session<'_>) -> Option<(&Arc<Backend>, usize)> {
         self.backends.iter().filter_map(|backend| backend.target.as_ref().ok()).find_map(|backend| {
-            let endpoint = backend.endpoints.iter().find(|endpoint| session.belongs_to(&endpoint.id))?;
-            Some((backend.clone(), endpoint.clone()))
+            let endpoint = backend.endpoints.iter().position(|endpoint| session.belongs_to(&endpoint.id))?;
+            Some((backend, endpoint))
         })
     }
 
@@ -143,46 +143,12 @@ impl Rule {
     }
 }
 
-/// Endpoints of one backend in order of preference, each once.
-///
-/// It owns what it needs, so that no table is held while a candidate is dialled.
-#[derive(Debug)]
-pub struct Candidates {
-    first: Option<Arc<Endpoint>>,
-    backend: Arc<Backend>,
-    algorithm: Algorithm,
-    tried: Vec<Arc<Endpoint>>,
-}
-
-impl Candidates {
-    /// The next endpoint to try.
-    pub fn next(&mut self, rng: &mut fastrand::Rng) -> Option<Arc<Endpoint>> {
-        let chosen = match self.first.take() {
-            Some(endpoint) => endpoint,
-            None => self.choose(rng)?,
-        };
-        self.tried.push(chosen.clone());
-        Some(chosen)
-    }
-
-    /// The Service whose endpoints these are.
-    #[must_use]
-    pub fn service(&self) -> &ObjectName {
-        &self.backend.service
-    }
-
-    fn choose(&self, rng: &mut fastrand::Rng) -> Option<Arc<Endpoint>> {
-        let untried = |endpoint: &&Arc<Endpoint>| !self.tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
-        self.backend.order(self.algorithm, rng).find(untried).cloned()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::table::{EndpointId, Phase, SessionKeys};
+    use crate::table::{Endpoint, EndpointId, Phase, SessionKeys};
 
     fn backend(service: &str, endpoints: &[(&str, Phase)]) -> Arc<Backend> {
         let service = ObjectName::new("shop", service);
@@ -216,8 +182,8 @@ mod tests {
     }
 
     fn names(candidates: Result<Candidates, NoEndpoint>, rng: &mut fastrand::Rng) -> Vec<String> {
-        let mut candidates = candidates.unwrap();
-        std::iter::from_fn(|| candidates.next(rng)).map(|endpoint| endpoint.name.to_string()).collect()
+        let (mut candidates, now) = (candidates.unwrap(), std::time::Duration::ZERO);
+        std::iter::from_fn(|| candidates.next(rng, now)).map(|endpoint| endpoint.name.to_string()).collect()
     }
 
     const READY: Phase = Phase::Ready;

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     certificates::Certificates,
-    process::{Process, START_DEADLINE},
+    shared::process::{Process, START_DEADLINE},
     toolbox::Toolbox,
 };
 

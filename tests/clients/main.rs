@@ -7,8 +7,8 @@
 
 mod bed;
 mod certificates;
-#[path = "../support/process.rs"]
-mod process;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod toolbox;
 
 use bed::{Balancing, Bed, Client, Service};

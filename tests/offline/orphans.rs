@@ -36,6 +36,10 @@ fn every_file_is_declared_by_the_module_above_it() {
         let name = module.file_stem().unwrap().to_str().unwrap();
         let parents = ["mod.rs", "lib.rs", "main.rs"].map(|parent| folder.join(parent));
         let sibling = folder.with_extension("rs");
+        // What several test binaries share is declared by each, by its path.
+        if folder.ends_with("tests") && module.join("mod.rs") == file {
+            continue;
+        }
         let declares = |parent: &PathBuf| {
             let text = fs::read_to_string(parent).unwrap_or_default();
             text.lines().any(|line| line.trim_end().ends_with(&format!("mod {name};")))

@@ -116,7 +116,7 @@ fn the_order_of_objects_in_a_view_makes_no_difference() {
 }
 
 #[test]
-fn the_next_look_is_when_the_next_certificate_expires() {
+fn a_certificate_is_read_once_and_looked_at_again_when_it_expires() {
     let mut view = view();
     let missing = build(&view, &mut Memory::default());
     assert_eq!(missing.next_look, None);
@@ -136,6 +136,10 @@ fn the_next_look_is_when_the_next_certificate_expires() {
     view.secrets.insert(object_name(&secret.metadata), Arc::new(secret));
     let compiled = build(&view, &mut Memory::default());
     assert!(compiled.table.default_identity().is_some());
+    let mut memory = Memory::default();
+    let (one, other) = (build(&view, &mut memory), build(&view, &mut memory));
+    let identity = |compiled: &Compiled| compiled.table.default_identity().unwrap().clone();
+    assert!(Arc::ptr_eq(&identity(&one), &identity(&other)), "the proxy knows by the pointer what is in use");
     let expiry = NOW + Duration::from_secs(1_893_456_000);
     assert_eq!(compiled.next_look, Some(expiry));
 }

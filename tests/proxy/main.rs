@@ -3,10 +3,10 @@
 mod checks;
 mod lifecycle;
 mod plain;
-#[path = "../support/process.rs"]
-mod process;
 mod program;
 mod sessions;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod support;
 mod tls;
 mod upgrade;

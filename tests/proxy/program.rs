@@ -15,7 +15,7 @@ use futures::{SinkExt, StreamExt};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
-use crate::process::{Process, START_DEADLINE};
+use crate::shared::process::{Process, START_DEADLINE};
 
 /// How soon a saved file has to take effect.
 const EFFECT: Duration = Duration::from_secs(1);

@@ -150,5 +150,6 @@ fn unreadable(spec: &Value, first: &Violation, violations: &[Violation]) -> api:
         message: first.message.clone(),
         class_name,
         hostnames: hostnames.filter_map(|(_, host)| host.as_str().map(str::to_owned)).collect(),
+        tls: RouteObject::read_tls(spec),
     }
 }

@@ -150,7 +150,7 @@ impl StatusWriter {
                 changed = reports.changed() => return changed.ok(),
                 () = self.routes.changed() => return Some(()),
                 Some(outcome) = self.writes.join_next() => {
-                    if let Ok(outcome) = outcome && !self.note(outcome) {
+                    if !self.note(outcome.expect("a write does not panic, and nobody cancels it")) {
                         return Some(());
                     }
                 }

@@ -20,6 +20,8 @@ const READINESS_INTERVAL: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// The longest time between two tries.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// A write of what was written before, sooner after it than this, means that somebody else writes as well.
+const CONTEST: Duration = Duration::from_secs(60);
 /// What the API allows.
 const LONGEST_MESSAGE: usize = 32_768;
 
@@ -55,6 +57,9 @@ pub(super) struct Memory {
     readiness_at: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
+    /// How often in a row the same was written, because somebody had written something else: a replica of another
+    /// version, say. Each time the next write waits longer, so that two who differ do not write without end.
+    contested: u32,
 }
 
 /// The last write, and what the API server made of it.
@@ -64,6 +69,7 @@ struct Written {
     before: Option<String>,
     after: Option<String>,
     answer: Vec<Condition>,
+    at: Instant,
 }
 
 /// What to do about a route.
@@ -91,7 +97,7 @@ impl Writer {
         if differing.is_empty() && !released || memory.was_in_vain(&wish, route) {
             return Plan::Nothing;
         }
-        match memory.not_before(&differing, now.instant) {
+        match memory.not_before(&wish, &differing, now.instant) {
             Some(at) => Plan::Later(at),
             None => Plan::Write(wish),
         }
@@ -127,11 +133,13 @@ impl Memory {
         if differing(&wish, self.stored(before)) == [ConditionType::BackendsReady] {
             self.readiness_at = Some(now);
         }
+        self.contested = if self.was_written_lately(&wish, now) { self.contested + 1 } else { 0 };
         self.written = Some(Written {
             wish,
             before: before.metadata.resource_version.clone(),
             after: answer.metadata.resource_version,
             answer: answer.status.conditions,
+            at: now,
         });
         self.failures = 0;
         self.retry_at = None;
@@ -158,17 +166,23 @@ impl Memory {
 
     /// Whether the route is what the API server made of the very same wish: somebody else holds what differs.
     fn was_in_vain(&self, wish: &[Condition], route: &RouteObject) -> bool {
-        self.written.as_ref().is_some_and(|Written { wish: before, after, .. }| {
-            let same = wish.len() == before.len() && wish.iter().zip(before).all(|(one, other)| says_same(one, other));
-            same && (*after == route.metadata.resource_version || self.is_ahead_of(route))
+        self.written.as_ref().is_some_and(|written| {
+            let unchanged = written.after == route.metadata.resource_version || self.is_ahead_of(route);
+            say_same(wish, &written.wish) && unchanged
         })
     }
 
+    fn was_written_lately(&self, wish: &[Condition], now: Instant) -> bool {
+        self.written.as_ref().is_some_and(|written| say_same(wish, &written.wish) && now < written.at + CONTEST)
+    }
+
     /// The time before which nothing is written, if that is not over.
-    fn not_before(&self, differing: &[ConditionType], now: Instant) -> Option<Instant> {
+    fn not_before(&self, wish: &[Condition], differing: &[ConditionType], now: Instant) -> Option<Instant> {
         let readiness = self.readiness_at.filter(|_| differing == [ConditionType::BackendsReady]);
         let readiness = readiness.map(|at| at + READINESS_INTERVAL);
-        readiness.into_iter().chain(self.retry_at).max().filter(|at| *at > now)
+        let contested = self.written.as_ref().filter(|_| self.contested > 0 && self.was_written_lately(wish, now));
+        let contested = contested.map(|written| written.at + retry_after(self.contested));
+        readiness.into_iter().chain(self.retry_at).chain(contested).max().filter(|at| *at > now)
     }
 }
 
@@ -216,6 +230,10 @@ fn differing(wish: &[Condition], stored: &[Condition]) -> Vec<ConditionType> {
 
 fn find(conditions: &[Condition], type_: ConditionType) -> Option<&Condition> {
     conditions.iter().find(|condition| condition.type_ == type_.as_str())
+}
+
+fn say_same(one: &[Condition], other: &[Condition]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| says_same(one, other))
 }
 
 /// Whether two conditions say the same, whenever they did so first.

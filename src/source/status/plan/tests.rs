@@ -203,3 +203,19 @@ fn failed_writes_are_tried_again_ever_more_slowly() {
     assert_eq!(plan(&pending("1"), &accepted(), &memory, start), Plan::Later(start.instant + FIRST_RETRY * 2));
     assert_eq!(retry_after(40), LONGEST_RETRY);
 }
+
+#[test]
+fn two_writers_who_differ_write_ever_more_slowly() {
+    let (start, mut memory) = (now(), Memory::default());
+    let at = |milliseconds| Now { instant: start.instant + Duration::from_millis(milliseconds), ..start };
+    for (version, milliseconds) in [("1", 0), ("3", 10)] {
+        let wished = wish(plan(&pending(version), &accepted(), &memory, at(milliseconds)));
+        let answer = route("own", "blue", &json!([condition("Accepted", "True", "Accepted")]));
+        memory.wrote(wished, &pending(version), answer, at(milliseconds).instant);
+    }
+    let contested = plan(&pending("5"), &accepted(), &memory, at(20));
+    assert_eq!(contested, Plan::Later(at(10).instant + FIRST_RETRY * 2));
+    assert!(matches!(plan(&pending("5"), &accepted(), &memory, at(10 + 500)), Plan::Write(_)));
+    let other = verdict(&[(ConditionType::Accepted, false, ConditionReason::Invalid)]);
+    assert!(matches!(plan(&pending("5"), &other, &memory, at(20)), Plan::Write(_)), "news are not held up");
+}
