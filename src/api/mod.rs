@@ -13,7 +13,7 @@ mod schema;
 mod status;
 
 pub use duration::{Duration, DurationError};
-pub use object::{RouteObject, UnreadableSpec};
+pub use object::{Fault, PartialRule, RouteObject, UnreadableSpec};
 pub use route::{
     Algorithm, BackendRef, CertificateRef, Cookie, DEFAULT_BACKEND_CONNECT_TIMEOUT, DEFAULT_CLASS_NAME,
     DEFAULT_COOKIE_PATH, DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_WEIGHT, InsecurePolicy, LifetimeType, LoadBalancing,

@@ -4,7 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
-use super::{GROUP, InsecurePolicy, KIND, Tls, VERSION, WebSocketRouteSpec, WebSocketRouteStatus};
+use super::{
+    GROUP, InsecurePolicy, KIND, RouteMatch, RouteRule, Tls, VERSION, WebSocketRouteSpec, WebSocketRouteStatus,
+};
 
 /// A route with a spec that may not be readable: one written under another CRD, or past the schema.
 ///
@@ -20,19 +22,44 @@ pub struct RouteObject {
     pub status: WebSocketRouteStatus,
 }
 
-/// What remains of a spec that does not deserialise.
+/// What remains of a spec that does not deserialise, or that breaks the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableSpec {
-    /// The field that is wrong, the first one of several.
-    pub path: String,
-    /// What is wrong with it.
-    pub message: String,
+    /// What is wrong; never nothing.
+    pub faults: Vec<Fault>,
     /// The class it names, where that is readable.
     pub class_name: Option<String>,
-    /// The hostnames it claims, those that are readable.
+    /// The hostnames it claims, those that nothing is wrong with.
     pub hostnames: Vec<String>,
     /// The TLS settings that it has for them.
     pub tls: Option<Box<Tls>>,
+    /// Its rules; nothing where not even their number is known.
+    pub rules: Option<Vec<PartialRule>>,
+}
+
+/// Something wrong in a spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The field, such as `spec.rules[0].timeouts.idle`.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// A rule of a spec that is not readable as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartialRule {
+    /// Nothing is wrong with it.
+    Readable(Box<RouteRule>),
+    /// It cannot be served, but keeps its claims.
+    Faulty {
+        /// Its name, where it has one that is readable.
+        name: Option<String>,
+        /// What is wrong with it, or with the spec around it.
+        message: String,
+        /// The matches that are readable, none for every request; nothing where it has some and none is readable.
+        matches: Option<Vec<RouteMatch>>,
+    },
 }
 
 impl RouteObject {
@@ -51,25 +78,70 @@ impl RouteObject {
     /// When it does not deserialise: what is wrong, and what could be read all the same.
     pub fn read_spec(spec: &Value) -> Result<WebSocketRouteSpec, UnreadableSpec> {
         serde_path_to_error::deserialize(spec).map_err(|error| {
-            let hostnames = spec.get("hostnames").and_then(Value::as_array);
-            UnreadableSpec {
-                path: format!("spec.{}", error.path()),
-                message: error.inner().to_string(),
-                class_name: spec.get("className").and_then(Value::as_str).map(str::to_owned),
-                hostnames: hostnames.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
-                tls: Self::read_tls(spec),
-            }
+            let fault = Fault { path: format!("spec.{}", error.path()), message: error.inner().to_string() };
+            UnreadableSpec::read(spec, vec![fault])
         })
     }
+}
 
-    /// Reads the TLS settings of a spec that may not be readable. Where they are not either, they have no certificate
-    /// and let nothing through: what was meant to be secure is never served in plaintext.
+impl UnreadableSpec {
+    /// Reads what can be read of a spec with these faults. One in a rule takes that rule, one in a hostname that
+    /// hostname, and one elsewhere all rules.
     #[must_use]
-    pub fn read_tls(spec: &Value) -> Option<Box<Tls>> {
-        let tls = spec.get("tls").filter(|tls| !tls.is_null())?;
-        let closed = Tls { certificate_refs: Vec::new(), insecure_policy: Some(InsecurePolicy::Deny) };
-        Some(Box::new(Tls::deserialize(tls).unwrap_or(closed)))
+    pub fn read(spec: &Value, faults: Vec<Fault>) -> Self {
+        let hostnames = spec.get("hostnames").and_then(Value::as_array).into_iter().flatten().enumerate();
+        let is_right = |index| fault_in(&faults, &format!("spec.hostnames[{index}]")).is_none();
+        let hostnames = hostnames.filter(|(index, _)| is_right(*index)).filter_map(|(_, host)| host.as_str());
+        let rules = spec.get("rules").and_then(Value::as_array);
+        let read = |(index, rule)| PartialRule::read(index, rule, &faults);
+        Self {
+            class_name: spec.get("className").and_then(Value::as_str).map(str::to_owned),
+            hostnames: hostnames.map(str::to_owned).collect(),
+            tls: read_tls(spec),
+            rules: rules.map(|rules| rules.iter().enumerate().map(read).collect()),
+            faults,
+        }
     }
+}
+
+impl PartialRule {
+    fn read(index: usize, value: &Value, faults: &[Fault]) -> Self {
+        let of_a_part = |fault: &Fault| {
+            ["spec.rules[", "spec.hostnames[", "spec.tls"].iter().any(|part| fault.path.starts_with(part))
+        };
+        let fault = fault_in(faults, &format!("spec.rules[{index}]"));
+        let fault = fault.or_else(|| faults.iter().find(|fault| !of_a_part(fault)));
+        let message = match (RouteRule::deserialize(value), fault) {
+            (Ok(rule), None) => return Self::Readable(Box::new(rule)),
+            (_, Some(fault)) => fault.message.clone(),
+            (Err(error), None) => error.to_string(),
+        };
+        Self::Faulty { name: value["name"].as_str().map(str::to_owned), message, matches: read_matches(value) }
+    }
+}
+
+/// The first fault of a field or of one within it.
+fn fault_in<'a>(faults: &'a [Fault], path: &str) -> Option<&'a Fault> {
+    faults.iter().find(|fault| fault.path.starts_with(path))
+}
+
+fn read_matches(rule: &Value) -> Option<Vec<RouteMatch>> {
+    match rule.get("matches") {
+        None | Some(Value::Null) => Some(Vec::new()),
+        Some(matches) => {
+            let readable = matches.as_array()?.iter().filter_map(|one| RouteMatch::deserialize(one).ok());
+            let readable: Vec<_> = readable.collect();
+            (!readable.is_empty() || matches.as_array()?.is_empty()).then_some(readable)
+        }
+    }
+}
+
+/// Reads the TLS settings of a spec that may not be readable. Where they are not either, they have no certificate and
+/// let nothing through: what was meant to be secure is never served in plaintext.
+fn read_tls(spec: &Value) -> Option<Box<Tls>> {
+    let tls = spec.get("tls").filter(|tls| !tls.is_null())?;
+    let closed = Tls { certificate_refs: Vec::new(), insecure_policy: Some(InsecurePolicy::Deny) };
+    Some(Box::new(Tls::deserialize(tls).unwrap_or(closed)))
 }
 
 impl<'de> Deserialize<'de> for RouteObject {
@@ -142,7 +214,7 @@ mod tests {
 
     #[test]
     fn tls_settings_that_do_not_parse_let_nothing_through() {
-        let read = |tls| RouteObject::read_tls(&serde_json::json!({ "tls": tls }));
+        let read = |tls| read_tls(&serde_json::json!({ "tls": tls }));
         let readable = read(serde_json::json!({ "certificateRefs": [{ "name": "chat-tls" }] })).unwrap();
         assert_eq!(readable.certificate_refs[0].name, "chat-tls");
         let garbled = read(serde_json::json!({ "certificateRefs": "chat-tls" })).unwrap();
@@ -160,6 +232,31 @@ mod tests {
         let unreadable = object.spec.unwrap_err();
         assert_eq!(unreadable.hostnames, ["chat.example.com"]);
         assert_eq!(unreadable.class_name.as_deref(), Some("switchyard"));
-        assert_eq!(unreadable.path, "spec.hostnames[1]");
+        assert_eq!(unreadable.faults[0].path, "spec.hostnames[1]");
+        assert_eq!(unreadable.rules, None);
+    }
+
+    #[test]
+    fn a_fault_in_one_rule_leaves_the_others_readable() {
+        let spec = serde_json::json!({ "className": "switchyard", "rules": [
+            { "name": "one", "backendRefs": [{ "name": "a", "port": 80 }], "timeouts": { "idle": "10 s" },
+              "matches": [{ "path": { "value": "/one" } }, { "path": 7 }] },
+            { "backendRefs": [{ "name": "a", "port": 80 }] },
+        ] });
+        let rules = RouteObject::read_spec(&spec).unwrap_err().rules.unwrap();
+        let PartialRule::Faulty { name, matches, .. } = &rules[0] else { panic!("{rules:?}") };
+        assert_eq!(name.as_deref(), Some("one"));
+        assert_eq!(matches.as_ref().unwrap().len(), 1);
+        assert!(matches!(rules[1], PartialRule::Readable(_)));
+    }
+
+    #[test]
+    fn a_fault_of_the_whole_spec_takes_all_rules() {
+        let spec = serde_json::json!({ "rules": [{ "backendRefs": [{ "name": "a", "port": 80 }] }] });
+        let fault = |path: &str| vec![Fault { path: path.into(), message: "wrong".into() }];
+        let rules = |path| UnreadableSpec::read(&spec, fault(path)).rules.unwrap();
+        assert!(matches!(rules("spec.unknown")[0], PartialRule::Faulty { .. }));
+        assert!(matches!(rules("spec.tls.insecurePolicy")[0], PartialRule::Readable(_)));
+        assert!(matches!(rules("spec.rules[10].name")[0], PartialRule::Readable(_)));
     }
 }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::SystemTime};
 
 use crate::{
     api::{
-        self, BackendRef, ConditionReason, Cookie, Duration, LoadBalancing, PathMatch, PathMatchType, RouteMatch,
-        RouteObject, RouteRule, SessionPersistence, Tls, WebSocketRouteSpec,
+        self, BackendRef, ConditionReason, Cookie, Duration, Fault, LoadBalancing, PartialRule, PathMatch,
+        PathMatchType, RouteMatch, RouteObject, RouteRule, SessionPersistence, Tls, UnreadableSpec, WebSocketRouteSpec,
     },
     table::{
         Algorithm, HostPattern, InsecurePolicy, NonUpgrade, ObjectName, PathPattern, Persistence, Secure, Timeouts,
@@ -20,7 +20,7 @@ pub(super) struct Draft {
     pub(super) name: ObjectName,
     pub(super) created: Option<SystemTime>,
     pub(super) generation: i64,
-    /// Whether the spec deserialised; if not, only the hostnames are known.
+    /// Whether the rules are known; if not, only the hostnames are, and TLS.
     pub(super) readable: bool,
     pub(super) hostnames: Arc<[HostPattern]>,
     pub(super) tls: Option<TlsDraft>,
@@ -58,7 +58,7 @@ impl Draft {
             name: object_name(&object.metadata),
             created: object.metadata.creation_timestamp.as_ref().map(|time| SystemTime::from(time.0)),
             generation: object.metadata.generation.unwrap_or_default(),
-            readable: object.spec.is_ok(),
+            readable: true,
             hostnames: Arc::default(),
             tls: None,
             rules: Vec::new(),
@@ -66,11 +66,7 @@ impl Draft {
         };
         match &object.spec {
             Ok(spec) => draft.read(spec),
-            Err(unreadable) => {
-                draft.hostnames = draft.read_hostnames(&unreadable.hostnames);
-                draft.tls = unreadable.tls.as_ref().map(|tls| draft.read_tls(tls));
-                draft.problem(unreadable.path.clone(), ConditionReason::Invalid, unreadable.message.clone());
-            }
+            Err(unreadable) => draft.read_remains(unreadable),
         }
         draft
     }
@@ -88,10 +84,37 @@ impl Draft {
         };
         self.tls = tls.as_ref().map(|tls| self.read_tls(tls));
         for (position, rule) in rules.iter().enumerate() {
-            let rule =
-                RuleReader { draft: self, path: format!("spec.rules[{position}]"), fault: None }.read(position, rule);
+            let rule = self.read_rule(position, rule);
             self.rules.push(rule);
         }
+    }
+
+    /// Reads what remains of a spec: rules that nothing is wrong with are served, the others keep their claims.
+    fn read_remains(&mut self, spec: &UnreadableSpec) {
+        let UnreadableSpec { faults, class_name: _, hostnames, tls, rules } = spec;
+        for Fault { path, message } in faults {
+            self.problem(path.clone(), ConditionReason::Invalid, message.clone());
+        }
+        let named_any = !hostnames.is_empty() || faults.iter().any(|fault| fault.path.starts_with("spec.hostnames"));
+        self.hostnames = match (named_any, rules) {
+            (false, Some(_)) => Arc::new([HostPattern::Any]),
+            _ => self.read_hostnames(hostnames),
+        };
+        self.tls = tls.as_ref().map(|tls| self.read_tls(tls));
+        self.readable = rules.is_some();
+        for (position, rule) in rules.iter().flatten().enumerate() {
+            let rule = match rule {
+                PartialRule::Readable(rule) => self.read_rule(position, rule),
+                PartialRule::Faulty { name, message, matches } => {
+                    RuleDraft::faulty(position, name.as_deref(), message, matches.as_deref())
+                }
+            };
+            self.rules.push(rule);
+        }
+    }
+
+    fn read_rule(&mut self, position: usize, rule: &RouteRule) -> RuleDraft {
+        RuleReader { draft: self, path: format!("spec.rules[{position}]"), fault: None }.read(position, rule)
     }
 
     fn read_hostnames(&mut self, hostnames: &[String]) -> Arc<[HostPattern]> {
@@ -136,6 +159,40 @@ impl Draft {
     }
 }
 
+impl RuleDraft {
+    /// A rule that only keeps its claims; what is wrong with it has been told.
+    fn faulty(position: usize, name: Option<&str>, message: &str, matches: Option<&[RouteMatch]>) -> Self {
+        let claim = |(position, RouteMatch { path }): (usize, &RouteMatch)| match path {
+            None => Some((position, PathPattern::prefix("/"))),
+            Some(PathMatch { value, .. }) if !is_path(value) => None,
+            Some(PathMatch { type_: PathMatchType::PathPrefix, value }) => Some((position, PathPattern::prefix(value))),
+            Some(PathMatch { type_: PathMatchType::Exact, value }) => Some((position, PathPattern::exact(value))),
+            Some(PathMatch { type_: PathMatchType::Unsupported(_), .. }) => None,
+        };
+        let paths = match matches {
+            None => Vec::new(),
+            Some([]) => vec![(0, PathPattern::prefix("/"))],
+            Some(matches) => matches.iter().enumerate().filter_map(claim).collect(),
+        };
+        Self {
+            name: rule_name(position, name),
+            fault: Some(message.into()),
+            paths,
+            backend_refs: Vec::new(),
+            timeouts: Timeouts::default(),
+            persistence: None,
+            named_cookie: false,
+            algorithm: Algorithm::default(),
+            non_upgrade: NonUpgrade::default(),
+        }
+    }
+}
+
+/// What a rule is called: its name, else its position.
+fn rule_name(position: usize, name: Option<&str>) -> Arc<str> {
+    name.map_or_else(|| position.to_string().into(), Arc::from)
+}
+
 /// Reads one rule, noting the first fault that takes it.
 struct RuleReader<'a> {
     draft: &'a mut Draft,
@@ -159,7 +216,7 @@ impl RuleReader<'_> {
         let persistence = session_persistence.as_ref().map(|wanted| self.read_persistence(wanted, &scope_name));
         let cookie_name = |wanted: &SessionPersistence| wanted.cookie.as_ref()?.name.clone();
         RuleDraft {
-            name: name.as_deref().map_or_else(|| position.to_string().into(), Arc::from),
+            name: rule_name(position, name.as_deref()),
             paths: self.read_matches(matches),
             backend_refs: backend_refs.clone(),
             timeouts: read_timeouts(&timeouts.clone().unwrap_or_default()),

@@ -52,7 +52,7 @@ fn a_refused_route_keeps_its_claims() {
         let manifests = golden::read(&reader, &path);
         assert_eq!(manifests.view().routes.len(), 1, "{}", path.display());
         let unreadable = manifests.view().routes[0].spec.as_ref().unwrap_err();
-        assert!(!unreadable.message.is_empty());
+        assert!(!unreadable.faults.is_empty());
     }
     let twice = golden::read(&reader, &golden::root().join("tests/golden/objects/bad/hostname-twice.yaml"));
     let route = &twice.view().routes[0];

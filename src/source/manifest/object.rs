@@ -12,7 +12,7 @@ use super::{
     typed,
 };
 use crate::{
-    api::{self, DEFAULT_CLASS_NAME, RouteObject, WebSocketRouteStatus},
+    api::{Fault, RouteObject, UnreadableSpec, WebSocketRouteStatus},
     compile::{SecretObject, ServiceObject, SliceObject, trim},
     table::ObjectName,
 };
@@ -119,11 +119,15 @@ fn route(
     let spec = match (RouteObject::read_spec(&spec), violations.first()) {
         (Ok(spec), None) => Ok(spec),
         (Err(unreadable), None) => {
-            let (field, message) = (unreadable.path.clone(), unreadable.message.clone());
-            violations.push(Violation { field, message });
+            let violation = |Fault { path, message }: Fault| Violation { field: path, message };
+            violations.extend(unreadable.faults.iter().cloned().map(violation));
             Err(unreadable)
         }
-        (_, Some(first)) => Err(unreadable(&spec, first, &violations)),
+        (_, Some(_)) => {
+            let fault =
+                |Violation { field, message }: &Violation| Fault { path: field.clone(), message: message.clone() };
+            Err(UnreadableSpec::read(&spec, violations.iter().map(fault).collect()))
+        }
     };
     let mut metadata = ObjectMeta::default();
     if let Ok(written) = typed::read::<ObjectMeta>(&value["metadata"], "metadata") {
@@ -131,25 +135,4 @@ fn route(
     }
     settle(&mut metadata, name);
     (RouteObject { metadata, spec, status: WebSocketRouteStatus::default() }, violations)
-}
-
-/// What a spec claims although it is refused: its class, and the hostnames that nothing is wrong with.
-fn unreadable(spec: &Value, first: &Violation, violations: &[Violation]) -> api::UnreadableSpec {
-    let hostnames = spec["hostnames"].as_array().into_iter().flatten().enumerate();
-    let is_right = |index: usize| {
-        let field = format!("spec.hostnames[{index}]");
-        violations.iter().all(|violation| violation.field != field)
-    };
-    let hostnames = hostnames.filter(|(index, _)| is_right(*index));
-    let class_name = match spec.get("className") {
-        Some(name) => name.as_str().map(str::to_owned),
-        None => Some(DEFAULT_CLASS_NAME.to_owned()),
-    };
-    api::UnreadableSpec {
-        path: first.field.clone(),
-        message: first.message.clone(),
-        class_name,
-        hostnames: hostnames.filter_map(|(_, host)| host.as_str().map(str::to_owned)).collect(),
-        tls: RouteObject::read_tls(spec),
-    }
 }
