@@ -33,11 +33,12 @@ pub(super) async fn pass(
     }
     let mut response = routed.sign(response, &endpoint);
     forward::answer_fields(response.headers_mut());
-    if hold.is_some_and(|hold| hold.give_up()) {
+    let unwanted = hold.and_then(Hold::refuse);
+    if unwanted.is_some() {
         // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
         response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Body::new(Guarded::new(body, (lease, in_use)))))
+    Ok(response.map(|body| Body::new(Guarded::new(body, (unwanted, lease, in_use)))))
 }
 
 /// Makes the body wait for the backend's 100 where the client does.

@@ -140,6 +140,21 @@ async fn a_backend_that_wants_no_body_spares_the_client_from_sending_it() {
 }
 
 #[tokio::test]
+async fn an_answer_instead_of_a_100_arrives_whole_although_its_body_comes_later() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")).await;
+    let (mut peer, _) = backend.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 8\r\n\r\n").await;
+    assert_eq!(client.head().await.status(), 401);
+    peer.send("who ").await;
+    client.expect("who ").await;
+    peer.send("are?").await;
+    assert_eq!(client.rest().await, "are?");
+    assert_eq!(peer.rest().await, "", "the backend's connection is not used again");
+}
+
+#[tokio::test]
 async fn answers_to_head_have_their_length_and_no_body() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
