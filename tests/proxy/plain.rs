@@ -242,7 +242,7 @@ async fn a_client_that_closes_its_half_after_a_request_gets_the_answer() {
 #[tokio::test]
 async fn a_client_that_leaves_during_a_request_frees_all_that_it_held() {
     let settings = Settings { half_closed_timeout: Duration::from_millis(50), ..Settings::default() };
-    for leaves_by_reset in [true, false] {
+    for (leaves_by_reset, ahead) in [(true, ""), (false, ""), (true, "G"), (false, "G")] {
         let backend = RawBackend::bind().await;
         let chosen = backend.endpoint("a");
         let harness = Harness::start(table(rule(from_ref(&chosen))), settings.clone());
@@ -250,6 +250,7 @@ async fn a_client_that_leaves_during_a_request_frees_all_that_it_held() {
         client.send(get("/poll", "")).await;
         let mut peer = backend.accept().await;
         peer.head().await;
+        client.send(ahead).await;
         if leaves_by_reset {
             client.reset();
         } else {
