@@ -27,12 +27,13 @@ pub(super) async fn pass(
     hold: Option<Arc<Hold>>,
 ) -> Result<Response<Body>, Refusal> {
     forward::request_fields(request.headers_mut());
-    let Answer { response, lease, endpoint, in_use } = routed.exchange(request).await?;
+    let Answer { mut response, lease, endpoint, in_use } = routed.exchange(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadSwitch::Unasked.into());
     }
-    let mut response = routed.sign(response, &endpoint);
     forward::answer_fields(response.headers_mut());
+    // What the backend's Connection names must not take our cookie with it.
+    let mut response = routed.sign(response, &endpoint);
     let unwanted = hold.and_then(Hold::refuse);
     if unwanted.is_some() {
         // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
