@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     clock::{Clock, TunnelLimits},
@@ -43,7 +43,8 @@ pub(super) struct Tunnel {
     to_client: Flow,
     broken: Broken,
     clock: Clock,
-    limits: TunnelLimits,
+    /// How long its connections may take to close.
+    linger: Duration,
     accounts: Accounts,
 }
 
@@ -56,11 +57,13 @@ struct Broken {
     end: Option<(Closer, Cause)>,
 }
 
-/// Who has to know of it.
+/// Who has to know of it, dropped in this order: when it is listed no more, it is counted nowhere.
 struct Accounts {
-    registered: Registered,
+    _in_use: InUse,
     metrics: Arc<Metrics>,
-    in_use: InUse,
+    registered: Registered,
+    opened: Instant,
+    closed: bool,
 }
 
 impl Tunnel {
@@ -76,15 +79,16 @@ impl Tunnel {
         metrics.tunnel_opened(&names.route, &names.service, &names.endpoint);
         let registered = tunnels.register(names);
         log_open(&registered);
+        let clock = Clock::new(limits);
         Self {
             client,
             backend,
             to_backend: Flow::starting_with(early),
             to_client: Flow::starting_with(&from_backend),
             broken: Broken::default(),
-            clock: Clock::new(limits),
-            limits,
-            accounts: Accounts { registered, metrics, in_use },
+            linger: limits.linger,
+            accounts: Accounts { _in_use: in_use, metrics, registered, opened: clock.opened, closed: false },
+            clock,
         }
     }
 
@@ -98,17 +102,17 @@ impl Tunnel {
     async fn finish(self, closer: Closer, cause: Cause) -> TunnelEnd {
         let client_done = self.broken.client || (self.to_backend.has_ended() && self.to_client.is_closed());
         let backend_done = self.broken.backend || (self.to_client.has_ended() && self.to_backend.is_closed());
-        let Self { client, backend, clock, limits, accounts, .. } = self;
-        let end = accounts.close(closer, cause, clock.opened.elapsed());
+        let Self { client, backend, linger, accounts, .. } = self;
+        let end = accounts.close(closer, cause);
         // Also where the other side has broken: else what this one has not read yet could be lost.
         let close_client = async move {
             if !client_done {
-                stream::close(client, limits.linger).await;
+                stream::close(client, linger).await;
             }
         };
         let close_backend = async move {
             if !backend_done {
-                stream::close(backend, limits.linger).await;
+                stream::close(backend, linger).await;
             }
         };
         tokio::join!(close_client, close_backend);
@@ -193,17 +197,29 @@ impl Accounts {
         self.metrics.bytes(direction, bytes);
     }
 
-    fn close(self, closer: Closer, cause: Cause, duration: Duration) -> TunnelEnd {
-        let Self { registered, metrics, in_use } = self;
-        let handle = &registered.handle;
+    fn close(mut self, closer: Closer, cause: Cause) -> TunnelEnd {
+        self.settle(closer, cause)
+    }
+
+    fn settle(&mut self, closer: Closer, cause: Cause) -> TunnelEnd {
+        self.closed = true;
+        let (handle, duration) = (&self.registered.handle, self.opened.elapsed());
         let close = TunnelClose { closer: closer.as_str(), cause: cause.as_str(), duration };
-        metrics.tunnel_closed(&handle.route, &handle.service, &handle.endpoint, close);
+        self.metrics.tunnel_closed(&handle.route, &handle.service, &handle.endpoint, close);
         let bytes = |direction| handle.bytes(direction);
         let (bytes_to_backend, bytes_to_client) = (bytes(Direction::ToBackend), bytes(Direction::ToClient));
         let end = TunnelEnd { closer, cause, duration, bytes_to_backend, bytes_to_client };
-        log_close(&registered, &end);
-        drop(in_use);
+        log_close(&self.registered, &end);
         end
+    }
+}
+
+impl Drop for Accounts {
+    fn drop(&mut self) {
+        // A tunnel that was never run to its end: its task went with the runtime.
+        if !self.closed {
+            self.settle(Closer::Proxy, Cause::Shutdown);
+        }
     }
 }
 
@@ -287,6 +303,19 @@ mod tests {
         drop(client);
         let end = tunnel.await.unwrap();
         assert_eq!((end.closer, end.cause), (Closer::Backend, Cause::Reset));
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_dropped_is_no_longer_counted() {
+        let ((_client, accepted), (dialled, _backend)) = (connected().await, connected().await);
+        let (tunnels, metrics) = (Arc::default(), Arc::<Metrics>::default());
+        let open = || metrics.encode().contains(r#"tunnels_open{namespace="shop",route="chat"} 1"#);
+        let client = ClientStream::Plain(accepted);
+        let tunnel = Tunnel::open(&tunnels, metrics.clone(), client, b"", opening(dialled, Vec::new()));
+        assert!(open());
+        drop(tunnel);
+        assert!(!open() && !metrics.encode().contains("endpoint=\"chat-0\""));
+        assert_eq!(tunnels.count(), 0);
     }
 
     #[test]
