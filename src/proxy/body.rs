@@ -73,7 +73,8 @@ where
 
 const WAITING: u8 = 0;
 const OPEN: u8 = 1;
-const GIVEN_UP: u8 = 2;
+const REFUSED: u8 = 2;
+const OVER: u8 = 3;
 
 /// Whether a body behind `Expect: 100-continue` may be read. Reading it is what makes hyper send the client its 100,
 /// so it must wait for the backend's.
@@ -86,18 +87,29 @@ pub(super) struct Hold {
 impl Hold {
     /// The backend wants the body.
     pub(super) fn open(&self) {
-        self.change(OPEN);
+        self.change(WAITING, OPEN);
     }
 
-    /// The backend has answered without it. Returns whether it was still waiting.
-    pub(super) fn give_up(&self) -> bool {
-        self.change(GIVEN_UP)
+    /// The backend has answered without it. Nothing where the body was asked for before; else what the answer is to
+    /// keep: hyper gives up an answer whose request fails, so the body may only end when the answer has.
+    pub(super) fn refuse(self: Arc<Self>) -> Option<Answered> {
+        self.change(WAITING, REFUSED).then(|| Answered(self))
     }
 
-    fn change(&self, to: u8) -> bool {
-        let waited = self.state.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    fn change(&self, from: u8, to: u8) -> bool {
+        let changed = self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
         self.waker.wake();
-        waited
+        changed
+    }
+}
+
+/// The answer to a request whose body is not wanted.
+#[derive(Debug)]
+pub(super) struct Answered(Arc<Hold>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.0.change(REFUSED, OVER);
     }
 }
 
@@ -122,6 +134,7 @@ impl Held {
         }
         match self.hold.state.load(Ordering::Acquire) {
             OPEN => Poll::Ready(Ok(())),
+            REFUSED => Poll::Pending,
             _ => Poll::Ready(Err("the backend answered without the body".into())),
         }
     }

@@ -24,6 +24,10 @@ use tokio::{
 
 use super::settings::Settings;
 
+/// What a client may send ahead while its request is being answered. One that sends more is no longer looked after
+/// until then.
+const MAX_AHEAD: usize = 16 * 1024;
+
 const IDLE: u8 = 0;
 const BUSY: u8 = 1;
 const FINISHING: u8 = 2;
@@ -153,7 +157,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
 
     /// Looks whether the client is still there while its request is being answered.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.ended && self.ahead.is_empty() {
+        // Until there is nothing more to read: that is what registers for what comes next.
+        while !self.ended && self.ahead.len() < MAX_AHEAD {
             let mut bytes = [0; 1024];
             let mut buffer = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
@@ -163,11 +168,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
             if buffer.filled().is_empty() {
                 self.ended = true;
                 self.allow_half_closed();
-            } else {
-                self.ahead.extend_from_slice(buffer.filled());
-                // Another look registers for what comes after these bytes, if only the task's next turn.
-                return Ok(());
             }
+            self.ahead.extend_from_slice(buffer.filled());
         }
         if self.ended && self.timer.as_mut().poll(cx).is_ready() {
             return Err(io::ErrorKind::TimedOut.into());

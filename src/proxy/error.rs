@@ -143,8 +143,8 @@ impl Refusal {
         self.facts().2
     }
 
-    /// Whether the connection closes with the answer: where the end of the request is in doubt, or a client that is
-    /// misdirected should come back on another connection.
+    /// Whether the connection closes with the answer: where the end of the request is in doubt. One that is misdirected
+    /// closes nothing, since the connection is good for the hosts that it was opened for.
     pub(super) fn closes(&self) -> bool {
         matches!(
             self,

@@ -16,7 +16,7 @@ use super::{
     forward,
     handshake::BadSwitch,
     pool::{Lease, unreachable},
-    service::Routed,
+    routed::Routed,
 };
 use crate::table::{Endpoint, InUse};
 
@@ -27,17 +27,19 @@ pub(super) async fn pass(
     hold: Option<Arc<Hold>>,
 ) -> Result<Response<Body>, Refusal> {
     forward::request_fields(request.headers_mut());
-    let Answer { response, lease, endpoint, in_use } = routed.exchange(request).await?;
+    let Answer { mut response, lease, endpoint, in_use } = routed.exchange(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadSwitch::Unasked.into());
     }
-    let mut response = routed.sign(response, &endpoint);
     forward::answer_fields(response.headers_mut());
-    if hold.is_some_and(|hold| hold.give_up()) {
+    // What the backend's Connection names must not take our cookie with it.
+    let mut response = routed.sign(response, &endpoint);
+    let unwanted = hold.and_then(Hold::refuse);
+    if unwanted.is_some() {
         // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
         response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Body::new(Guarded::new(body, (lease, in_use)))))
+    Ok(response.map(|body| Body::new(Guarded::new(body, (unwanted, lease, in_use)))))
 }
 
 /// Makes the body wait for the backend's 100 where the client does.

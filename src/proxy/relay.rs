@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// Which of the two sides a failure belongs to.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// The one that is read.
     Reader,
@@ -52,6 +52,10 @@ enum Stage {
     Ended,
     /// The writer has been told.
     Closed,
+    /// The writer is gone. What the reader still sends is thrown away, so that it is not held up by that.
+    Void,
+    /// The same, and the reader has ended.
+    Over,
 }
 
 impl Flow {
@@ -63,11 +67,65 @@ impl Flow {
 
     /// Whether the reader has ended.
     pub(super) fn has_ended(&self) -> bool {
-        self.stage != Stage::Open
+        !matches!(self.stage, Stage::Open | Stage::Void)
+    }
+
+    /// Whether the writer has been told of the end.
+    pub(super) fn is_closed(&self) -> bool {
+        self.stage == Stage::Closed
     }
 
     /// Passes on what is there. Ready when the end has been passed on as well; `count` is told of bytes written.
+    ///
+    /// A failure is told once, and is no reason to stop: behind one of the reader, what came before it is still to be
+    /// passed on; behind one of the writer, the reader is read into the void.
     pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: Pin<&mut (impl AsyncRead + ?Sized)>,
+        writer: Pin<&mut (impl AsyncWrite + ?Sized)>,
+        count: &mut impl FnMut(usize),
+    ) -> Poll<Result<(), Failure>> {
+        if self.stage == Stage::Void {
+            return self.poll_discard(cx, reader).map(Ok);
+        }
+        let polled = self.poll_passing(cx, reader, writer, count);
+        if let Poll::Ready(Err(failure)) = polled {
+            self.fail(failure);
+        }
+        polled
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.stage = match (failure, self.stage) {
+            (Failure::Reader, _) => Stage::Ended,
+            (Failure::Writer, Stage::Open) => Stage::Void,
+            (Failure::Writer, _) => Stage::Over,
+        };
+        if failure == Failure::Writer {
+            self.leftover = None;
+        }
+    }
+
+    /// Ready when the reader has ended, in whichever way.
+    fn poll_discard(&mut self, cx: &mut Context<'_>, mut reader: Pin<&mut (impl AsyncRead + ?Sized)>) -> Poll<()> {
+        let mut budget = BUDGET;
+        while budget > 0 {
+            let read = SHARED.with_borrow_mut(|buffer| {
+                let mut buffer = ReadBuf::new(buffer);
+                reader.as_mut().poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+            });
+            let Ok(count @ 1..) = ready!(read) else {
+                self.stage = Stage::Over;
+                return Poll::Ready(());
+            };
+            budget = budget.saturating_sub(count);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_passing(
         &mut self,
         cx: &mut Context<'_>,
         mut reader: Pin<&mut (impl AsyncRead + ?Sized)>,
@@ -202,6 +260,21 @@ mod tests {
         let (counted, (), received) = tokio::join!(relay, send, receive);
         assert!(received == expected, "bytes were lost, doubled or reordered");
         assert_eq!(counted, expected.len());
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_gone_is_told_once_and_does_not_hold_the_reader_up() {
+        let (mut source, reader) = duplex(16);
+        let (writer, sink) = duplex(16);
+        drop(sink);
+        let (mut flow, mut reader, mut writer) = (Flow::default(), pin!(reader), pin!(writer));
+        let send = tokio::spawn(async move { source.write_all(&[1; 1000]).await });
+        let failure = poll_fn(|cx| flow.poll(cx, reader.as_mut(), writer.as_mut(), &mut |_| ())).await;
+        assert_eq!(failure, Err(Failure::Writer));
+        assert!(!flow.has_ended());
+        poll_fn(|cx| flow.poll(cx, reader.as_mut(), writer.as_mut(), &mut |_| ())).await.unwrap();
+        assert!(flow.has_ended() && !flow.is_closed());
+        send.await.unwrap().unwrap();
     }
 
     #[tokio::test]

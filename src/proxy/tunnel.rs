@@ -6,11 +6,11 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     clock::{Clock, TunnelLimits},
@@ -41,16 +41,29 @@ pub(super) struct Tunnel {
     backend: TcpStream,
     to_backend: Flow,
     to_client: Flow,
+    broken: Broken,
     clock: Clock,
-    limits: TunnelLimits,
+    /// How long its connections may take to close.
+    linger: Duration,
     accounts: Accounts,
 }
 
-/// Who has to know of it.
+/// The sides whose connections are of no more use.
+#[derive(Clone, Copy, Debug, Default)]
+struct Broken {
+    client: bool,
+    backend: bool,
+    /// What that makes of the end.
+    end: Option<(Closer, Cause)>,
+}
+
+/// Who has to know of it, dropped in this order: when it is listed no more, it is counted nowhere.
 struct Accounts {
-    registered: Registered,
+    _in_use: InUse,
     metrics: Arc<Metrics>,
-    in_use: InUse,
+    registered: Registered,
+    opened: Instant,
+    closed: bool,
 }
 
 impl Tunnel {
@@ -66,14 +79,16 @@ impl Tunnel {
         metrics.tunnel_opened(&names.route, &names.service, &names.endpoint);
         let registered = tunnels.register(names);
         log_open(&registered);
+        let clock = Clock::new(limits);
         Self {
             client,
             backend,
             to_backend: Flow::starting_with(early),
             to_client: Flow::starting_with(&from_backend),
-            clock: Clock::new(limits),
-            limits,
-            accounts: Accounts { registered, metrics, in_use },
+            broken: Broken::default(),
+            linger: limits.linger,
+            accounts: Accounts { _in_use: in_use, metrics, registered, opened: clock.opened, closed: false },
+            clock,
         }
     }
 
@@ -85,11 +100,22 @@ impl Tunnel {
     }
 
     async fn finish(self, closer: Closer, cause: Cause) -> TunnelEnd {
-        let Self { client, backend, clock, limits, accounts, .. } = self;
-        let end = accounts.close(closer, cause, clock.opened.elapsed());
-        if cause != Cause::Reset && cause != Cause::Closed {
-            tokio::join!(stream::close(client, limits.linger), stream::close(backend, limits.linger));
-        }
+        let client_done = self.broken.client || (self.to_backend.has_ended() && self.to_client.is_closed());
+        let backend_done = self.broken.backend || (self.to_client.has_ended() && self.to_backend.is_closed());
+        let Self { client, backend, linger, accounts, .. } = self;
+        let end = accounts.close(closer, cause);
+        // Also where the other side has broken: else what this one has not read yet could be lost.
+        let close_client = async move {
+            if !client_done {
+                stream::close(client, linger).await;
+            }
+        };
+        let close_backend = async move {
+            if !backend_done {
+                stream::close(backend, linger).await;
+            }
+        };
+        tokio::join!(close_client, close_backend);
         end
     }
 
@@ -102,30 +128,52 @@ impl Tunnel {
         self.note_first_end(Closer::Backend);
         let to_backend = self.poll_to_backend(cx, &mut moved);
         self.note_first_end(Closer::Client);
-        // Who has closed need not take what is still sent; what it said before has to arrive all the same.
-        let to_backend = tolerate(to_backend, &self.to_client);
-        let to_client = tolerate(to_client, &self.to_backend);
-        match (to_backend, to_client) {
-            (Poll::Ready(Err(failure)), _) => return Poll::Ready(broken(&failure, Closer::Client, Closer::Backend)),
-            (_, Poll::Ready(Err(failure))) => return Poll::Ready(broken(&failure, Closer::Backend, Closer::Client)),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
-                return Poll::Ready((self.clock.first_end.unwrap_or(Closer::Proxy), Cause::Closed));
-            }
-            _ => {}
+        if self.is_over(to_backend, to_client) {
+            return Poll::Ready(self.broken.end.unwrap_or_else(|| self.closed()));
         }
-        self.clock.poll(cx, moved).map(|cause| (Closer::Proxy, cause))
+        // What still had to be passed on after a break was not taken in time: the break is the cause all the same.
+        self.clock.poll(cx, moved).map(|cause| self.broken.end.unwrap_or((Closer::Proxy, cause)))
     }
 
-    fn poll_to_backend(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Result<(), Failure>> {
-        let Self { client, backend, to_backend, accounts, .. } = self;
-        let mut count = |bytes| accounts.count(Direction::ToBackend, bytes, moved);
-        to_backend.poll(cx, Pin::new(client), Pin::new(backend), &mut count)
+    /// Whether nothing is left to do: what a side said before it broke has to arrive at the other.
+    fn is_over(&self, to_backend: Poll<()>, to_client: Poll<()>) -> bool {
+        (self.broken.backend || to_backend.is_ready()) && (self.broken.client || to_client.is_ready())
     }
 
-    fn poll_to_client(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Result<(), Failure>> {
-        let Self { client, backend, to_client, accounts, .. } = self;
-        let mut count = |bytes| accounts.count(Direction::ToClient, bytes, moved);
-        to_client.poll(cx, Pin::new(backend), Pin::new(client), &mut count)
+    fn closed(&self) -> (Closer, Cause) {
+        (self.clock.first_end.unwrap_or(Closer::Proxy), Cause::Closed)
+    }
+
+    fn poll_to_backend(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<()> {
+        loop {
+            let Self { client, backend, to_backend, accounts, .. } = self;
+            let mut count = |bytes| accounts.count(Direction::ToBackend, bytes, moved);
+            match ready!(to_backend.poll(cx, Pin::new(client), Pin::new(backend), &mut count)) {
+                Ok(()) => return Poll::Ready(()),
+                Err(Failure::Reader) => self.note_break(Closer::Client, Cause::Reset),
+                Err(Failure::Writer) => self.note_break(Closer::Backend, cause_of_deafness(&self.to_client)),
+            }
+        }
+    }
+
+    fn poll_to_client(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<()> {
+        loop {
+            let Self { client, backend, to_client, accounts, .. } = self;
+            let mut count = |bytes| accounts.count(Direction::ToClient, bytes, moved);
+            match ready!(to_client.poll(cx, Pin::new(backend), Pin::new(client), &mut count)) {
+                Ok(()) => return Poll::Ready(()),
+                Err(Failure::Reader) => self.note_break(Closer::Backend, Cause::Reset),
+                Err(Failure::Writer) => self.note_break(Closer::Client, cause_of_deafness(&self.to_backend)),
+            }
+        }
+    }
+
+    /// One side is of no more use, which also starts the time that the other has to take what was said before.
+    fn note_break(&mut self, side: Closer, cause: Cause) {
+        self.clock.note_end(side);
+        let end = if cause == Cause::Closed { self.closed() } else { (side, cause) };
+        self.broken.end.get_or_insert(end);
+        *(if side == Closer::Client { &mut self.broken.client } else { &mut self.broken.backend }) = true;
     }
 
     fn note_first_end(&mut self, side: Closer) {
@@ -136,18 +184,9 @@ impl Tunnel {
     }
 }
 
-fn tolerate(polled: Poll<Result<(), Failure>>, opposite: &Flow) -> Poll<Result<(), Failure>> {
-    match polled {
-        Poll::Ready(Err(Failure::Writer)) if opposite.has_ended() => Poll::Ready(Ok(())),
-        polled => polled,
-    }
-}
-
-fn broken(failure: &Failure, reader: Closer, writer: Closer) -> (Closer, Cause) {
-    match failure {
-        Failure::Reader => (reader, Cause::Reset),
-        Failure::Writer => (writer, Cause::Reset),
-    }
+/// What it means that a side takes nothing: who has closed need not take what is still sent. `said` is what it says.
+fn cause_of_deafness(said: &Flow) -> Cause {
+    if said.has_ended() { Cause::Closed } else { Cause::Reset }
 }
 
 impl Accounts {
@@ -158,17 +197,29 @@ impl Accounts {
         self.metrics.bytes(direction, bytes);
     }
 
-    fn close(self, closer: Closer, cause: Cause, duration: Duration) -> TunnelEnd {
-        let Self { registered, metrics, in_use } = self;
-        let handle = &registered.handle;
+    fn close(mut self, closer: Closer, cause: Cause) -> TunnelEnd {
+        self.settle(closer, cause)
+    }
+
+    fn settle(&mut self, closer: Closer, cause: Cause) -> TunnelEnd {
+        self.closed = true;
+        let (handle, duration) = (&self.registered.handle, self.opened.elapsed());
         let close = TunnelClose { closer: closer.as_str(), cause: cause.as_str(), duration };
-        metrics.tunnel_closed(&handle.route, &handle.service, &handle.endpoint, close);
+        self.metrics.tunnel_closed(&handle.route, &handle.service, &handle.endpoint, close);
         let bytes = |direction| handle.bytes(direction);
         let (bytes_to_backend, bytes_to_client) = (bytes(Direction::ToBackend), bytes(Direction::ToClient));
         let end = TunnelEnd { closer, cause, duration, bytes_to_backend, bytes_to_client };
-        log_close(&registered, &end);
-        drop(in_use);
+        log_close(&self.registered, &end);
         end
+    }
+}
+
+impl Drop for Accounts {
+    fn drop(&mut self) {
+        // A tunnel that was never run to its end: its task went with the runtime.
+        if !self.closed {
+            self.settle(Closer::Proxy, Cause::Shutdown);
+        }
     }
 }
 
@@ -203,7 +254,69 @@ fn log_close(registered: &Registered, end: &TunnelEnd) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+    use crate::table::{EndpointState, ObjectName, Timeouts};
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (connected, accepted) = tokio::join!(connect, listener.accept());
+        (connected.unwrap(), accepted.unwrap().0)
+    }
+
+    fn opening(backend: TcpStream, early: Vec<u8>) -> Opening {
+        let object = ObjectName::new("shop", "chat");
+        let names = TunnelNames {
+            route: object.clone(),
+            rule: "main".into(),
+            service: object,
+            endpoint: "chat-0".into(),
+            client: Ipv4Addr::LOCALHOST.into(),
+        };
+        let seconds = Duration::from_secs;
+        let limits = TunnelLimits::new(&Timeouts::default(), seconds(60), seconds(1));
+        Opening { backend, early: early.into(), names, limits, in_use: Arc::new(EndpointState::default()).enter() }
+    }
+
+    #[tokio::test]
+    async fn what_the_backend_said_before_it_reset_arrives_although_the_client_still_talks() {
+        let ((mut client, accepted), (dialled, backend)) = (connected().await, connected().await);
+        // More than the sockets hold, so that some is still ours when the backend is gone.
+        let early = vec![7; 32 << 20];
+        let (length, opening) = (early.len(), opening(dialled, early));
+        let (tunnels, metrics) = (Arc::default(), Arc::default());
+        let tunnel = Tunnel::open(&tunnels, metrics, ClientStream::Plain(accepted), b"talk", opening);
+        backend.set_zero_linger().unwrap();
+        drop(backend);
+        client.write_all(&vec![1; 100_000]).await.unwrap();
+        let tunnel = tokio::spawn(tunnel.run());
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        assert!(received.len() == length, "{} of {length} bytes", received.len());
+        drop(client);
+        let end = tunnel.await.unwrap();
+        assert_eq!((end.closer, end.cause), (Closer::Backend, Cause::Reset));
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_dropped_is_no_longer_counted() {
+        let ((_client, accepted), (dialled, _backend)) = (connected().await, connected().await);
+        let (tunnels, metrics) = (Arc::default(), Arc::<Metrics>::default());
+        let open = || metrics.encode().contains(r#"tunnels_open{namespace="shop",route="chat"} 1"#);
+        let client = ClientStream::Plain(accepted);
+        let tunnel = Tunnel::open(&tunnels, metrics.clone(), client, b"", opening(dialled, Vec::new()));
+        assert!(open());
+        drop(tunnel);
+        assert!(!open() && !metrics.encode().contains("endpoint=\"chat-0\""));
+        assert_eq!(tunnels.count(), 0);
+    }
 
     #[test]
     fn a_tunnel_is_small() {

@@ -8,7 +8,10 @@ use switchyard::{
     proxy::Settings,
     table::{RouteTable, Rule},
 };
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -94,6 +97,27 @@ async fn what_one_side_says_before_it_closes_arrives_although_the_other_still_ta
             client.send("talk").await;
         }
         client.expect("last words").await;
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_closes_without_having_read_all_does_not_break_the_clients_connection() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    for round in 1..=5 {
+        let (client, mut peer) = open(&harness, &backend).await;
+        let (mut receive, mut send) = client.stream.into_split();
+        let talk = tokio::spawn(async move { while send.write_all(&vec![1; 1 << 16]).await.is_ok() {} });
+        peer.stream.readable().await.unwrap();
+        peer.send("last words").await;
+        // There are unread bytes, so this resets the connection.
+        drop(peer);
+        let mut received = String::new();
+        soon(receive.read_to_string(&mut received)).await.unwrap();
+        assert_eq!(received, "last words");
+        harness.tunnels(0).await;
+        assert!(harness.counted(&closed("backend", "reset", round)));
+        soon(talk).await.unwrap();
     }
 }
 
@@ -223,6 +247,33 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
     assert_eq!(slow.rest().await, "ok");
     harness.stopped().await;
     assert!(harness.counted(&closed("proxy", "shutdown", 1)));
+}
+
+#[tokio::test]
+async fn handshakes_that_end_after_the_drain_become_tunnels_that_end_at_once() {
+    let backend = RawBackend::bind().await;
+    let settings = Settings { drain_window: Duration::ZERO, ..Settings::default() };
+    let mut harness = Harness::start(table(rule(&[backend.endpoint("a")])), settings);
+    let mut late = Vec::new();
+    for _ in 0..4 {
+        let mut client = harness.client().await;
+        client.send(handshake("/ws", "")).await;
+        let mut peer = backend.accept().await;
+        peer.head().await;
+        late.push((client, peer));
+    }
+    harness.stop();
+    while tokio::net::TcpStream::connect(harness.http).await.is_ok() {}
+    for (_, peer) in &mut late {
+        peer.send(switching("")).await;
+    }
+    for (client, peer) in &mut late {
+        assert_eq!(client.head().await.status(), 101);
+        assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
+    }
+    drop(late);
+    harness.stopped().await;
+    assert!(harness.counted(&closed("proxy", "shutdown", 4)));
 }
 
 #[tokio::test]

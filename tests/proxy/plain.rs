@@ -140,6 +140,21 @@ async fn a_backend_that_wants_no_body_spares_the_client_from_sending_it() {
 }
 
 #[tokio::test]
+async fn an_answer_instead_of_a_100_arrives_whole_although_its_body_comes_later() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")).await;
+    let (mut peer, _) = backend.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 8\r\n\r\n").await;
+    assert_eq!(client.head().await.status(), 401);
+    peer.send("who ").await;
+    client.expect("who ").await;
+    peer.send("are?").await;
+    assert_eq!(client.rest().await, "are?");
+    assert_eq!(peer.rest().await, "", "the backend's connection is not used again");
+}
+
+#[tokio::test]
 async fn answers_to_head_have_their_length_and_no_body() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
@@ -227,7 +242,7 @@ async fn a_client_that_closes_its_half_after_a_request_gets_the_answer() {
 #[tokio::test]
 async fn a_client_that_leaves_during_a_request_frees_all_that_it_held() {
     let settings = Settings { half_closed_timeout: Duration::from_millis(50), ..Settings::default() };
-    for leaves_by_reset in [true, false] {
+    for (leaves_by_reset, ahead) in [(true, ""), (false, ""), (true, "G"), (false, "G")] {
         let backend = RawBackend::bind().await;
         let chosen = backend.endpoint("a");
         let harness = Harness::start(table(rule(from_ref(&chosen))), settings.clone());
@@ -235,6 +250,7 @@ async fn a_client_that_leaves_during_a_request_frees_all_that_it_held() {
         client.send(get("/poll", "")).await;
         let mut peer = backend.accept().await;
         peer.head().await;
+        client.send(ahead).await;
         if leaves_by_reset {
             client.reset();
         } else {

@@ -52,6 +52,19 @@ async fn a_session_stays_over_a_thousand_requests_and_handshakes() {
 }
 
 #[tokio::test]
+async fn what_the_backends_connection_names_does_not_remove_our_cookie() {
+    let backend = RawBackend::bind().await.serve(|head| match head.field("upgrade") {
+        Some(_) => switching("Connection: Set-Cookie\r\nSet-Cookie: theirs=1\r\n"),
+        None => "HTTP/1.1 200 OK\r\nConnection: Set-Cookie\r\nSet-Cookie: theirs=1\r\nContent-Length: 0\r\n\r\n".into(),
+    });
+    let harness = Harness::with_rule(sticky(rule(&[endpoint("a", backend.address)])));
+    for request in [get("/", ""), handshake("/ws", "")] {
+        let (_client, head) = harness.ask(&request).await;
+        assert!(cookie(&head).unwrap().starts_with("sticky="), "{}", head.0);
+    }
+}
+
+#[tokio::test]
 async fn the_cookie_comes_with_the_101_too() {
     let backend = named("a").await;
     let harness = Harness::with_rule(sticky(rule(&[endpoint("a", backend.address)])));
