@@ -23,7 +23,9 @@ pub struct RouteObject {
 /// What remains of a spec that does not deserialise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableSpec {
-    /// What is wrong, with the path of the field.
+    /// The field that is wrong, the first one of several.
+    pub path: String,
+    /// What is wrong with it.
     pub message: String,
     /// The class it names, where that is readable.
     pub class_name: Option<String>,
@@ -49,7 +51,8 @@ impl RouteObject {
         serde_path_to_error::deserialize(spec).map_err(|error| {
             let hostnames = spec.get("hostnames").and_then(Value::as_array);
             UnreadableSpec {
-                message: format!("spec.{}: {}", error.path(), error.inner()),
+                path: format!("spec.{}", error.path()),
+                message: error.inner().to_string(),
                 class_name: spec.get("className").and_then(Value::as_str).map(str::to_owned),
                 hostnames: hostnames.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
             }
@@ -135,6 +138,6 @@ mod tests {
         let unreadable = object.spec.unwrap_err();
         assert_eq!(unreadable.hostnames, ["chat.example.com"]);
         assert_eq!(unreadable.class_name.as_deref(), Some("switchyard"));
-        assert!(unreadable.message.starts_with("spec.hostnames[1]: "), "{}", unreadable.message);
+        assert_eq!(unreadable.path, "spec.hostnames[1]");
     }
 }

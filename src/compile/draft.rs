@@ -68,7 +68,7 @@ impl Draft {
             Ok(spec) => draft.read(spec),
             Err(unreadable) => {
                 draft.hostnames = draft.read_hostnames(&unreadable.hostnames);
-                draft.problem("spec".into(), ConditionReason::Invalid, unreadable.message.clone());
+                draft.problem(unreadable.path.clone(), ConditionReason::Invalid, unreadable.message.clone());
             }
         }
         draft

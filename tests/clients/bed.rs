@@ -56,8 +56,7 @@ pub(crate) enum Client {
 pub(crate) struct Bed {
     origins: Vec<String>,
     backends_per_service: usize,
-    /// Held to be ended with the test, and to tell what it wrote when that fails.
-    _switchyard: Option<Process>,
+    switchyard: Option<Process>,
     backends: Vec<Process>,
     /// The last to go: the binary watches it.
     folder: TempDir,
@@ -71,7 +70,7 @@ impl Bed {
             folder: TempDir::new().expect("a temporary folder can be made"),
             origins: vec![format!("http://localhost:{port}")],
             backends_per_service: 1,
-            _switchyard: None,
+            switchyard: None,
             backends: vec![backend],
         }
     }
@@ -112,7 +111,7 @@ impl Bed {
             folder,
             origins: vec![format!("http://localhost:{http}"), format!("https://localhost:{https}")],
             backends_per_service: BACKENDS,
-            _switchyard: Some(switchyard),
+            switchyard: Some(switchyard),
             backends,
         }
     }
@@ -132,18 +131,23 @@ impl Bed {
     }
 
     /// No backend has seen a request that it could not make sense of.
-    pub(crate) fn has_no_complaints(self) {
+    pub(crate) fn has_no_complaints(mut self) {
         let complaints = self.complaints();
         assert!(complaints.is_empty(), "{complaints:#?}");
     }
 
     /// A backend has seen such a request.
-    pub(crate) fn complains_of(self, what: &str) {
+    pub(crate) fn complains_of(mut self, what: &str) {
         let complaints = self.complaints();
         assert!(complaints.iter().any(|complaint| complaint.contains(what)), "{complaints:#?}");
     }
 
-    fn complaints(mut self) -> Vec<String> {
+    /// What backends complained of. The proxy ends first: while they end one by one, it would try requests that are
+    /// still open with the others.
+    fn complaints(&mut self) -> Vec<String> {
+        if let Some(switchyard) = &mut self.switchyard {
+            switchyard.kill();
+        }
         let said: Vec<_> = self.backends.iter_mut().map(Process::end).collect();
         said.iter().flat_map(|said| said.lines()).filter(|line| line.starts_with("complaint")).map(Into::into).collect()
     }

@@ -1,6 +1,8 @@
 //! A certificate for `localhost` and the authority that signed it, as PEM.
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 
 /// What a TLS Secret holds, and what clients have to trust.
 pub(crate) struct Certificates {
@@ -13,6 +15,8 @@ impl Certificates {
     /// New ones, for this test only.
     pub(crate) fn for_localhost() -> Self {
         let mut authority = CertificateParams::new([]).expect("no name is a valid list of names");
+        // A name of its own: rcgen gives all the same, and a leaf with its issuer's name looks self-signed.
+        authority.distinguished_name.push(DnType::CommonName, "client tests");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let authority_key = KeyPair::generate().expect("the system gives random bytes");

@@ -7,6 +7,7 @@
 
 mod bed;
 mod certificates;
+#[path = "../support/process.rs"]
 mod process;
 mod toolbox;
 

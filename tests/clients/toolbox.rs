@@ -97,8 +97,9 @@ fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Pa
     for source in &sources {
         hash.update(&fs::read(source).expect("the lock files are committed"));
     }
-    let key: String = hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let folder = cache().join(kind).join(key);
+    let hash = hash.finish();
+    let (key, _) = hash.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
+    let folder = cache().join(kind).join(format!("{:016x}", u64::from_be_bytes(*key)));
     let complete = folder.join("complete");
 
     fs::create_dir_all(&folder).expect("the cache folder can be made");

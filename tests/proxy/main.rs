@@ -3,6 +3,9 @@
 mod checks;
 mod lifecycle;
 mod plain;
+#[path = "../support/process.rs"]
+mod process;
+mod program;
 mod sessions;
 mod support;
 mod tls;

@@ -118,16 +118,12 @@ fn route(
     let spec = schema.with_defaults(&value["spec"]);
     let spec = match (RouteObject::read_spec(&spec), violations.first()) {
         (Ok(spec), None) => Ok(spec),
-        (Ok(_), Some(violation)) => {
-            let message = format!("{}: {}", violation.field, violation.message);
-            Err(unreadable(&spec, message, &violations))
-        }
         (Err(unreadable), None) => {
-            let (field, message) = unreadable.message.split_once(": ").unwrap_or(("spec", &unreadable.message));
-            violations.push(Violation { field: field.to_owned(), message: message.to_owned() });
+            let (field, message) = (unreadable.path.clone(), unreadable.message.clone());
+            violations.push(Violation { field, message });
             Err(unreadable)
         }
-        (Err(error), Some(_)) => Err(unreadable(&spec, error.message, &violations)),
+        (_, Some(first)) => Err(unreadable(&spec, first, &violations)),
     };
     let mut metadata = ObjectMeta::default();
     if let Ok(written) = typed::read::<ObjectMeta>(&value["metadata"], "metadata") {
@@ -138,7 +134,7 @@ fn route(
 }
 
 /// What a spec claims although it is refused: its class, and the hostnames that nothing is wrong with.
-fn unreadable(spec: &Value, message: String, violations: &[Violation]) -> api::UnreadableSpec {
+fn unreadable(spec: &Value, first: &Violation, violations: &[Violation]) -> api::UnreadableSpec {
     let hostnames = spec["hostnames"].as_array().into_iter().flatten().enumerate();
     let is_right = |index: usize| {
         let field = format!("spec.hostnames[{index}]");
@@ -150,7 +146,8 @@ fn unreadable(spec: &Value, message: String, violations: &[Violation]) -> api::U
         None => Some(DEFAULT_CLASS_NAME.to_owned()),
     };
     api::UnreadableSpec {
-        message,
+        path: first.field.clone(),
+        message: first.message.clone(),
         class_name,
         hostnames: hostnames.filter_map(|(_, host)| host.as_str().map(str::to_owned)).collect(),
     }

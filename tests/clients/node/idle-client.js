@@ -2,6 +2,7 @@
 'use strict';
 
 const assert = require('node:assert/strict');
+const { AsyncLocalStorage } = require('node:async_hooks');
 const { setTimeout } = require('node:timers/promises');
 const { Socket } = require('engine.io-client');
 const SockJS = require('sockjs-client');
@@ -10,10 +11,10 @@ const { Jar, judge, next, withCookies } = require('./common');
 
 const SILENCE_MS = 35_000;
 
-// There is one backend of each kind, so all sessions may share their cookies.
-const jar = new Jar();
+// Each session has cookies of its own.
+const jars = new AsyncLocalStorage();
 withCookies(
-  () => jar,
+  () => jars.getStore(),
   () => {},
 );
 
@@ -56,7 +57,7 @@ async function sockJs(origin, transport) {
 }
 
 async function engineIo(origin, transport) {
-  const client = new Socket(origin, { transports: [transport], withCredentials: true });
+  const client = new Socket(origin, { transports: [transport] });
   await next(client, 'open');
   return async (text) => {
     assert.equal(client.readyState, 'open', 'closed while idle');
@@ -66,17 +67,19 @@ async function engineIo(origin, transport) {
   };
 }
 
+async function outliveSilence(open, origin) {
+  const ask = await open(origin);
+  assert.match(await ask('before'), /before$/);
+  await setTimeout(SILENCE_MS);
+  assert.match(await ask('after'), /after$/);
+}
+
 judge(
   async ({ origin, check }) => {
     const outlive = ([kind, open]) =>
       check(
         `${kind} outlives a long silence`,
-        async () => {
-          const ask = await open(origin);
-          assert.match(await ask('before'), /before$/);
-          await setTimeout(SILENCE_MS);
-          assert.match(await ask('after'), /after$/);
-        },
+        () => jars.run(new Jar(), () => outliveSilence(open, origin)),
         SILENCE_MS + 20_000,
       );
     await Promise.all(Object.entries(kinds).map(outlive));

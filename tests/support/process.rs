@@ -13,6 +13,7 @@ use std::{
 pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running program.
+#[allow(dead_code, reason = "each test binary needs another part")]
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -21,6 +22,7 @@ pub(crate) struct Process {
     readers: Vec<JoinHandle<()>>,
 }
 
+#[allow(dead_code, reason = "each test binary needs another part")]
 impl Process {
     /// Starts a program. Its stdin stays open until it is dropped.
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
@@ -50,11 +52,27 @@ impl Process {
         }
     }
 
+    /// Its process id, for signals.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it ends by itself, and gives the code that it ends with; none if a signal ended it.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().expect("a child of ours").code()
+    }
+
     /// Closes its stdin, which is how the programs are told to end; returns all that it has written.
     pub(crate) fn end(&mut self) -> String {
         drop(self.child.stdin.take());
         self.wait();
         self.transcript.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends it at once, unless it has ended by itself.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().ok();
+        self.wait();
     }
 
     fn wait(&mut self) {
@@ -67,9 +85,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to kill.
-        self.child.kill().ok();
-        self.wait();
+        self.kill();
         if thread::panicking() {
             let transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
             eprintln!("--- {} wrote:\n{transcript}", self.name);

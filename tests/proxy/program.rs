@@ -1,0 +1,296 @@
+//! The program as a user runs it: the demo, a directory of manifests, signals, exit codes.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{SinkExt, StreamExt};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
+
+use crate::process::{Process, START_DEADLINE};
+
+/// How soon a saved file has to take effect.
+const EFFECT: Duration = Duration::from_secs(1);
+
+fn switchyard(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(arguments);
+    command
+}
+
+/// A running program, and where it listens.
+struct Running {
+    process: Process,
+    http: SocketAddr,
+    https: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = switchyard(arguments);
+        command.args(["--http-listen=127.0.0.1:0", "--https-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+        let process = Process::start("switchyard", &mut command);
+        let address = |name: &str| process.line_after(&format!("listening {name} "), START_DEADLINE).parse().unwrap();
+        let (http, https, admin) = (address("http"), address("https"), address("admin"));
+        Self { process, http, https, admin }
+    }
+
+    fn standalone(manifests: &Path, more: &[&str]) -> Self {
+        let manifests = manifests.to_str().unwrap();
+        Self::start(&[&["standalone", "--manifests", manifests], more].concat())
+    }
+
+    /// Waits until what is served fits; the directory is watched by another thread, which tells nobody else.
+    fn serves_within(&self, limit: Duration, wanted: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + limit;
+        loop {
+            let answer = get(self.http, "");
+            if wanted(&answer) {
+                return answer;
+            }
+            assert!(Instant::now() < end, "not within {limit:?}: {answer}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A plain request's whole answer.
+fn get(address: SocketAddr, fields: &str) -> String {
+    get_path(address, "/", fields)
+}
+
+fn get_path(address: SocketAddr, path: &str, fields: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The value of a field of an answer's head.
+fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let fields = answer.lines().skip(1).take_while(|line| !line.is_empty());
+    let mut fields = fields.filter_map(|line| line.split_once(": "));
+    fields.find_map(|(field, value)| field.eq_ignore_ascii_case(name).then_some(value))
+}
+
+async fn echoes<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    text: &str,
+) -> String {
+    socket.send(Message::text(text)).await.unwrap();
+    socket.next().await.unwrap().unwrap().into_text().unwrap().to_string()
+}
+
+/// What a file of the demo's directory says its certificate is.
+fn demo_certificate(directory: &Path) -> CertificateDer<'static> {
+    let text = fs::read_to_string(directory.join("certificate.yaml")).unwrap();
+    let encoded = text.lines().find_map(|line| line.trim().strip_prefix("tls.crt: ")).unwrap();
+    let pem = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).unwrap();
+    CertificateDer::from_pem_slice(&pem).unwrap()
+}
+
+fn trusting(certificate: CertificateDer<'static>) -> tokio_rustls::TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth()).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_serves_ws_and_wss_and_follows_its_file_while_an_open_socket_stays() {
+    let running = Running::start(&["demo"]);
+    let file = PathBuf::from(running.process.line_after("  /", START_DEADLINE));
+    let file = Path::new("/").join(file);
+    let stream = tokio::net::TcpStream::connect(running.http).await.unwrap();
+    let (mut open, _) = client_async(format!("ws://{}/", running.http), stream).await.unwrap();
+    assert_eq!(echoes(&mut open, "who").await, "blue");
+
+    let stream = tokio::net::TcpStream::connect(running.https).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = trusting(demo_certificate(file.parent().unwrap())).connect(name, stream).await.unwrap();
+    let (mut secure, _) = client_async(format!("wss://localhost:{}/", running.https.port()), stream).await.unwrap();
+    assert_eq!(echoes(&mut secure, "hello").await, "hello");
+
+    let text = fs::read_to_string(&file).unwrap();
+    // As an editor does: another file, renamed over the first.
+    let edited = file.with_extension("tmp");
+    fs::write(&edited, text.replace("name: blue", "name: green")).unwrap();
+    fs::rename(&edited, &file).unwrap();
+    running.serves_within(EFFECT, |answer| answer.contains("x-backend: green"));
+    assert_eq!(echoes(&mut open, "who").await, "blue");
+    assert_eq!(echoes(&mut secure, "who").await, "blue");
+}
+
+const MANIFESTS: &str = "\
+apiVersion: switchyard.dev/v1alpha1
+kind: WebSocketRoute
+metadata: {name: chat}
+spec:
+  rules:
+  - backendRefs: [{name: chat, port: 80}]
+    sessionPersistence: {cookie: {name: sid}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: chat}
+spec: {ports: [{port: 80}]}
+";
+
+/// A directory with a route to backends that answer every request with their name.
+fn manifests(backends: &[&'static str]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let mut text = MANIFESTS.to_owned();
+    for name in backends {
+        let port = answering(name).port();
+        write!(
+            text,
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}, labels: {{kubernetes.io/service-name: chat}}}}\n\
+             addressType: IPv4\nports: [{{port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n"
+        )
+        .expect("a string takes everything");
+    }
+    fs::write(directory.path().join("all.yaml"), text).unwrap();
+    directory
+}
+
+fn answering(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
+            stream.write_all(answer.as_bytes()).ok();
+        }
+    });
+    address
+}
+
+#[test]
+fn two_processes_with_one_key_file_hold_each_others_sessions() {
+    let directory = manifests(&["one", "two", "three"]);
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&keys, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n").unwrap();
+    let flag = format!("--session-key-file={}", keys.path().display());
+    let (first, second) =
+        (Running::standalone(directory.path(), &[&flag]), Running::standalone(directory.path(), &[&flag]));
+    let answer = get(first.http, "");
+    let cookie = field(&answer, "set-cookie").unwrap_or_else(|| panic!("no cookie: {answer}"));
+    let sent = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
+    let name = answer.rsplit("\r\n").next().unwrap();
+    for _ in 0..10 {
+        let answer = get(second.http, &sent);
+        assert!(answer.ends_with(name) && field(&answer, "set-cookie").is_none(), "{answer}");
+    }
+}
+
+#[test]
+fn a_broken_file_is_told_with_its_line_and_the_rest_is_served() {
+    let directory = manifests(&["one"]);
+    fs::write(
+        directory.path().join("broken.yaml"),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: other}\nspec:\n  porst: []\n",
+    )
+    .unwrap();
+    let running = Running::standalone(directory.path(), &[]);
+    assert!(get(running.http, "").ends_with("one"));
+    let told = get_path(running.admin, "/api/v1/routes", "");
+    assert!(told.contains("broken.yaml:5: spec.porst: "), "{told}");
+    fs::write(directory.path().join("all.yaml"), "").unwrap();
+    running.serves_within(EFFECT, |answer| answer.starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
+fn the_admin_port_tells_of_life_readiness_routes_and_metrics() {
+    let directory = manifests(&["one"]);
+    let running = Running::standalone(directory.path(), &[]);
+    get(running.http, "");
+    assert!(get_path(running.admin, "/livez", "").starts_with("HTTP/1.1 200 "));
+    assert!(get_path(running.admin, "/readyz", "").starts_with("HTTP/1.1 200 "));
+    let metrics = get_path(running.admin, "/metrics", "");
+    for metric in [
+        "switchyard_table_generation 1",
+        "switchyard_table_routes 1",
+        "switchyard_requests_total{namespace=\"default\",route=\"chat\",code=\"200\"} 1",
+    ] {
+        assert!(metrics.contains(metric), "{metric}: {metrics}");
+    }
+    let routes = get_path(running.admin, "/api/v1/routes", "");
+    let (_, body) = routes.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["generation"], 1);
+    assert_eq!(body["routes"][0]["conditions"][0]["type"], "Accepted");
+    assert_eq!(body["routes"][0]["rules"][0]["backends"][0]["endpoints"][0]["state"], "Ready");
+    assert!(get_path(running.http, "/api/v1/routes", "").ends_with("one"), "never on the public port");
+}
+
+fn signal(name: &str, process: &Process) {
+    let status = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn the_first_signal_stops_in_order_and_the_second_at_once() {
+    let directory = manifests(&["one"]);
+    let mut quick = Running::standalone(directory.path(), &[]);
+    get(quick.http, "");
+    signal("TERM", &quick.process);
+    assert_eq!(quick.process.exit_code(), Some(0));
+
+    let mut slow = Running::standalone(directory.path(), &["--shutdown-delay=1h"]);
+    get(slow.http, "");
+    signal("INT", &slow.process);
+    let end = Instant::now() + START_DEADLINE;
+    while get_path(slow.admin, "/readyz", "").starts_with("HTTP/1.1 200 ") {
+        assert!(Instant::now() < end, "a process that stops is not ready");
+    }
+    assert!(get(slow.http, "").ends_with("one"), "it goes on accepting for the delay");
+    signal("TERM", &slow.process);
+    assert_eq!(slow.process.exit_code(), Some(1));
+}
+
+fn output(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = switchyard(arguments).output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn bad_usage_is_2_and_what_cannot_be_done_is_1_with_the_flag_to_mend() {
+    assert_eq!(output(&["standalone"]).0, Some(2));
+    assert_eq!(output(&["demo", "--no-such-flag"]).0, Some(2));
+    let (code, message) = output(&[
+        "standalone",
+        "--manifests=/nonexistent",
+        "--http-listen=127.0.0.1:0",
+        "--https-listen=127.0.0.1:0",
+        "--admin-listen=127.0.0.1:0",
+    ]);
+    assert!(code == Some(1) && message.contains("--manifests /nonexistent"), "{message}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let flag = format!("--http-listen={}", taken.local_addr().unwrap());
+    let (code, message) = output(&["demo", &flag]);
+    assert!(code == Some(1) && message.contains("--http-listen"), "{message}");
+    let (code, message) = output(&["demo", "--session-key-file=/nonexistent"]);
+    assert!(code == Some(1) && message.contains("--session-key-file /nonexistent"), "{message}");
+}
