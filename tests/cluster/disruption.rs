@@ -94,9 +94,9 @@ fn an_object_that_is_not_readable_is_told_so_and_can_be_deleted() {
     bed.plane.kubectl(&arguments, "").unwrap();
     let mut nonsense = objects::route(namespace, "nonsense", "unreadable.example.com", "chat");
     nonsense["spec"]["rules"] = json!("all of them");
-    let mut late = nonsense.clone();
-    late["metadata"]["name"] = json!("late");
+    let mut late = objects::route(namespace, "late", "late.example.com", "chat");
     late["spec"]["className"] = json!("late");
+    late["spec"]["rules"][0]["nonUpgradeRequests"] = json!(7);
     bed.plane.apply(&[nonsense, late]);
     let controller = Controller::start(&bed, namespace);
     let told = bed.wait_for(namespace, "nonsense", "Accepted", "False", "Invalid");

@@ -193,17 +193,19 @@ impl StatusWriter {
             // It was deleted meanwhile, and its status with it.
             Err(failure) if failure.only_this && self.routes.object(&name).is_none() => true,
             Err(failure) => {
-                memory.failed(Instant::now());
-                self.tell(&name, failure);
+                let is_first = memory.failed(Instant::now());
+                self.tell(&name, failure, is_first);
                 false
             }
         }
     }
 
-    fn tell(&mut self, name: &ObjectName, failure: Failure) {
+    fn tell(&mut self, name: &ObjectName, failure: Failure, is_first: bool) {
         let Failure { cause, only_this } = failure;
-        if only_this {
+        if only_this && is_first {
             warn!(route = %name, cause, "cannot write the status of a route, trying again");
+        }
+        if only_this {
             return;
         }
         self.rest_until = Some(Instant::now() + retry_after(self.failures));
@@ -235,7 +237,7 @@ async fn write(
     wish: Vec<Condition>,
     before: Arc<RouteObject>,
 ) -> Outcome {
-    let answer = match timeout(WRITE_TIMEOUT, apply(client, &writer, &name, &wish)).await {
+    let answer = match timeout(WRITE_TIMEOUT, apply(client, &writer, &name, &wish, &before)).await {
         Ok(answer) => answer.map_err(|error| Failure::of(&error)),
         Err(_) => Err(Failure { cause: "the API server does not answer".to_owned(), only_this: false }),
     };
@@ -246,10 +248,25 @@ async fn write(
     Outcome { name, wish, before, answer }
 }
 
-async fn apply(client: Client, writer: &Writer, name: &ObjectName, wish: &[Condition]) -> kube::Result<RouteObject> {
+/// Server-side apply. It fails for an object that does not fit the schema, one from an older CRD say, even though only
+/// the status is applied; there the status is replaced instead.
+async fn apply(
+    client: Client,
+    writer: &Writer,
+    name: &ObjectName,
+    wish: &[Condition],
+    before: &RouteObject,
+) -> kube::Result<RouteObject> {
     let api = Api::<RouteObject>::namespaced(client, &name.namespace);
-    let params = PatchParams::apply(&writer.manager).force();
-    api.patch_status(&name.name, &params, &Patch::Apply(&body(name, wish))).await
+    let params = PatchParams::apply(&writer.manager);
+    let applied = api.patch_status(&name.name, &params.clone().force(), &Patch::Apply(&body(name, wish))).await;
+    match applied {
+        Err(kube::Error::Api(status)) if before.spec.is_err() && matches!(status.code, 400 | 422 | 500) => {
+            let status = json!({ "status": { "conditions": wish } });
+            api.patch_status(&name.name, &params, &Patch::Merge(&status)).await
+        }
+        applied => applied,
+    }
 }
 
 /// What is applied: all that this writer holds. Without conditions it holds nothing, and lets go of what it had.
@@ -271,7 +288,8 @@ impl Failure {
             kube::Error::Api(status) => Self {
                 // The API server names the account, the verb and the resource.
                 cause: format!("the API server says {}: {}", status.code, status.message),
-                only_this: matches!(status.code, 400 | 404 | 409 | 410 | 422),
+                // Also an internal error may be the doing of one object: it must not hold up all others.
+                only_this: !matches!(status.code, 401 | 403 | 429 | 502..=504),
             },
             other => Self { cause: chain(other), only_this: false },
         }

@@ -145,10 +145,11 @@ impl Memory {
         self.retry_at = None;
     }
 
-    /// Notes that a write failed.
-    pub(super) fn failed(&mut self, now: Instant) {
+    /// Notes that a write failed; tells whether it is the first one to do so.
+    pub(super) fn failed(&mut self, now: Instant) -> bool {
         self.retry_at = Some(now + retry_after(self.failures));
         self.failures += 1;
+        self.failures == 1
     }
 
     /// The conditions that the API server holds, as far as we know: its answer may be ahead of the watch.

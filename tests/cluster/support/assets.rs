@@ -62,5 +62,7 @@ fn key() -> String {
     for source in SOURCES {
         hash.update(&fs::read(here.join(source)).unwrap_or_default());
     }
-    hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let digest = hash.finish();
+    let first = digest.as_ref().first_chunk().copied().map(u64::from_be_bytes);
+    format!("{:016x}", first.expect("the digest has 32 bytes"))
 }

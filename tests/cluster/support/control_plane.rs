@@ -30,7 +30,7 @@ pub struct ControlPlane {
     ports: Ports,
     etcd: Mutex<Process>,
     api_server: Mutex<Process>,
-    _controller_manager: Option<Process>,
+    controller_manager: Option<Process>,
 }
 
 struct Ports {
@@ -63,10 +63,10 @@ impl ControlPlane {
             ports,
             etcd: Mutex::new(etcd),
             api_server: Mutex::new(api_server),
-            _controller_manager: None,
+            controller_manager: None,
         };
         plane.wait_until_ready();
-        plane._controller_manager = Some(plane.start_controller_manager());
+        plane.controller_manager = Some(plane.startcontroller_manager());
         plane
     }
 
@@ -154,7 +154,7 @@ impl ControlPlane {
         }
     }
 
-    fn start_controller_manager(&self) -> Process {
+    fn startcontroller_manager(&self) -> Process {
         let path = |name| argument(&self.folder.path().join(name));
         let mut command = Command::new(self.assets.program("kube-controller-manager"));
         command.args([

@@ -1,5 +1,5 @@
 //! The test bed: a control plane, the chart's rights, controllers, backends and clients.
-#![allow(dead_code, unreachable_pub, reason = "the tests and the benchmark use different parts")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "the tests and the benchmark use different parts")]
 
 mod assets;
 mod backend;
