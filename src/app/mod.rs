@@ -2,6 +2,7 @@
 //! the program.
 
 mod control;
+mod descriptors;
 mod keys;
 mod signals;
 
@@ -150,6 +151,7 @@ fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> S
         trusted_proxies: arguments.trusted_proxies.clone(),
         shutdown_delay: arguments.shutdown_delay.unwrap_or(defaults.shutdown_delay),
         drain_window: arguments.drain_window.unwrap_or(defaults.drain_window),
+        max_connections: descriptors::connections(),
         ..Settings::default()
     }
 }

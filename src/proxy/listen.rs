@@ -77,6 +77,11 @@ pub(super) async fn accept(proxy: Arc<Shared>, listener: Listener) {
     let mut phase = proxy.phase.clone();
     let mut pause = SHORTEST_PAUSE;
     loop {
+        tokio::select! {
+            biased;
+            () = reached(&mut phase, Phase::Stopping) => return,
+            () = room(&proxy) => {}
+        }
         let accepted = tokio::select! {
             biased;
             () = reached(&mut phase, Phase::Stopping) => return,
@@ -94,6 +99,18 @@ pub(super) async fn accept(proxy: Arc<Shared>, listener: Listener) {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+/// Waits until another connection may be served. At the limit nothing is accepted: clients wait in the kernel's queue,
+/// and file descriptors are left for backends, for the admin port and for what is read from files.
+async fn room(proxy: &Shared) {
+    if proxy.tasks.len() < proxy.settings.max_connections {
+        return;
+    }
+    tracing::warn!(limit = proxy.settings.max_connections, "no more connections are accepted until some have ended");
+    while proxy.tasks.len() >= proxy.settings.max_connections {
+        tokio::time::sleep(SHORTEST_PAUSE).await;
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Settings {
     pub pool_idle_timeout: Duration,
     /// How many unused connections are kept for an endpoint.
     pub pool_idle_per_endpoint: usize,
+    /// How many connections with clients there may be; each may need one with a backend.
+    pub max_connections: usize,
     /// How long a closing connection waits for the peer to close as well.
     pub linger_timeout: Duration,
 }
@@ -50,6 +52,7 @@ impl Default for Settings {
             continue_timeout: Duration::from_secs(3),
             pool_idle_timeout: Duration::from_millis(3500),
             pool_idle_per_endpoint: 64,
+            max_connections: usize::MAX,
             linger_timeout: Duration::from_secs(1),
         }
     }

@@ -385,3 +385,19 @@ async fn a_tunnel_is_logged_once_when_it_opens_and_once_when_it_closes_without_s
     }
     assert!(!text.contains("secret"), "{text}");
 }
+
+#[tokio::test]
+async fn at_the_limit_of_connections_clients_wait_until_others_have_ended() {
+    let settings = Settings { max_connections: 1, ..Settings::default() };
+    let harness = Harness::start(RouteTable::default(), settings);
+    let request = format!("HEAD / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let (mut first, head) = harness.ask(&request).await;
+    assert_eq!(head.status(), 404);
+    let mut second = harness.client().await;
+    second.send(&request).await;
+    first.send(&request).await;
+    assert_eq!(first.head().await.status(), 404);
+    assert!(harness.counted(r#"requests_total{namespace="",route="",code="404"} 2"#), "the second client waits");
+    drop(first);
+    assert_eq!(second.head().await.status(), 404);
+}
