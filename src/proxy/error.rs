@@ -33,6 +33,8 @@ pub(super) enum Refusal {
     HeadTimeout,
     #[error("the body of the request did not arrive in time")]
     BodyTimeout,
+    #[error("the body of the request is malformed, or ended too early")]
+    MalformedBody,
     #[error("only HTTP/1.1 is served here")]
     HttpVersion,
     #[error("Host is missing")]
@@ -113,6 +115,7 @@ impl Refusal {
             | Self::MalformedHost
             | Self::MalformedTarget
             | Self::AmbiguousPath
+            | Self::MalformedBody
             | Self::Handshake(Fault::Key | Fault::Body) => (Client, StatusCode::BAD_REQUEST, "faulty"),
             Self::HeadTooLarge => (Client, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "faulty"),
             Self::TargetTooLong => (Client, StatusCode::URI_TOO_LONG, "faulty"),
@@ -151,6 +154,7 @@ impl Refusal {
         matches!(
             self,
             Self::BodyTimeout
+                | Self::MalformedBody
                 | Self::TransferCoding
                 | Self::Handshake(Fault::Body)
                 | Self::Connect

@@ -73,6 +73,8 @@ enum Sent {
     Answered(Response<Incoming>, Lease),
     /// Nothing of it was sent.
     Unsent(Request<Body>),
+    /// It was lost on a connection that was used before, and may be sent again to the same endpoint.
+    Again(Request<Body>),
     /// It may have been sent, and the connection ended without an answer.
     Lost,
     Refused(Refusal),
@@ -83,13 +85,17 @@ impl Routed {
         let copy = Copy::of(&request);
         let mut last = DialError::Failed;
         while let Some((endpoint, in_use)) = self.pick() {
+            let mut sent_before = false;
             match self.reuse(&endpoint, request, copy.as_ref()).await {
                 Ok((response, lease)) => return Ok(Answer { response, lease, endpoint, in_use }),
                 Err(Sent::Unsent(unsent)) => request = unsent,
+                Err(Sent::Again(again)) => (request, sent_before) = (again, true),
                 Err(other) => return Err(other.into_refusal()),
             }
             let lease = match self.proxy.pool.connect(&endpoint, self.rule.timeouts.backend_connect).await {
                 Ok(lease) => lease,
+                // What one endpoint may have begun to do is not another's to do.
+                Err(_) if sent_before => return Err(Refusal::BadAnswer),
                 Err(error) => {
                     last = error;
                     continue;
@@ -97,7 +103,7 @@ impl Routed {
             };
             match self.send(lease, request).await {
                 Sent::Answered(response, lease) => return Ok(Answer { response, lease, endpoint, in_use }),
-                Sent::Unsent(unsent) => request = unsent,
+                Sent::Unsent(unsent) if !sent_before => request = unsent,
                 other => return Err(other.into_refusal()),
             }
         }
@@ -116,7 +122,7 @@ impl Routed {
             match (self.send(lease, request).await, copy) {
                 (Sent::Answered(response, lease), _) => return Ok((response, lease)),
                 (Sent::Unsent(unsent), _) => request = unsent,
-                (Sent::Lost, Some(copy)) => return Err(Sent::Unsent(copy.request())),
+                (Sent::Lost, Some(copy)) => return Err(Sent::Again(copy.request())),
                 (other, _) => return Err(other),
             }
         }
@@ -138,6 +144,8 @@ impl Routed {
                 Some(request) => Sent::Unsent(request),
                 None if is_stall(failure.error()) => Sent::Refused(Refusal::BodyTimeout),
                 None if failure.error().is_parse() => Sent::Refused(Refusal::BadAnswer),
+                // The "user" is the body that we gave hyper to send, which is the client's.
+                None if failure.error().is_user() => Sent::Refused(Refusal::MalformedBody),
                 None => Sent::Lost,
             },
         }

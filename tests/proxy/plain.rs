@@ -79,6 +79,44 @@ async fn what_was_lost_on_a_kept_connection_is_sent_again_only_where_that_is_saf
 }
 
 #[tokio::test]
+async fn what_was_lost_on_a_kept_connection_is_not_sent_to_another_endpoint() {
+    let (backend, other) = (RawBackend::bind().await, RawBackend::bind().await);
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    let mut client = harness.client().await;
+    client.send(get("/", "")).await;
+    let (mut peer, _) = backend.answer(OK).await;
+    assert_eq!(client.head().await.status(), 200);
+    client.bytes(2).await;
+    let both = [backend.endpoint("a"), other.endpoint("b")];
+    let _busy = both[1].state.enter();
+    harness.table.publish(Arc::new(table(rule(&both))));
+    client.send(get("/again", "")).await;
+    peer.head().await;
+    drop((peer, backend));
+    assert_eq!(client.head().await.status(), 502);
+}
+
+#[tokio::test]
+async fn a_body_that_is_malformed_or_too_short_is_the_clients_fault() {
+    let backend = RawBackend::bind().await;
+    let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+    for (fields, body) in [
+        ("Transfer-Encoding: chunked\r\n", "zz\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "3\r\nabcdef\r\n"),
+        ("Content-Length: 5\r\n", "ab"),
+    ] {
+        let mut client = harness.client().await;
+        client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n")).await;
+        let mut peer = backend.accept().await;
+        peer.head().await;
+        client.send(body).await;
+        client.finish().await;
+        assert_eq!(client.head().await.status(), 400, "{body}");
+    }
+    assert!(harness.counted(r#"requests_total{namespace="shop",route="chat",code="400"} 3"#));
+}
+
+#[tokio::test]
 async fn a_stream_arrives_chunk_by_chunk() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
