@@ -134,25 +134,12 @@ impl Shared {
         let limit = window + self.settings.request_grace;
         let drained = async {
             self.tunnels.drain(window).await;
-            // A handshake that was in flight may still become a tunnel.
-            tokio::join!(self.tasks.wait(), self.end_late_tunnels());
+            self.tasks.wait().await;
         };
         if tokio::time::timeout(limit, drained).await.is_err() {
             self.cut.cancel();
             self.tunnels.end_all();
             let _ = tokio::time::timeout(2 * self.settings.linger_timeout, self.tasks.wait()).await;
-        }
-    }
-
-    async fn end_late_tunnels(&self) {
-        while !self.tasks.is_empty() {
-            tokio::select! {
-                () = self.tasks.wait() => {}
-                () = self.tunnels.wait_for(|open| open > 0) => {
-                    self.tunnels.end_all();
-                    self.tunnels.wait_for(|open| open == 0).await;
-                }
-            }
         }
     }
 }

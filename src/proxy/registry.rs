@@ -71,10 +71,17 @@ pub(super) struct TunnelNames {
     pub client: IpAddr,
 }
 
+#[derive(Debug, Default)]
+struct Open {
+    handles: HashMap<u64, Arc<TunnelHandle>>,
+    /// Whether those that open from now on are to end at once.
+    ending: bool,
+}
+
 /// The open tunnels of a process.
 #[derive(Debug, Default)]
 pub struct Tunnels {
-    open: Mutex<HashMap<u64, Arc<TunnelHandle>>>,
+    open: Mutex<Open>,
     next: AtomicU64,
     changed: Notify,
 }
@@ -83,7 +90,7 @@ impl Tunnels {
     /// The tunnels that are open now, the oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<TunnelHandle>> {
-        let mut open: Vec<_> = self.lock().values().cloned().collect();
+        let mut open: Vec<_> = self.lock().handles.values().cloned().collect();
         open.sort_unstable_by_key(|tunnel| tunnel.id);
         open
     }
@@ -91,7 +98,7 @@ impl Tunnels {
     /// How many are open now.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().handles.len()
     }
 
     /// Waits until so many are open.
@@ -122,13 +129,18 @@ impl Tunnels {
             ending: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        self.lock().insert(handle.id, handle.clone());
+        let mut open = self.lock();
+        if open.ending {
+            handle.end();
+        }
+        open.handles.insert(handle.id, handle.clone());
+        drop(open);
         self.changed.notify_waiters();
         Registered { tunnels: self.clone(), handle }
     }
 
     /// Ends all tunnels, each at a random moment of the window, so that clients do not come back all at once; those
-    /// that open meanwhile end with the last.
+    /// that open meanwhile end with the last, and those that open later at once.
     pub(super) async fn drain(&self, window: Duration) {
         let start = Instant::now();
         let moment = |_: &Arc<TunnelHandle>| window.mul_f64(fastrand::f64());
@@ -141,12 +153,14 @@ impl Tunnels {
         self.end_all();
     }
 
-    /// Ends all tunnels now.
+    /// Ends all tunnels now, and from now on.
     pub(super) fn end_all(&self) {
-        self.list().iter().for_each(|tunnel| tunnel.end());
+        let mut open = self.lock();
+        open.ending = true;
+        open.handles.values().for_each(|tunnel| tunnel.end());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<TunnelHandle>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
         self.open.lock().expect("no holder panics")
     }
 }
@@ -160,7 +174,7 @@ pub(super) struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.tunnels.lock().remove(&self.handle.id);
+        self.tunnels.lock().handles.remove(&self.handle.id);
         self.tunnels.changed.notify_waiters();
     }
 }
@@ -201,6 +215,18 @@ mod tests {
         for third in [0..20, 20..40, 40..61] {
             let count = ends.iter().filter(|end| third.contains(*end)).count();
             assert!((30..110).contains(&count), "{count} of 200 ended in {third:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tunnels_that_open_behind_the_drain_end_at_once() {
+        let tunnels = Arc::new(Tunnels::default());
+        tunnels.drain(Duration::ZERO).await;
+        // None waits for the end of another.
+        let late = [(); 2].map(|()| tunnels.register(names()));
+        for registered in &late {
+            let told = std::future::poll_fn(|cx| Poll::Ready(registered.handle.poll_ending(cx))).await;
+            assert!(told.is_ready());
         }
     }
 

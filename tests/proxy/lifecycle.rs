@@ -250,6 +250,33 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
 }
 
 #[tokio::test]
+async fn handshakes_that_end_after_the_drain_become_tunnels_that_end_at_once() {
+    let backend = RawBackend::bind().await;
+    let settings = Settings { drain_window: Duration::ZERO, ..Settings::default() };
+    let mut harness = Harness::start(table(rule(&[backend.endpoint("a")])), settings);
+    let mut late = Vec::new();
+    for _ in 0..4 {
+        let mut client = harness.client().await;
+        client.send(handshake("/ws", "")).await;
+        let mut peer = backend.accept().await;
+        peer.head().await;
+        late.push((client, peer));
+    }
+    harness.stop();
+    while tokio::net::TcpStream::connect(harness.http).await.is_ok() {}
+    for (_, peer) in &mut late {
+        peer.send(switching("")).await;
+    }
+    for (client, peer) in &mut late {
+        assert_eq!(client.head().await.status(), 101);
+        assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
+    }
+    drop(late);
+    harness.stopped().await;
+    assert!(harness.counted(&closed("proxy", "shutdown", 4)));
+}
+
+#[tokio::test]
 async fn a_request_that_never_ends_does_not_keep_the_process_from_stopping() {
     let backend = RawBackend::bind().await;
     let settings =
