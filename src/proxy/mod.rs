@@ -30,6 +30,7 @@ mod registry;
 mod relay;
 mod reply;
 mod request;
+mod routed;
 mod service;
 mod session;
 mod settings;

@@ -16,7 +16,7 @@ use super::{
     forward,
     handshake::BadSwitch,
     pool::{Lease, unreachable},
-    service::Routed,
+    routed::Routed,
 };
 use crate::table::{Endpoint, InUse};
 

@@ -21,17 +21,14 @@ use super::{
     error::Refusal,
     forwarded::{self, Hop},
     handshake::{self, Intent},
-    plain,
-    registry::TunnelNames,
-    reply, request,
+    plain, reply, request,
+    routed::Routed,
     session::Sticky,
     tls::Peer,
     tunnel::Opening,
     upgrade::{self, Outcome},
 };
-use crate::table::{
-    Candidates, Endpoint, Found, Host, InUse, InsecurePolicy, NonUpgrade, ObjectName, RouteTable, Rule,
-};
+use crate::table::{Found, Host, InsecurePolicy, NonUpgrade, ObjectName, RouteTable, Rule};
 
 /// What serves the requests of one connection.
 pub(super) struct Service {
@@ -40,37 +37,6 @@ pub(super) struct Service {
     pub stage: Arc<Stage>,
     /// Where the tunnel of a 101 waits until hyper has given the connection back.
     pub opening: Mutex<Option<Box<Opening>>>,
-}
-
-/// A request that has a rule, with all that outlives the look at the table.
-pub(super) struct Routed {
-    pub proxy: Arc<Shared>,
-    pub rule: Arc<Rule>,
-    pub candidates: Candidates,
-    pub sticky: Option<Sticky>,
-    pub started: Instant,
-    client: std::net::IpAddr,
-    rng: fastrand::Rng,
-}
-
-impl Routed {
-    /// The next endpoint to try, counted from now on.
-    pub(super) fn pick(&mut self) -> Option<(Arc<Endpoint>, InUse)> {
-        let endpoint = self.candidates.next(&mut self.rng)?;
-        let in_use = endpoint.state.enter();
-        Some((endpoint, in_use))
-    }
-
-    /// What a tunnel to this endpoint is known by.
-    pub(super) fn names(&self, endpoint: &Endpoint) -> TunnelNames {
-        TunnelNames {
-            route: self.rule.route.clone(),
-            rule: self.rule.name.clone(),
-            service: self.candidates.service().clone(),
-            endpoint: endpoint.name.clone(),
-            client: self.client,
-        }
-    }
 }
 
 /// What a request is about, as metrics and log see it.

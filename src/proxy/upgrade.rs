@@ -5,8 +5,7 @@ use std::future::poll_fn;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SET_COOKIE,
-        TE, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, UPGRADE,
     },
 };
 use hyper::{body::Incoming, client::conn::http1::Connection};
@@ -21,7 +20,7 @@ use super::{
     forward,
     handshake::{accept_of, check_switch},
     pool::{self, unreachable},
-    service::Routed,
+    routed::Routed,
     tunnel::Opening,
 };
 use crate::table::Endpoint;
@@ -150,14 +149,4 @@ fn into_tunnel(response: Response<Incoming>, connection: BackendConnection) -> E
     // Copied, since what hyper gives pins its whole buffer.
     let early = bytes::Bytes::copy_from_slice(&parts.read_buf);
     Exchanged::Switched(response, parts.io.into_inner(), early)
-}
-
-impl Routed {
-    /// Adds the session cookie where the client needs a new one.
-    pub(super) fn sign<B>(&self, mut response: Response<B>, endpoint: &Endpoint) -> Response<B> {
-        if let Some(cookie) = self.sticky.as_ref().and_then(|sticky| sticky.cookie(&endpoint.id)) {
-            response.headers_mut().append(SET_COOKIE, cookie);
-        }
-        response
-    }
 }
