@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::net::TcpStream;
 
+use super::stream;
 use crate::table::Endpoint;
 
 /// Why no address of an endpoint gave a connection.
@@ -39,7 +40,7 @@ async fn attempt(address: SocketAddr, limit: Option<Duration>) -> io::Result<Tcp
         Some(limit) => tokio::time::timeout(limit, connect).await??,
         None => connect.await?,
     };
-    stream.set_nodelay(true)?;
+    stream::tune(&stream)?;
     Ok(stream)
 }
 
@@ -70,6 +71,9 @@ mod tests {
         let stream = dial(&endpoint(&[refusing, live]), None).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live);
         assert!(stream.nodelay().unwrap());
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
         assert!(matches!(dial(&endpoint(&[refusing]), None).await, Err(DialError::Failed)));
     }
 }

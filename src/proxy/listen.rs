@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{
     Phase, Shared, connection, reached,
-    stream::ClientStream,
+    stream::{self, ClientStream},
     tls::{self, Peer},
 };
 
@@ -109,7 +109,7 @@ fn spawn(proxy: &Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Sc
 
 async fn serve(proxy: Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
     // Fails only for a connection that is gone.
-    let _ = socket.set_nodelay(true);
+    let _ = stream::tune(&socket);
     // A listener for both versions sees addresses of version 4 mapped into version 6.
     let address = address.ip().to_canonical();
     match scheme {

@@ -7,11 +7,27 @@ use std::{
     time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
+
+/// When the kernel asks a silent peer for a sign of life, and when it takes it for gone: after two minutes. Nothing
+/// else notices a peer that lost power or its network while nobody has anything to say to it. Often enough to also
+/// keep the entry in the tables of NATs and firewalls on the way.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_RETRIES: u32 = 4;
+
+/// Sets what every connection has, with clients and with backends.
+pub(super) fn tune(socket: &TcpStream) -> io::Result<()> {
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
+    socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
 
 /// A client's connection.
 #[derive(Debug)]

@@ -259,3 +259,25 @@ async fn an_error_answer_survives_what_the_client_still_sends() {
     client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: gzip\r\n\r\n{body}")).await;
     assert_eq!(client.head().await.status(), 501);
 }
+
+/// The timer that the kernel runs for the connection between these two ports of loopback, seen from the first.
+fn kernel_timer(local: u16, remote: u16) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ends = format!(" 0100007F:{local:04X} 0100007F:{remote:04X} ");
+    let line = table.lines().find(|line| line.contains(&ends))?;
+    line.split_whitespace().nth(5).map(|timer| timer[..2].to_owned())
+}
+
+#[tokio::test]
+async fn the_kernel_looks_whether_silent_clients_are_still_there() {
+    let harness = Harness::with_table(RouteTable::default());
+    let (client, _) = harness.ask(&get("/", "")).await;
+    let port = client.stream.local_addr().unwrap().port();
+    // Another timer may run first, for an acknowledgement that is delayed; 02 is that of keepalive.
+    soon(async {
+        while kernel_timer(harness.http.port(), port).as_deref() != Some("02") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
