@@ -4,6 +4,9 @@
 //! answer. hyper then no longer looks whether the client is there, so this does, each time hyper flushes: a reset
 //! ends the request at once; a client that closed its half may wait as long as bytes keep coming, and no longer than
 //! a limit without any. hyper flushes at each poll, whether or not there is anything to write.
+//!
+//! Within a request, hyper reads only while somebody wants more of its body, and writes only what there is of the
+//! answer. So it is the client that keeps us waiting whenever either is pending, and only then.
 
 use std::{
     io::{self, IoSlice},
@@ -59,13 +62,15 @@ impl Drop for Answering {
     }
 }
 
-/// What a connection waits for between requests.
+/// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
     /// The rest of a head, or the first request.
     Head,
     /// The next request.
     Next,
+    /// More of a request's body, or room for more of its answer.
+    Progress,
 }
 
 /// The limits of a connection.
@@ -73,6 +78,7 @@ pub(super) enum Wait {
 pub(super) struct Limits {
     head: Duration,
     next: Duration,
+    progress: Duration,
     half_closed: Duration,
 }
 
@@ -81,6 +87,7 @@ impl From<&Settings> for Limits {
         Self {
             head: settings.head_timeout,
             next: settings.keep_alive_timeout,
+            progress: settings.stall_timeout,
             half_closed: settings.half_closed_timeout,
         }
     }
@@ -100,7 +107,10 @@ pub(super) struct ClientIo<S> {
     pub(super) timed_out: Option<Wait>,
     /// Whether hyper's own answer to a head that it could not read was swallowed. It has no body and no reason.
     pub(super) muted: bool,
-    fresh: bool,
+    /// What the next wait between requests is for.
+    between: Wait,
+    /// Whether TLS has bytes that the client's socket did not take.
+    unflushed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
@@ -116,7 +126,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
             timer,
             timed_out: None,
             muted: false,
-            fresh: true,
+            between: Wait::Head,
+            unflushed: false,
         }
     }
 
@@ -127,30 +138,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
 
     fn wait_for(&mut self, wait: Wait) {
         self.waiting = Some(wait);
-        let limit = if wait == Wait::Head { self.limits.head } else { self.limits.next };
+        let limit = match wait {
+            Wait::Head => self.limits.head,
+            Wait::Next => self.limits.next,
+            Wait::Progress => self.limits.progress,
+        };
         self.timer.as_mut().reset(Instant::now() + limit);
     }
 
+    /// Nothing can be read.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.stage.now() == BUSY {
-            self.waiting = None;
-            return Poll::Pending;
+            return self.poll_progress(cx);
         }
-        let wait = if let Some(wait) = self.waiting {
-            wait
-        } else {
-            let wait = if std::mem::take(&mut self.fresh) { Wait::Head } else { Wait::Next };
+        if self.waiting.is_none() {
+            let wait = std::mem::replace(&mut self.between, Wait::Next);
             self.wait_for(wait);
-            wait
-        };
+        }
+        self.poll_timer(cx)
+    }
+
+    /// The client neither sends what is wanted nor takes what there is.
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.waiting != Some(Wait::Progress) {
+            self.wait_for(Wait::Progress);
+        }
+        self.poll_timer(cx)
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         ready!(self.timer.as_mut().poll(cx));
-        self.timed_out = Some(wait);
+        self.timed_out = self.waiting.take();
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
+    fn progressed(&mut self) {
+        if self.waiting == Some(Wait::Progress) {
+            self.waiting = None;
+        }
+    }
+
     fn received(&mut self) {
+        self.progressed();
         if self.stage.now() != BUSY && self.waiting != Some(Wait::Head) {
-            self.fresh = false;
+            self.between = Wait::Next;
             self.wait_for(Wait::Head);
         }
     }
@@ -181,10 +212,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
         self.timer.as_mut().reset(Instant::now() + self.limits.half_closed);
     }
 
-    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
-        if self.ended && matches!(written, Poll::Ready(Ok(_))) {
+    fn wrote(&mut self) {
+        self.progressed();
+        if self.ended {
             self.allow_half_closed();
         }
+    }
+
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) else {
+            self.unflushed = true;
+            return self.poll_progress(cx).map(Err);
+        };
+        if std::mem::take(&mut self.unflushed) {
+            self.wrote();
+        }
+        Poll::Ready(flushed)
     }
 }
 
@@ -231,9 +274,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
             this.muted = true;
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.wrote(&written);
-        written
+        let Poll::Ready(written) = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) else {
+            return this.poll_progress(cx).map(Err);
+        };
+        if written.is_ok() {
+            this.wrote();
+        }
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -242,7 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        ready!(this.poll_flushed(cx))?;
         match this.stage.now() {
             FINISHING => {
                 this.stage.0.store(IDLE, Ordering::Relaxed);

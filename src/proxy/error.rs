@@ -31,6 +31,8 @@ pub(super) enum Refusal {
     TargetTooLong,
     #[error("the head of the request did not arrive in time")]
     HeadTimeout,
+    #[error("the body of the request did not arrive in time")]
+    BodyTimeout,
     #[error("only HTTP/1.1 is served here")]
     HttpVersion,
     #[error("Host is missing")]
@@ -114,7 +116,7 @@ impl Refusal {
             | Self::Handshake(Fault::Key | Fault::Body) => (Client, StatusCode::BAD_REQUEST, "faulty"),
             Self::HeadTooLarge => (Client, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "faulty"),
             Self::TargetTooLong => (Client, StatusCode::URI_TOO_LONG, "faulty"),
-            Self::HeadTimeout => (Client, StatusCode::REQUEST_TIMEOUT, "faulty"),
+            Self::HeadTimeout | Self::BodyTimeout => (Client, StatusCode::REQUEST_TIMEOUT, "faulty"),
             Self::HttpVersion => (Client, StatusCode::HTTP_VERSION_NOT_SUPPORTED, "faulty"),
             Self::Connect | Self::TransferCoding => (Client, StatusCode::NOT_IMPLEMENTED, "faulty"),
             Self::Misdirected => (Client, StatusCode::MISDIRECTED_REQUEST, "misdirected"),
@@ -148,7 +150,12 @@ impl Refusal {
     pub(super) fn closes(&self) -> bool {
         matches!(
             self,
-            Self::TransferCoding | Self::Handshake(Fault::Body) | Self::Connect | Self::NoHost | Self::RepeatedHost
+            Self::BodyTimeout
+                | Self::TransferCoding
+                | Self::Handshake(Fault::Body)
+                | Self::Connect
+                | Self::NoHost
+                | Self::RepeatedHost
         )
     }
 

@@ -1,6 +1,6 @@
 //! Requests that are no upgrade, on connections that are kept and used again.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use http::{
     Request, Response, StatusCode,
@@ -136,11 +136,19 @@ impl Routed {
             Ok(response) => Sent::Answered(response, lease),
             Err(mut failure) => match failure.take_message() {
                 Some(request) => Sent::Unsent(request),
+                None if is_stall(failure.error()) => Sent::Refused(Refusal::BodyTimeout),
                 None if failure.error().is_parse() => Sent::Refused(Refusal::BadAnswer),
                 None => Sent::Lost,
             },
         }
     }
+}
+
+/// Whether the request failed because the client did not send the rest of it.
+fn is_stall(error: &hyper::Error) -> bool {
+    let mut causes = std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
+    let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    error.is_user() && causes.any(|cause| cause.downcast_ref().is_some_and(timed_out))
 }
 
 impl Sent {

@@ -25,6 +25,9 @@ pub struct Settings {
     pub tls_handshake_timeout: Duration,
     /// How long a client that has closed its half may wait without receiving a byte, in a request or in a tunnel.
     pub half_closed_timeout: Duration,
+    /// How long a client may neither send what it promised nor take what it asked for: it is waited for in the middle of
+    /// a request's body, or its answer is not read. Waiting for the backend is not limited by it, nor is a tunnel.
+    pub stall_timeout: Duration,
     /// How long a body behind `Expect: 100-continue` is held for a backend that says nothing.
     pub continue_timeout: Duration,
     /// How long unused connections to backends are kept. Node closes its after 5 s, so this is shorter.
@@ -47,6 +50,7 @@ impl Default for Settings {
             keep_alive_timeout: Duration::from_secs(75),
             tls_handshake_timeout: Duration::from_secs(10),
             half_closed_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
             continue_timeout: Duration::from_secs(3),
             pool_idle_timeout: Duration::from_millis(3500),
             pool_idle_per_endpoint: 64,

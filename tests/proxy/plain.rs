@@ -1,8 +1,9 @@
 //! Requests that are no upgrade.
 
-use std::{slice::from_ref, time::Duration};
+use std::{slice::from_ref, sync::Arc, time::Duration};
 
-use switchyard::proxy::Settings;
+use switchyard::{proxy::Settings, table::Endpoint};
+use tokio::io::AsyncWriteExt;
 
 use crate::support::*;
 
@@ -261,6 +262,68 @@ async fn a_client_that_leaves_during_a_request_frees_all_that_it_held() {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// A harness whose clients may stall for a moment only, its backend, and the endpoint that counts what is in use.
+async fn hasty() -> (Harness, RawBackend, Arc<Endpoint>) {
+    let backend = RawBackend::bind().await;
+    let chosen = backend.endpoint("a");
+    let settings = Settings { stall_timeout: Duration::from_millis(60), ..Settings::default() };
+    (Harness::start(table(rule(from_ref(&chosen))), settings), backend, chosen)
+}
+
+async fn freed(endpoint: &Endpoint) {
+    while endpoint.state.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_send_the_body_that_it_promised_is_told_and_frees_the_backend() {
+    let (harness, backend, chosen) = hasty().await;
+    let mut client = harness.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 8\r\n\r\nhalf")).await;
+    let mut peer = backend.accept().await;
+    peer.head().await;
+    assert_eq!(peer.rest().await, "half");
+    let head = client.head().await;
+    assert_eq!((head.status(), head.field("connection")), (408, Some("close")));
+    client.body(&head).await;
+    assert_eq!(client.rest().await, "");
+    soon(freed(&chosen)).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_frees_the_backend() {
+    let (harness, backend, chosen) = hasty().await;
+    let mut client = harness.client().await;
+    client.send(get("/", "")).await;
+    let (mut peer, _) = backend.answer("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+    let chunk = vec![7; 1 << 20];
+    while soon(peer.stream.write(&chunk)).await.is_ok() {}
+    soon(freed(&chosen)).await;
+}
+
+#[tokio::test]
+async fn waiting_for_the_backend_is_no_stall_of_the_client() {
+    let (harness, backend, _) = hasty().await;
+    let mut streaming = harness.client().await;
+    streaming.send(get("/events", "")).await;
+    let (_events, _) = backend.answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    streaming.head().await;
+    let mut polling = harness.client().await;
+    polling.send(format!("POST /poll HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\nhi")).await;
+    let mut poll = backend.accept().await;
+    poll.head().await;
+    poll.expect("hi").await;
+    let (tunnelled, _silent) = crate::upgrade::open(&harness, &backend).await;
+    let silence = async |client: &Peer<tokio::net::TcpStream>| {
+        let ends = client.stream.readable();
+        assert!(tokio::time::timeout(Duration::from_millis(300), ends).await.is_err(), "nothing may come");
+    };
+    tokio::join!(silence(&streaming), silence(&polling), silence(&tunnelled));
+    poll.send(OK).await;
+    assert_eq!(polling.head().await.status(), 200);
 }
 
 #[tokio::test]
