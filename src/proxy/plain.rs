@@ -32,7 +32,7 @@ pub(super) async fn pass(
         return Err(BadSwitch::Unasked.into());
     }
     let mut response = routed.sign(response, &endpoint);
-    forward::answer_fields(response.headers_mut());
+    forward::answer(&mut response)?;
     if hold.is_some_and(|hold| hold.give_up()) {
         // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
         response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
