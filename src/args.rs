@@ -1,12 +1,13 @@
 //! The command line: what can be said, and what it means when it is not said.
 
 use std::{
+    ffi::OsStr,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable};
 use ipnet::IpNet;
 
 use crate::{api, compile, table::ObjectName};
@@ -130,6 +131,27 @@ pub enum LogFormat {
     Json,
 }
 
+impl Arguments {
+    /// What this process was told. Ends it with 2 where that cannot be understood.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let mut command =
+            ignoring(Self::command(), |name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+        let matches = command.get_matches_mut();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+}
+
+/// A command that does not look at some environment variables. Deployment tools set variables to nothing where nobody
+/// has given a value, and that is how they are meant.
+fn ignoring(command: clap::Command, is_ignored: impl Fn(&OsStr) -> bool + Copy) -> clap::Command {
+    let command = command.mut_subcommands(|command| ignoring(command, is_ignored));
+    command.mut_args(|arg| match arg.get_env() {
+        Some(name) if is_ignored(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    })
+}
+
 impl ServeArguments {
     /// What the compiler needs to know.
     #[must_use]
@@ -196,8 +218,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn served(arguments: &[&str]) -> ServeArguments {
@@ -220,6 +240,15 @@ mod tests {
         let networks = served(&["--trusted-proxies=10.0.0.1,2001:db8::1,192.0.2.0/24"]).trusted_proxies;
         let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
         assert_eq!(networks, ["10.0.0.1/32", "2001:db8::1/128", "192.0.2.0/24"]);
+    }
+
+    #[test]
+    fn ignored_variables_are_ignored_in_every_command() {
+        let command = ignoring(Arguments::command(), |name| name != "SWITCHYARD_CLASS");
+        for command in command.get_subcommands() {
+            let read: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_env).collect();
+            assert!(read.iter().all(|name| *name == "SWITCHYARD_CLASS"), "{read:?}");
+        }
     }
 
     #[test]
