@@ -116,7 +116,7 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
     let label = "[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?";
     let host = "([*][.])?[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?[.]example[.]com";
     let path = prop_oneof![Just(PathMatchType::Exact), Just(PathMatchType::PathPrefix)];
-    let matches = (path, "/[!-\"$-$&->@-~]{0,20}")
+    let matches = (path, "/[!-\"$-$&->@-\\[\\]-~]{0,20}")
         .prop_filter("dot segments", |(_, path)| path.split('/').all(|part| part != "." && part != ".."))
         .prop_map(|(type_, value)| RouteMatch { path: Some(PathMatch { type_, value }) });
     let backend = (label, 1..=65535, 0..=1_000_000).prop_map(|(name, port, weight)| BackendRef { name, port, weight });
