@@ -1,8 +1,13 @@
 //! The command line: what can be said, and what it means when it is not said.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsStr,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable};
 use ipnet::IpNet;
 
 use crate::{api, compile, table::ObjectName};
@@ -53,7 +58,7 @@ pub struct CheckArguments {
     #[arg(long)]
     pub objects_only: bool,
     /// Routes of this class are judged
-    #[arg(long, default_value = api::DEFAULT_CLASS_NAME, env = "SWITCHYARD_CLASS")]
+    #[arg(long, default_value = api::DEFAULT_CLASS_NAME, value_parser = dns_label, env = "SWITCHYARD_CLASS")]
     pub class: String,
     /// Let several namespaces name one hostname
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
@@ -74,14 +79,14 @@ pub struct ServeArguments {
     pub https_listen: Vec<SocketAddr>,
     /// Port of https and wss URLs in redirects [default: 443; standalone and demo: the port of the first
     /// --https-listen]
-    #[arg(long, value_name = "PORT", env = "SWITCHYARD_PUBLIC_HTTPS_PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), env = "SWITCHYARD_PUBLIC_HTTPS_PORT")]
     pub public_https_port: Option<u16>,
     /// Address for probes, metrics and the read-only API, which answers to loopback clients only [default:
     /// 127.0.0.1:9090; demo: that, or a free port]
     #[arg(long, value_name = "ADDRESS", env = "SWITCHYARD_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
     /// Routes whose className is this one are served
-    #[arg(long, default_value = api::DEFAULT_CLASS_NAME, env = "SWITCHYARD_CLASS")]
+    #[arg(long, default_value = api::DEFAULT_CLASS_NAME, value_parser = dns_label, env = "SWITCHYARD_CLASS")]
     pub class: String,
     /// Threads that serve connections [default: one for each processor]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024), env = "SWITCHYARD_THREADS")]
@@ -96,7 +101,7 @@ pub struct ServeArguments {
     #[arg(long, value_name = "FILE", env = "SWITCHYARD_SESSION_KEY_FILE")]
     pub session_key_file: Option<PathBuf>,
     /// Networks of proxies whose X-Forwarded-* and Forwarded fields are believed, such as 10.0.0.0/8 [default: none]
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "SWITCHYARD_TRUSTED_PROXIES")]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network, env = "SWITCHYARD_TRUSTED_PROXIES")]
     pub trusted_proxies: Vec<IpNet>,
     /// Let several namespaces name one hostname; otherwise it belongs to the namespace of its oldest route
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
@@ -112,8 +117,8 @@ pub struct ServeArguments {
     /// Form of log lines, which go to standard error
     #[arg(long, value_enum, default_value = "text", env = "SWITCHYARD_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// What to log: error, warn, info, debug or trace, also for parts, as in `info,switchyard::proxy=debug`
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "SWITCHYARD_LOG_LEVEL")]
+    /// What to log: off, error, warn, info, debug or trace, also for parts, as in `info,switchyard::proxy=debug`
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_level, env = "SWITCHYARD_LOG_LEVEL")]
     pub log_level: String,
 }
 
@@ -124,6 +129,27 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl Arguments {
+    /// What this process was told. Ends it with 2 where that cannot be understood.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let mut command =
+            ignoring(Self::command(), |name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+        let matches = command.get_matches_mut();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+}
+
+/// A command that does not look at some environment variables. Deployment tools set variables to nothing where nobody
+/// has given a value, and that is how they are meant.
+fn ignoring(command: clap::Command, is_ignored: impl Fn(&OsStr) -> bool + Copy) -> clap::Command {
+    let command = command.mut_subcommands(|command| ignoring(command, is_ignored));
+    command.mut_args(|arg| match arg.get_env() {
+        Some(name) if is_ignored(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    })
 }
 
 impl ServeArguments {
@@ -147,15 +173,83 @@ fn object_name(text: &str) -> Result<ObjectName, String> {
     }
 }
 
+fn dns_label(text: &str) -> Result<String, String> {
+    let is_fit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=63).contains(&text.len()) && text.bytes().all(is_fit) && !text.starts_with('-') && !text.ends_with('-') {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a DNS label, as className is: lower-case letters, digits and -, at most 63".into())
+    }
+}
+
+/// A network, or the one of a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        "must be a network such as 10.0.0.0/8 or 2001:db8::/32, or an address; several with commas between".into()
+    })
+}
+
+/// Checked here, since the filter would take a misspelt level for the name of a part, and be silent on all others.
+fn log_level(text: &str) -> Result<String, String> {
+    let (parts, whole): (Vec<&str>, Vec<&str>) = text.split(',').partition(|directive| directive.contains('='));
+    let is_part =
+        |directive: &&str| directive.split_once('=').is_some_and(|(name, level)| is_target(name) && is_level(level));
+    if whole.len() <= 1 && whole.iter().copied().all(is_level) && parts.iter().all(is_part) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be off, error, warn, info, debug or trace, then PART=LEVEL for any parts, as in \
+             info,switchyard::proxy=debug"
+            .into())
+    }
+}
+
+fn is_level(text: &str) -> bool {
+    ["off", "error", "warn", "info", "debug", "trace"].iter().any(|level| text.eq_ignore_ascii_case(level))
+}
+
+/// The name of a part of the program: a path of Rust.
+fn is_target(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-'))
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<api::Duration>().map(api::Duration::to_std).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    fn served(arguments: &[&str]) -> ServeArguments {
+        let arguments = ["switchyard", "demo"].iter().chain(arguments);
+        match Arguments::try_parse_from(arguments).unwrap().command {
+            Command::Demo(arguments) => arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn levels_are_those_of_the_log_for_all_and_for_parts() {
+        for level in ["off", "INFO", "info,switchyard::proxy=debug", "switchyard=trace", "kube_client=off,warn"] {
+            assert_eq!(served(&["--log-level", level]).log_level, level);
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_network_of_its_own() {
+        let networks = served(&["--trusted-proxies=10.0.0.1,2001:db8::1,192.0.2.0/24"]).trusted_proxies;
+        let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.0.0.1/32", "2001:db8::1/128", "192.0.2.0/24"]);
+    }
+
+    #[test]
+    fn ignored_variables_are_ignored_in_every_command() {
+        let command = ignoring(Arguments::command(), |name| name != "SWITCHYARD_CLASS");
+        for command in command.get_subcommands() {
+            let read: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_env).collect();
+            assert!(read.iter().all(|name| *name == "SWITCHYARD_CLASS"), "{read:?}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -180,7 +274,17 @@ mod tests {
             (["demo", "--default-certificate=wildcard"], "NAMESPACE/NAME"),
             (["demo", "--shutdown-delay=5"], "such as 10s"),
             (["demo", "--threads=0"], "1..=1024"),
-            (["demo", "--trusted-proxies=10.0.0.1/40"], "invalid"),
+            (["demo", "--trusted-proxies=10.0.0.1/40"], "such as 10.0.0.0/8"),
+            (["demo", "--trusted-proxies=proxy.example.com"], "such as 10.0.0.0/8"),
+            (["demo", "--public-https-port=0"], "1..=65535"),
+            (["demo", "--class=Main"], "must be a DNS label"),
+            (["demo", "--class="], "--class"),
+            (["controller", "--class=main-"], "must be a DNS label"),
+            (["demo", "--log-level=loud"], "must be off, error, warn, info, debug or trace"),
+            (["demo", "--log-level=info,"], "must be off"),
+            (["demo", "--log-level=info,debug"], "must be off"),
+            (["demo", "--log-level=switchyard=loud"], "must be off"),
+            (["demo", "--log-level=info,=debug"], "must be off"),
         ] {
             let error = Arguments::try_parse_from(["switchyard"].into_iter().chain(arguments)).unwrap_err();
             assert!(error.to_string().contains(mending), "{error}");

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use switchyard::{args::Arguments, commands};
 
 /// glibc's allocator keeps what a build of a large table has freed, and takes twice as long over it.
@@ -10,7 +9,7 @@ use switchyard::{args::Arguments, commands};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    match commands::run(Arguments::parse()) {
+    match commands::run(Arguments::of_this_process()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("switchyard: {error:#}");

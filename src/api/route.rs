@@ -174,8 +174,10 @@ pub struct PathMatch {
         validation = Rule::new("self.matches('^/[!-~]*$') && !self.matches('[?#]')").message(
             "must begin with / and hold visible ASCII characters only, without ? and #; write others as %XX"
         ),
-        validation = Rule::new("!self.matches('(?i)(%2f|%5c|%00)') && !self.matches('(?i)/([.]|%2e){1,2}(/|$)')").message(
-            "no request can have this path: those with dot segments, %2F, %5C or %00 are refused with 400"
+        validation = Rule::new(
+            "!self.matches('(?i)(%2f|%5c|%00)') && !self.contains('\\\\') && !self.matches('(?i)/([.]|%2e){1,2}(/|$)')"
+        ).message(
+            "no request can have this path: those with dot segments, backslashes, %2F, %5C or %00 are refused with 400"
         )
     )]
     pub value: String,

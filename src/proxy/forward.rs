@@ -1,14 +1,17 @@
 //! Fields that end at a proxy (RFC 9110 §7.6.1).
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Response, Version,
     header::{
         CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
         TRANSFER_ENCODING, UPGRADE,
     },
 };
 
-use super::handshake::{has_token, tokens};
+use super::{
+    error::Refusal,
+    handshake::{has_token, tokens},
+};
 
 /// Fields that are meant for the next hop only. `Proxy` is no field at all, but CGI makes a variable of it that
 /// libraries believe.
@@ -54,9 +57,24 @@ pub(super) fn request_fields(headers: &mut HeaderMap) {
     }
 }
 
+/// Makes the head of an answer one of ours. It has our version (RFC 9112 §2.3), after which hyper frames the body.
+///
+/// # Errors
+/// When the body has a transfer coding that hyper would leave in: the client would not be told of it.
+pub(super) fn answer<B>(response: &mut Response<B>) -> Result<(), Refusal> {
+    let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|coding| !is_chunked(coding)) || codings.next().is_some() {
+        return Err(Refusal::BadAnswer);
+    }
+    *response.version_mut() = Version::HTTP_11;
+    answer_fields(response.headers_mut());
+    Ok(())
+}
+
 /// Removes what ends here from an answer. The transfer coding is anew hyper's to choose; a length beside chunked is
 /// not to be believed (RFC 9112 §6.3).
-pub(super) fn answer_fields(headers: &mut HeaderMap) {
+fn answer_fields(headers: &mut HeaderMap) {
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }

@@ -25,11 +25,54 @@ pub(super) struct Hop<'a> {
     pub trusted: bool,
 }
 
+impl Hop<'_> {
+    fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
+    }
+}
+
 /// Whether the client came over TLS, to us or to a trusted proxy before us.
 pub(super) fn is_secure(headers: &HeaderMap, tls: bool, trusted: bool) -> bool {
-    let said = || tokens(headers.get_all(PROTO).iter()).next();
-    tls || (trusted
-        && said().is_some_and(|proto| proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss")))
+    tls || (trusted && said_scheme(headers).is_some_and(|scheme| is_tls(&scheme)))
+}
+
+fn is_tls(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("wss")
+}
+
+/// The scheme that the proxy before us says the client used. `X-Forwarded-Proto` goes first: we pass it on as it was
+/// given, while our own element of `Forwarded` tells of our hop only.
+fn said_scheme(headers: &HeaderMap) -> Option<String> {
+    said(headers, &PROTO).map(str::to_owned).or_else(|| forwarded_scheme(headers))
+}
+
+/// What the proxy before us wrote into a field: the last value, since it may have appended to what the client sent.
+fn said<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    tokens(headers.get_all(name).iter()).filter(|value| !value.is_empty()).last()
+}
+
+/// `proto` of the last element of `Forwarded`. Nothing, where a client left a quotation open to swallow what the
+/// proxy has appended.
+fn forwarded_scheme(headers: &HeaderMap) -> Option<String> {
+    let lines: Option<Vec<&str>> = headers.get_all(FORWARDED).iter().map(|line| line.to_str().ok()).collect();
+    let line = lines?.join(",");
+    let last = *split_unquoted(&line, ',')?.last()?;
+    split_unquoted(last, ';')?.into_iter().find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("proto").then(|| value.trim().trim_matches('"').to_owned())
+    })
+}
+
+/// The parts of a text between separators that are in no quotation; nothing where a quotation has no end.
+fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (mut quoted, mut escaped) = (false, false);
+    let mut separates = |char: char| {
+        quoted ^= char == '"' && !escaped;
+        escaped = quoted && !escaped && char == '\\';
+        char == separator && !quoted
+    };
+    let parts = text.split(&mut separates).collect();
+    (!quoted).then_some(parts)
 }
 
 /// The address of the client: the last one in `X-Forwarded-For` that no trusted proxy has, where the peer is one.
@@ -58,15 +101,22 @@ pub(super) fn set(headers: &mut HeaderMap, hop: &Hop<'_>) {
         }
     }
     let element = element(hop);
+    let scheme = said_scheme(headers).unwrap_or_else(|| hop.scheme().to_owned());
+    let port = port(said(headers, &HOST).unwrap_or(hop.authority), &scheme).to_owned();
     append(headers, FOR, &hop.peer.to_string());
     append(headers, FORWARDED, &element);
-    let proto = if hop.tls { "https" } else { "http" };
-    for (name, value) in [(PROTO, proto), (HOST, hop.authority), (PORT, port(hop))] {
-        if !headers.contains_key(&name)
-            && let Ok(value) = HeaderValue::from_str(value)
-        {
-            headers.insert(name, value);
+    // One value, since many backends read the first of a list, which may be the client's own.
+    replace(headers, PROTO, &scheme);
+    for (name, value) in [(HOST, hop.authority), (PORT, &port)] {
+        if !headers.contains_key(&name) {
+            replace(headers, name, value);
         }
+    }
+}
+
+fn replace(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
     }
 }
 
@@ -89,15 +139,15 @@ fn element(hop: &Hop<'_>) -> String {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("\"[{address}]\""),
     };
-    let proto = if hop.tls { "https" } else { "http" };
-    format!("for={address};host=\"{}\";proto={proto}", hop.authority)
+    format!("for={address};host=\"{}\";proto={}", hop.authority, hop.scheme())
 }
 
-fn port<'a>(hop: &Hop<'a>) -> &'a str {
-    let after_address = hop.authority.rfind(']').unwrap_or(0);
-    match hop.authority[after_address..].split_once(':') {
+/// The port that the client asked: that of the authority, else that of the scheme.
+fn port<'a>(authority: &'a str, scheme: &str) -> &'a str {
+    let after_address = authority.rfind(']').unwrap_or(0);
+    match authority[after_address..].split_once(':') {
         Some((_, port)) if !port.is_empty() => port,
-        _ if hop.tls => "443",
+        _ if is_tls(scheme) => "443",
         _ => "80",
     }
 }
@@ -175,6 +225,51 @@ mod tests {
         assert!(is_secure(&said, false, true));
         assert!(!is_secure(&said, false, false));
         assert!(is_secure(&HeaderMap::new(), true, false));
-        assert!(!is_secure(&map(&[("x-forwarded-proto", "http, https")]), false, true));
+        assert!(is_secure(&map(&[("x-forwarded-proto", "wss")]), false, true));
+    }
+
+    #[test]
+    fn of_a_list_of_schemes_the_last_is_the_trusted_proxys_own() {
+        let said = |fields: &[(&'static str, &'static str)]| is_secure(&map(fields), false, true);
+        assert!(!said(&[("x-forwarded-proto", "https, http")]), "a client may send the first one");
+        assert!(!said(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]));
+        assert!(said(&[("x-forwarded-proto", "http, https")]));
+        assert!(said(&[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https,")]));
+        let mut headers = map(&[("x-forwarded-proto", "https, http")]);
+        set(&mut headers, &hop("10.0.0.1", true));
+        assert_eq!(headers["x-forwarded-proto"], "http");
+    }
+
+    #[test]
+    fn forwarded_is_believed_as_well() {
+        let said = |value| is_secure(&map(&[("forwarded", value)]), false, true);
+        assert!(said("for=192.0.2.1;proto=https"));
+        assert!(said("for=192.0.2.1;proto=http, for=\"[2001:db8::1]:80\"; Proto=\"HTTPS\""));
+        assert!(said("for=\"a\\\",b\";proto=https"));
+        assert!(!said("proto=https, for=192.0.2.1;proto=http"));
+        assert!(!said("proto=https, for=192.0.2.1"));
+        assert!(!said("for=\"a;proto=https"), "a quotation without an end tells nothing");
+        assert!(!is_secure(&map(&[("forwarded", "proto=https")]), false, false));
+        let both = map(&[("forwarded", "proto=http"), ("x-forwarded-proto", "https")]);
+        assert!(is_secure(&both, false, true), "Forwarded may tell of the last hop only");
+        let mut headers = map(&[("forwarded", "proto=https")]);
+        set(&mut headers, &Hop { authority: "chat.example.com", ..hop("10.0.0.1", true) });
+        assert_eq!(
+            (&headers["x-forwarded-proto"], &headers["x-forwarded-port"]),
+            (&"https".parse().unwrap(), &"443".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn the_port_follows_what_a_trusted_proxy_says() {
+        let port = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = map(fields);
+            set(&mut headers, &Hop { authority: "chat.example.com", ..hop("10.0.0.1", true) });
+            headers["x-forwarded-port"].to_str().unwrap().to_owned()
+        };
+        assert_eq!(port(&[]), "80");
+        assert_eq!(port(&[("x-forwarded-proto", "https")]), "443");
+        assert_eq!(port(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "public.example.com:8443")]), "8443");
+        assert_eq!(port(&[("x-forwarded-proto", "https"), ("x-forwarded-port", "444")]), "444");
     }
 }

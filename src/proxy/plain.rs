@@ -31,7 +31,7 @@ pub(super) async fn pass(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadSwitch::Unasked.into());
     }
-    forward::answer_fields(response.headers_mut());
+    forward::answer(&mut response)?;
     // What the backend's Connection names must not take our cookie with it.
     let mut response = routed.sign(response, &endpoint);
     let unwanted = hold.and_then(Hold::refuse);

@@ -11,11 +11,29 @@ use super::{
     handshake::{Fault, tokens},
 };
 
-/// Whether a client asked for JSON.
+/// Whether a client would rather have JSON than text.
 pub(super) fn wants_json(headers: &HeaderMap) -> bool {
-    tokens(headers.get_all(ACCEPT).iter())
-        .filter_map(|range| range.split(';').next())
-        .any(|range| range.trim().eq_ignore_ascii_case("application/json"))
+    headers.contains_key(ACCEPT)
+        && quality(headers, "application/json", "application/*") > quality(headers, "text/plain", "text/*")
+}
+
+/// How much a client wants a media type, from 0 to 1 (RFC 9110 §12.5.1): by the range that is the type itself, else by
+/// that of its kind. `*/*` is no wish for anything.
+fn quality(headers: &HeaderMap, media_type: &str, kind: &str) -> f32 {
+    let of = |wanted: &str| {
+        let ranges = tokens(headers.get_all(ACCEPT).iter()).filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            parts.next()?.eq_ignore_ascii_case(wanted).then(|| weight(parts))
+        });
+        ranges.reduce(f32::max)
+    };
+    of(media_type).or_else(|| of(kind)).unwrap_or(0.0)
+}
+
+/// The weight among the parameters of a range: 1 where it has none, 0 where it has a wrong one.
+fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> f32 {
+    let weight = parameters.find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")));
+    weight.map_or(1.0, |weight| weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0))
 }
 
 /// The answer to a request that is refused.
@@ -95,7 +113,12 @@ mod tests {
         let accept = |value| wants_json(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]));
         assert!(accept("application/json"));
         assert!(accept("text/html, Application/JSON; q=0.9"));
-        assert!(!accept("*/*") && !accept("text/html"));
+        assert!(!accept("*/*") && !accept("text/html") && !wants_json(&HeaderMap::new()));
+        assert!(accept("application/*, */*") && accept("application/json;charset=utf-8;q=0.5, text/*;q=0.1"));
+        assert!(!accept("application/json;q=0") && !accept("application/*, application/json;q=0"));
+        assert!(!accept("text/plain, application/json;q=0.9"), "text is wanted more");
+        assert!(!accept("application/json, text/plain"), "both are as good");
+        assert!(!accept("application/jsonp") && !accept("application/json;q=high"));
         assert_eq!(content(&Refusal::NotFound, true).1, "{\"error\":\"no route matches\"}\n");
     }
 

@@ -57,13 +57,13 @@ async fn attempt(mut routed: Routed, mut request: Request<Body>) -> Result<Outco
         // From here on, something of the request may have been sent: no other endpoint may see it.
         return match exchange(stream, request).await? {
             Exchanged::Answered(mut response) => {
-                forward::answer_fields(response.headers_mut());
+                forward::answer(&mut response)?;
                 let response = routed.sign(response, &endpoint);
                 Ok(Outcome::Answered(response.map(|body| Body::new(Guarded::new(body, in_use)))))
             }
             Exchanged::Switched(response, stream, early) => {
                 check_switch(response.headers(), key.as_bytes())?;
-                let response = routed.sign(switched(response, &key), &endpoint);
+                let response = routed.sign(switched(response, &key)?, &endpoint);
                 let opening = opening(&routed, &endpoint, stream, early, in_use);
                 Ok(Outcome::Switched(response, Box::new(opening)))
             }
@@ -100,15 +100,15 @@ fn prepare(headers: &mut HeaderMap) -> HeaderValue {
 }
 
 /// The client's 101: ours for this hop, with what the backend says to the client itself.
-fn switched(mut response: Response<Incoming>, key: &HeaderValue) -> Response<Body> {
+fn switched(mut response: Response<Incoming>, key: &HeaderValue) -> Result<Response<Body>, Refusal> {
+    forward::answer(&mut response)?;
     let headers = response.headers_mut();
-    forward::answer_fields(headers);
     headers.remove(CONTENT_LENGTH);
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     let accept = HeaderValue::from_str(&accept_of(key.as_bytes())).expect("base64 is a field value");
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    response.map(|_| body::empty())
+    Ok(response.map(|_| body::empty()))
 }
 
 enum Exchanged {

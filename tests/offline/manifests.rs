@@ -73,6 +73,34 @@ fn only_manifests_are_read_and_subfolders_too() {
 }
 
 #[test]
+fn a_folder_is_read_once_however_many_links_lead_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: chat}\nspec: {ports: [{port: 80}]}\n";
+    fs::create_dir(folder.path().join("below")).unwrap();
+    fs::write(folder.path().join("below/chat.yaml"), text).unwrap();
+    std::os::unix::fs::symlink(".", folder.path().join("loop")).unwrap();
+    std::os::unix::fs::symlink("below", folder.path().join("other")).unwrap();
+    let manifests = Reader::new().read(&[folder.path().to_owned()], &Manifests::default());
+    assert_eq!(manifests.view().services.len(), 1);
+    let problems: Vec<_> = manifests.problems().iter().map(ToString::to_string).collect();
+    let told = |name: &str| {
+        format!("{}: is a folder that is read already, by another path", folder.path().join(name).display())
+    };
+    assert_eq!(problems, [told("loop"), told("other")]);
+}
+
+#[test]
+fn what_is_no_file_in_a_folder_is_never_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.yaml");
+    // Without a writer, opening it would wait for ever.
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket.yaml")).unwrap();
+    let manifests = Reader::new().read(&[folder.path().to_owned()], &Manifests::default());
+    assert_eq!(golden::without_path(manifests.problems()), [""; 0]);
+}
+
+#[test]
 fn a_path_that_is_not_there_and_a_file_that_is_no_text_are_problems() {
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("binary.yaml");
@@ -116,7 +144,7 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
     let label = "[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?";
     let host = "([*][.])?[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?[.]example[.]com";
     let path = prop_oneof![Just(PathMatchType::Exact), Just(PathMatchType::PathPrefix)];
-    let matches = (path, "/[!-\"$-$&->@-~]{0,20}")
+    let matches = (path, "/[!-\"$-$&->@-\\[\\]-~]{0,20}")
         .prop_filter("dot segments", |(_, path)| path.split('/').all(|part| part != "." && part != ".."))
         .prop_map(|(type_, value)| RouteMatch { path: Some(PathMatch { type_, value }) });
     let backend = (label, 1..=65535, 0..=1_000_000).prop_map(|(name, port, weight)| BackendRef { name, port, weight });

@@ -243,6 +243,41 @@ async fn a_length_beside_chunked_in_an_answer_is_deleted() {
 }
 
 #[tokio::test]
+async fn the_answer_of_an_old_backend_becomes_one_of_http_1_1() {
+    for (fields, framing, body) in [
+        ("Content-Length: 2\r\n", ("content-length", "2"), "ok"),
+        ("", ("transfer-encoding", "chunked"), "2\r\nok\r\n0\r\n\r\n"),
+    ] {
+        let backend = RawBackend::bind().await;
+        let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+        let mut client = harness.client().await;
+        client.send(get("/", "")).await;
+        let (mut peer, _) = backend.answer(&format!("HTTP/1.0 200 OK\r\n{fields}\r\nok")).await;
+        peer.finish().await;
+        let head = client.head().await;
+        assert_eq!((head.first(), head.field(framing.0)), ("HTTP/1.1 200 OK", Some(framing.1)));
+        client.expect(body).await;
+        // The connection with the client is kept.
+        client.send(get("/", "")).await;
+        let _peer = backend.answer(OK).await;
+        assert_eq!(client.head().await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_a_transfer_coding_that_would_be_lost_is_502() {
+    for coding in ["gzip, chunked", "gzip", "chunked\r\nTransfer-Encoding: chunked"] {
+        let backend = RawBackend::bind().await;
+        let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
+        let mut client = harness.client().await;
+        client.send(get("/", "")).await;
+        let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+        let _peer = backend.answer(&answer).await;
+        assert_eq!(client.head().await.status(), 502, "{coding}");
+    }
+}
+
+#[tokio::test]
 async fn an_unasked_101_and_nonsense_are_502() {
     for answer in [switching(""), "nonsense\r\n\r\n".to_owned(), String::new()] {
         let backend = RawBackend::bind().await;

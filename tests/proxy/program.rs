@@ -294,3 +294,30 @@ fn bad_usage_is_2_and_what_cannot_be_done_is_1_with_the_flag_to_mend() {
     let (code, message) = output(&["demo", "--session-key-file=/nonexistent"]);
     assert!(code == Some(1) && message.contains("--session-key-file /nonexistent"), "{message}");
 }
+
+#[test]
+fn an_empty_environment_variable_is_as_none() {
+    let mut command = switchyard(&["standalone", "--manifests=/nonexistent"]);
+    for flag in [
+        "HTTP_LISTEN",
+        "HTTPS_LISTEN",
+        "PUBLIC_HTTPS_PORT",
+        "ADMIN_LISTEN",
+        "CLASS",
+        "THREADS",
+        "DEFAULT_CERTIFICATE",
+        "SESSION_KEY_FILE",
+        "TRUSTED_PROXIES",
+        "ALLOW_SHARED_HOSTNAMES",
+        "SHUTDOWN_DELAY",
+        "DRAIN_WINDOW",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+    ] {
+        command.env(format!("SWITCHYARD_{flag}"), "");
+    }
+    let Output { status, stderr, .. } = command.output().unwrap();
+    assert_eq!(status.code(), Some(1), "{}", String::from_utf8_lossy(&stderr));
+    let output = switchyard(&["standalone"]).env("SWITCHYARD_MANIFESTS", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}

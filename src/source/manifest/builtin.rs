@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::{
     ByteString,
     api::{
@@ -14,7 +15,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use super::{schema::Violation, typed};
+use super::{position::child, schema::Violation, typed};
 use crate::compile::{
     SERVICE_NAME_LABEL, SecretData, SecretObject, ServiceObject, ServicePort, ServiceSpec, SliceConditions,
     SliceEndpoint, SliceObject, SlicePort, TargetRef,
@@ -137,6 +138,10 @@ fn address_faults(address_type: &str, index: usize, endpoint: &Endpoint, violati
 
 /// A Secret, as far as TLS needs it.
 pub(super) fn secret(value: &Value) -> Read<SecretObject> {
+    let unencoded = base64_faults(value);
+    if !unencoded.is_empty() {
+        return Err(unencoded);
+    }
     let Secret { metadata, type_, data, string_data, .. } = typed::read(value, "")?;
     let mut values = data.unwrap_or_default();
     let texts = string_data.unwrap_or_default();
@@ -151,6 +156,18 @@ pub(super) fn secret(value: &Value) -> Read<SecretObject> {
         }
     }
     sound(violations, SecretObject { metadata, type_, data })
+}
+
+/// The type would only tell which byte is wrong.
+fn base64_faults(secret: &Value) -> Vec<Violation> {
+    let values = secret.get("data").and_then(Value::as_object).into_iter().flatten();
+    let texts = values.filter_map(|(key, value)| Some((key, value.as_str()?)));
+    let unencoded = texts.filter(|(_, text)| STANDARD.decode(text).is_err());
+    unencoded
+        .map(|(key, _)| {
+            violation(child("data", key), "is not base64: encode it, or write it as it is under stringData")
+        })
+        .collect()
 }
 
 fn port_fault(field: String, port: i32) -> Option<Violation> {

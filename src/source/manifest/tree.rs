@@ -1,8 +1,10 @@
 //! The files of a directory that hold manifests.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +19,7 @@ const MAX_DEPTH: usize = 32;
 pub(super) fn files(root: &Path) -> (Vec<PathBuf>, Vec<FileProblem>) {
     let mut walk = Walk::default();
     match fs::metadata(root) {
-        Ok(metadata) if metadata.is_dir() => walk.directory(root, 0),
+        Ok(metadata) if metadata.is_dir() => walk.directory(root, &metadata, 0),
         Ok(_) => walk.files.push(root.to_owned()),
         Err(error) => walk.problem(root, &error),
     }
@@ -28,10 +30,18 @@ pub(super) fn files(root: &Path) -> (Vec<PathBuf>, Vec<FileProblem>) {
 struct Walk {
     files: Vec<PathBuf>,
     problems: Vec<FileProblem>,
+    /// The devices and inodes of the folders so far: links may lead to one again, even from within.
+    visited: HashSet<(u64, u64)>,
 }
 
 impl Walk {
-    fn directory(&mut self, path: &Path, depth: usize) {
+    fn directory(&mut self, path: &Path, metadata: &fs::Metadata, depth: usize) {
+        if !self.visited.insert((metadata.dev(), metadata.ino())) {
+            return self.problem(path, &io::Error::other("is a folder that is read already, by another path"));
+        }
+        if depth > MAX_DEPTH {
+            return self.problem(path, &io::Error::other("directories are nested too deep"));
+        }
         let listed = fs::read_dir(path)
             .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>());
         match listed {
@@ -46,10 +56,8 @@ impl Walk {
     /// Links are followed: a mounted ConfigMap is links into a hidden directory, which is swapped as a whole.
     fn entry(&mut self, path: PathBuf, depth: usize) {
         match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() && depth < MAX_DEPTH => self.directory(&path, depth + 1),
-            Ok(metadata) if metadata.is_dir() => {
-                self.problem(&path, &io::Error::other("directories are nested too deep, or in a circle"));
-            }
+            Ok(metadata) if metadata.is_dir() => self.directory(&path, &metadata, depth + 1),
+            // A pipe would be waited for.
             Ok(metadata) => self.files.extend((metadata.is_file() && is_manifest(&path)).then_some(path)),
             Err(error) => {
                 // Gone since it was listed: there is nothing to tell. A link to nothing stays, and is told.
