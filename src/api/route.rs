@@ -136,7 +136,8 @@ pub struct RouteRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
 
-    /// Keeps all requests of a session, upgrades and plain ones, on one endpoint. Default: none, no cookie is set.
+    /// Keeps all requests of a session, upgrades and plain ones, on one endpoint. Sessions belong to the rule by its
+    /// name, or by its position where it has none: name a rule that may move. Default: none, no cookie is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<SessionPersistence>,
 

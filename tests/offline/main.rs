@@ -4,6 +4,7 @@ mod check;
 mod compile;
 mod crd;
 mod directory;
+mod docs;
 mod golden;
 mod layering;
 mod manifests;

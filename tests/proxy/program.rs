@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures::{SinkExt, StreamExt};
@@ -16,9 +16,6 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 use crate::shared::process::{Process, START_DEADLINE};
-
-/// How soon a saved file has to take effect.
-const EFFECT: Duration = Duration::from_secs(1);
 
 fn switchyard(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
@@ -49,15 +46,15 @@ impl Running {
         Self::start(&[&["standalone", "--manifests", manifests], more].concat())
     }
 
-    /// Waits until what is served fits; the directory is watched by another thread, which tells nobody else.
-    fn serves_within(&self, limit: Duration, wanted: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + limit;
+    /// Waits until what is served fits; the directory is watched by another process, which tells nobody.
+    fn comes_to_serve(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + START_DEADLINE;
         loop {
             let answer = get(self.http, "");
             if wanted(&answer) {
                 return answer;
             }
-            assert!(Instant::now() < end, "not within {limit:?}: {answer}");
+            assert!(Instant::now() < end, "it goes on with {answer}");
             std::thread::yield_now();
         }
     }
@@ -127,7 +124,7 @@ async fn the_demo_serves_ws_and_wss_and_follows_its_file_while_an_open_socket_st
     let edited = file.with_extension("tmp");
     fs::write(&edited, text.replace("name: blue", "name: green")).unwrap();
     fs::rename(&edited, &file).unwrap();
-    running.serves_within(EFFECT, |answer| answer.contains("x-backend: green"));
+    running.comes_to_serve(|answer| answer.contains("x-backend: green"));
     assert_eq!(echoes(&mut open, "who").await, "blue");
     assert_eq!(echoes(&mut secure, "who").await, "blue");
 }
@@ -218,7 +215,7 @@ fn a_broken_file_is_told_with_its_line_and_the_rest_is_served() {
     let told = get_path(running.admin, "/api/v1/routes", "");
     assert!(told.contains("broken.yaml:5: spec.porst: "), "{told}");
     fs::write(directory.path().join("all.yaml"), "").unwrap();
-    running.serves_within(EFFECT, |answer| answer.starts_with("HTTP/1.1 404 "));
+    running.comes_to_serve(|answer| answer.starts_with("HTTP/1.1 404 "));
 }
 
 #[test]
