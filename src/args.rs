@@ -1,4 +1,5 @@
 //! The command line: what can be said, and what it means when it is not said.
+#![allow(rustdoc::broken_intra_doc_links, reason = "the comments are the text of --help, where [::] is an address")]
 
 use std::{
     ffi::OsStr,
