@@ -29,16 +29,20 @@ struct Running {
     http: SocketAddr,
     https: SocketAddr,
     admin: SocketAddr,
+    /// What it leaves behind when it is killed goes with this.
+    _temporary: tempfile::TempDir,
 }
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
         let mut command = switchyard(arguments);
+        command.env("TMPDIR", temporary.path());
         command.args(["--http-listen=127.0.0.1:0", "--https-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
         let process = Process::start("switchyard", &mut command);
         let address = |name: &str| process.line_after(&format!("listening {name} "), START_DEADLINE).parse().unwrap();
         let (http, https, admin) = (address("http"), address("https"), address("admin"));
-        Self { process, http, https, admin }
+        Self { process, http, https, admin, _temporary: temporary }
     }
 
     fn standalone(manifests: &Path, more: &[&str]) -> Self {
