@@ -113,8 +113,8 @@ impl PartialRule {
         let fault = fault.or_else(|| faults.iter().find(|fault| !of_a_part(fault)));
         let message = match (RouteRule::deserialize(value), fault) {
             (Ok(rule), None) => return Self::Readable(Box::new(rule)),
-            (_, Some(fault)) => fault.message.clone(),
-            (Err(error), None) => error.to_string(),
+            (_, Some(Fault { path, message })) => format!("{path}: {message}"),
+            (Err(error), None) => format!("spec.rules[{index}]: {error}"),
         };
         Self::Faulty { name: value["name"].as_str().map(str::to_owned), message, matches: read_matches(value) }
     }
