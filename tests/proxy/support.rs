@@ -392,12 +392,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
 /// What a TLS client is made of: which certificate it trusts.
 pub fn tls_client(trusted: &[CertificateDer<'static>]) -> Arc<rustls::ClientConfig> {
+    tls_client_of(rustls::DEFAULT_VERSIONS, trusted)
+}
+
+/// The same, for these versions of TLS.
+pub fn tls_client_of(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    trusted: &[CertificateDer<'static>],
+) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in trusted {
         roots.add(certificate.clone()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     Arc::new(config.with_root_certificates(roots).with_no_client_auth())
 }
 

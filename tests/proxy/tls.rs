@@ -52,6 +52,20 @@ async fn requests_over_tls_are_served_and_known_to_be_secure() {
 }
 
 #[tokio::test]
+async fn tls_1_2_is_served_and_its_sessions_resume() {
+    let (certificate, der) = certificate(&[HOST]);
+    let backend = ok_backend().await;
+    let harness = Harness::with_table(secured(rule(&[endpoint("a", backend.address)]), &certificate));
+    let config = tls_client_of(&[&rustls::version::TLS12], &[der]);
+    for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let mut client = connect_tls(harness.https, &config, HOST).await.unwrap();
+        assert_eq!(status(&mut client, HOST).await, 200);
+        assert_eq!(client.stream.get_ref().1.handshake_kind(), Some(kind));
+    }
+    assert!(harness.counted(r#"tls_handshakes_total{result="ok",version="TLSv1.2"} 2"#));
+}
+
+#[tokio::test]
 async fn a_connection_serves_the_host_that_it_was_opened_for_and_no_other() {
     let (chat, chat_der) = certificate(&[HOST, "shop.example.com"]);
     let backend = ok_backend().await;
