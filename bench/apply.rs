@@ -3,6 +3,8 @@
 //!
 //! A client connects again and again from the moment of the answer, so what a connection costs is part of the time.
 
+#[path = "../tests/shared/mod.rs"]
+mod shared;
 #[path = "../tests/cluster/support/mod.rs"]
 mod support;
 

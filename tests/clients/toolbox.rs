@@ -12,6 +12,8 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use crate::shared::cache;
+
 /// Where the client programs are.
 pub(crate) const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
@@ -97,9 +99,7 @@ fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Pa
     for source in &sources {
         hash.update(&fs::read(source).expect("the lock files are committed"));
     }
-    let hash = hash.finish();
-    let (key, _) = hash.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
-    let folder = cache().join(kind).join(format!("{:016x}", u64::from_be_bytes(*key)));
+    let folder = cache::folder().join(kind).join(cache::key(hash));
     let complete = folder.join("complete");
 
     fs::create_dir_all(&folder).expect("the cache folder can be made");
@@ -115,14 +115,6 @@ fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Pa
         File::create(complete).expect("the cache folder can be written");
     }
     folder
-}
-
-fn cache() -> PathBuf {
-    let from = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    from("SWITCHYARD_CACHE")
-        .or_else(|| from("XDG_CACHE_HOME").map(|cache| cache.join("switchyard")))
-        .or_else(|| from("HOME").map(|home| home.join(".cache/switchyard")))
-        .expect("SWITCHYARD_CACHE, XDG_CACHE_HOME or HOME is set")
 }
 
 fn run(command: &mut Command) {

@@ -6,6 +6,8 @@ mod chart;
 mod crd;
 mod disruption;
 mod routing;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod status;
 mod support;
 mod tls;

@@ -13,7 +13,6 @@ use std::{
 pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running program.
-#[allow(dead_code, reason = "each test binary needs another part")]
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -22,7 +21,6 @@ pub(crate) struct Process {
     readers: Vec<JoinHandle<()>>,
 }
 
-#[allow(dead_code, reason = "each test binary needs another part")]
 impl Process {
     /// Starts a program. Its stdin stays open until it is dropped.
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {

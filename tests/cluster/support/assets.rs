@@ -7,6 +7,8 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use crate::shared::cache;
+
 /// What the key of the cache folder is made from, as in `tests/control-plane/build.sh`.
 const SOURCES: [&str; 8] = [
     "build.sh",
@@ -34,7 +36,7 @@ impl Assets {
         }
         let folder = match env::var_os("KUBEBUILDER_ASSETS") {
             Some(folder) => PathBuf::from(folder),
-            None => cache().join("control-plane").join(key()),
+            None => cache::folder().join("control-plane").join(key()),
         };
         let missing = ["kube-apiserver", "etcd", "kubectl"].into_iter().find(|name| !folder.join(name).exists());
         match missing {
@@ -49,20 +51,11 @@ impl Assets {
     }
 }
 
-fn cache() -> PathBuf {
-    let variable = |name| env::var_os(name).map(PathBuf::from);
-    variable("SWITCHYARD_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("switchyard")))
-        .unwrap_or_else(|| variable("HOME").unwrap_or_default().join(".cache/switchyard"))
-}
-
 fn key() -> String {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/control-plane");
     let mut hash = Context::new(&SHA256);
     for source in SOURCES {
         hash.update(&fs::read(here.join(source)).unwrap_or_default());
     }
-    let digest = hash.finish();
-    let first = digest.as_ref().first_chunk().copied().map(u64::from_be_bytes);
-    format!("{:016x}", first.expect("the digest has 32 bytes"))
+    cache::key(hash)
 }

@@ -66,7 +66,7 @@ impl ControlPlane {
             controller_manager: None,
         };
         plane.wait_until_ready();
-        plane.controller_manager = Some(plane.startcontroller_manager());
+        plane.controller_manager = Some(plane.start_controller_manager());
         plane
     }
 
@@ -154,7 +154,7 @@ impl ControlPlane {
         }
     }
 
-    fn startcontroller_manager(&self) -> Process {
+    fn start_controller_manager(&self) -> Process {
         let path = |name| argument(&self.folder.path().join(name));
         let mut command = Command::new(self.assets.program("kube-controller-manager"));
         command.args([
