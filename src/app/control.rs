@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::Objects;
 use crate::{
     compile::Settings,
-    observe::Metrics,
+    observe::{FileProblems, Metrics},
     source::{self, Build, Changes, DirectorySource, KubernetesSource, Rebuild, Report, Source, StatusWriter},
     table::CurrentTable,
 };
@@ -17,7 +17,7 @@ use crate::{
 /// What the rest of the process sees of the control thread.
 pub(super) struct Control {
     /// What is wrong with the files that objects come from.
-    pub(super) file_problems: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    pub(super) file_problems: FileProblems,
     /// Resolves should the thread ever end.
     pub(super) ended: oneshot::Receiver<()>,
 }
@@ -57,7 +57,7 @@ pub(super) async fn start(
     Ok(Control { file_problems, ended })
 }
 
-type Started = oneshot::Sender<anyhow::Result<Arc<dyn Fn() -> Vec<String> + Send + Sync>>>;
+type Started = oneshot::Sender<anyhow::Result<FileProblems>>;
 
 impl Work {
     async fn run(self, objects: Objects, started: Started) {

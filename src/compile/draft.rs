@@ -164,10 +164,7 @@ impl RuleDraft {
     fn faulty(position: usize, name: Option<&str>, message: &str, matches: Option<&[RouteMatch]>) -> Self {
         let claim = |(position, RouteMatch { path }): (usize, &RouteMatch)| match path {
             None => Some((position, PathPattern::prefix("/"))),
-            Some(PathMatch { value, .. }) if !is_path(value) => None,
-            Some(PathMatch { type_: PathMatchType::PathPrefix, value }) => Some((position, PathPattern::prefix(value))),
-            Some(PathMatch { type_: PathMatchType::Exact, value }) => Some((position, PathPattern::exact(value))),
-            Some(PathMatch { type_: PathMatchType::Unsupported(_), .. }) => None,
+            Some(path) => pattern(path).map(|pattern| (position, pattern)),
         };
         let paths = match matches {
             None => Vec::new(),
@@ -248,14 +245,10 @@ impl RuleReader<'_> {
             self.fault(format!("{field}.value"), ConditionReason::Invalid, message);
             return None;
         }
-        match type_ {
-            PathMatchType::PathPrefix => Some(PathPattern::prefix(value)),
-            PathMatchType::Exact => Some(PathPattern::exact(value)),
-            PathMatchType::Unsupported(type_) => {
-                self.unsupported(format!("{field}.type"), type_);
-                None
-            }
+        if let PathMatchType::Unsupported(type_) = type_ {
+            self.unsupported(format!("{field}.type"), type_);
         }
+        pattern(path)
     }
 
     fn check_backend_refs(&mut self, references: &[BackendRef]) {
@@ -417,6 +410,16 @@ fn is_hostname(hostname: &str) -> bool {
     };
     let is_address = !hostname.starts_with('*') && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     name.len() <= 253 && name.split('.').all(is_label) && !is_address
+}
+
+/// What a condition on the path claims; nothing where it makes no sense, or none to this version.
+fn pattern(PathMatch { type_, value }: &PathMatch) -> Option<PathPattern> {
+    match type_ {
+        _ if !is_path(value) => None,
+        PathMatchType::PathPrefix => Some(PathPattern::prefix(value)),
+        PathMatchType::Exact => Some(PathPattern::exact(value)),
+        PathMatchType::Unsupported(_) => None,
+    }
 }
 
 /// The schema's rule for paths, as far as it matters to matching.

@@ -24,6 +24,9 @@ use crate::{source::Report, table::Host};
 /// How long a client may take over the head of a request.
 const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Tells what is wrong with the files that routes come from, each as `file:line: field: message`.
+pub type FileProblems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// What the admin port tells of.
 #[derive(Clone)]
 pub struct Admin {
@@ -33,8 +36,8 @@ pub struct Admin {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// What became of the routes.
     pub reports: tokio::sync::watch::Receiver<Report>,
-    /// What is wrong with the files that routes come from, each as `file:line: field: message`.
-    pub file_problems: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// What is wrong with the files that routes come from.
+    pub file_problems: FileProblems,
 }
 
 /// Whether requests should be sent to this process: not before the first table is published, not once it stops.

@@ -5,5 +5,5 @@ pub mod log;
 mod metrics;
 mod routes;
 
-pub use admin::{Admin, Readiness};
+pub use admin::{Admin, FileProblems, Readiness};
 pub use metrics::{Direction, Metrics, TunnelClose};

@@ -166,16 +166,6 @@ impl<T> HostMap<T> {
         all.into_iter()
     }
 
-    /// The value of a pattern.
-    #[must_use]
-    pub fn get(&self, pattern: &HostPattern) -> Option<&T> {
-        match pattern {
-            HostPattern::Exact(host) => self.exact.get(host),
-            HostPattern::Wildcard(suffix) => self.wildcard.get(suffix),
-            HostPattern::Any => self.any.as_ref(),
-        }
-    }
-
     /// The value of a pattern, made where there is none.
     pub fn entry(&mut self, pattern: &HostPattern) -> &mut T
     where
