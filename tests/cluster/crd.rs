@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::support::{Bed, objects};
+use crate::support::{Bed, eventually, objects};
 
 #[test]
 fn the_api_server_takes_the_crd_and_shows_its_columns() {
@@ -22,7 +22,8 @@ fn the_api_server_takes_the_crd_and_shows_its_columns() {
 fn kubectl_explains_every_field() {
     let Some(bed) = Bed::shared() else { return };
     let explain = |field: &str| bed.plane.kubectl(&["explain", field], "");
-    let fields = bed.plane.kubectl(&["explain", "websocketroute.spec", "--recursive"], "").unwrap();
+    // The API server publishes descriptions a while after it serves the CRD.
+    let fields = eventually(|| bed.plane.kubectl(&["explain", "websocketroute.spec", "--recursive"], ""));
     assert!(fields.contains("sessionPersistence"), "{fields}");
     let weight = explain("websocketroute.spec.rules.backendRefs.weight").unwrap();
     assert!(weight.contains("Default: 1"), "{weight}");
