@@ -14,6 +14,10 @@ pub const DEFAULT_WEIGHT: i32 = 1;
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// `timeouts.backendConnect` of a rule that states none.
 pub const DEFAULT_BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// `keepalive.pingInterval` of a rule that states none.
+pub const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(25);
+/// `keepalive.pingTimeout` of a rule that states none.
+pub const DEFAULT_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// `sessionPersistence.cookie.path` of a rule that states none.
 pub const DEFAULT_COOKIE_PATH: &str = "/";
 
@@ -136,6 +140,12 @@ pub struct RouteRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
 
+    /// Pings that the proxy itself sends (RFC 6455 §5.5.2), which keep quiet tunnels open and find those whose other
+    /// end is gone. Their pongs go no further than the proxy; neither counts for `timeouts.idle`. Default: clients are
+    /// pinged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<Keepalive>,
+
     /// Keeps all requests of a session, upgrades and plain ones, on one endpoint. Sessions belong to the rule by its
     /// name, or by its position where it has none: name a rule that may move. Default: none, no cookie is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -240,6 +250,39 @@ pub struct Timeouts {
     /// A tunnel is ended after this long, shortened by a random share of up to 10 %. Default: 0s, never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<Duration>,
+}
+
+/// Pings that the proxy itself sends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Keepalive {
+    /// Who is pinged: `Client` (default), `Backend`, `Both`, or `None`, which is nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<KeepaliveTarget>,
+
+    /// A target that sent nothing for so long is sent a ping. Default: 25s, which is less than what proxies and
+    /// networks on the way usually take for idle. `0s`: no pings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ping_interval: Option<Duration>,
+
+    /// A tunnel whose target sends nothing, be it the pong or anything else, for so long after a ping left is ended,
+    /// with the cause `ping_timeout`. Default: 20s. `0s`: never, and pings are sent all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ping_timeout: Option<Duration>,
+}
+
+open_enum! {
+    /// Whom the proxy pings.
+    KeepaliveTarget {
+        /// The client.
+        Client,
+        /// The backend.
+        Backend,
+        /// The client and the backend, each for itself.
+        Both,
+        /// Nobody.
+        None,
+    }
 }
 
 /// How the requests of a session are recognised.

@@ -8,7 +8,8 @@ use crate::{
         PathMatchType, RouteMatch, RouteObject, RouteRule, SessionPersistence, Tls, UnreadableSpec, WebSocketRouteSpec,
     },
     table::{
-        Algorithm, HostPattern, InsecurePolicy, NonUpgrade, ObjectName, PathPattern, Persistence, Secure, Timeouts,
+        Algorithm, HostPattern, InsecurePolicy, Keepalive, NonUpgrade, ObjectName, PathPattern, Persistence, Pings,
+        Secure, Timeouts,
     },
 };
 
@@ -45,6 +46,7 @@ pub(super) struct RuleDraft {
     pub(super) paths: Vec<(usize, PathPattern)>,
     pub(super) backend_refs: Vec<BackendRef>,
     pub(super) timeouts: Timeouts,
+    pub(super) keepalive: Keepalive,
     pub(super) persistence: Option<Persistence>,
     /// Whether the user chose the cookie's name.
     pub(super) named_cookie: bool,
@@ -177,6 +179,7 @@ impl RuleDraft {
             paths,
             backend_refs: Vec::new(),
             timeouts: Timeouts::default(),
+            keepalive: Keepalive::default(),
             persistence: None,
             named_cookie: false,
             algorithm: Algorithm::default(),
@@ -204,6 +207,7 @@ impl RuleReader<'_> {
             matches,
             backend_refs,
             timeouts,
+            keepalive,
             session_persistence,
             load_balancing,
             non_upgrade_requests,
@@ -217,6 +221,7 @@ impl RuleReader<'_> {
             paths: self.read_matches(matches),
             backend_refs: backend_refs.clone(),
             timeouts: read_timeouts(&timeouts.clone().unwrap_or_default()),
+            keepalive: self.read_keepalive(&keepalive.clone().unwrap_or_default()),
             named_cookie: session_persistence.as_ref().and_then(cookie_name).is_some(),
             persistence,
             algorithm: self.read_algorithm(&load_balancing.clone().unwrap_or_default()),
@@ -261,6 +266,23 @@ impl RuleReader<'_> {
             if !(0..=1_000_000).contains(weight) {
                 let message = format!("{weight} is no weight: one of 0 to 1000000 is needed");
                 self.fault(format!("{field}.weight"), ConditionReason::Invalid, message);
+            }
+        }
+    }
+
+    fn read_keepalive(&mut self, keepalive: &api::Keepalive) -> Keepalive {
+        let api::Keepalive { target, ping_interval, ping_timeout } = keepalive;
+        let timeout = ping_timeout.unwrap_or(api::DEFAULT_PING_TIMEOUT).limit();
+        let pings = ping_interval.unwrap_or(api::DEFAULT_PING_INTERVAL).limit();
+        let pings = pings.map(|interval| Pings { interval, timeout });
+        match target {
+            None | Some(api::KeepaliveTarget::Client) => Keepalive { client: pings, backend: None },
+            Some(api::KeepaliveTarget::Backend) => Keepalive { client: None, backend: pings },
+            Some(api::KeepaliveTarget::Both) => Keepalive { client: pings, backend: pings },
+            Some(api::KeepaliveTarget::None) => Keepalive { client: None, backend: None },
+            Some(api::KeepaliveTarget::Unsupported(value)) => {
+                self.unsupported(format!("{}.keepalive.target", self.path), value);
+                Keepalive::default()
             }
         }
     }

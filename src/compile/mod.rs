@@ -146,6 +146,7 @@ impl Build<'_> {
             backends: backends.into(),
             algorithm: rule.algorithm,
             timeouts: rule.timeouts.clone(),
+            keepalive: rule.keepalive,
             persistence: rule.persistence.clone(),
             non_upgrade: rule.non_upgrade,
         }

@@ -20,7 +20,7 @@ pub use current::CurrentTable;
 pub use host::{Host, HostMap, HostPattern, MalformedHost};
 pub use name::ObjectName;
 pub use path::{PathMap, PathPattern};
-pub use rule::{NoEndpoint, NonUpgrade, Persistence, Rule, Secure, Timeouts, WeightedBackend};
+pub use rule::{Keepalive, NoEndpoint, NonUpgrade, Persistence, Pings, Rule, Secure, Timeouts, WeightedBackend};
 pub use session::{KeyFileError, Session, SessionKeys};
 pub use tls::{Certificate, HostTls, InsecurePolicy, TlsIdentity};
 
@@ -156,6 +156,7 @@ mod tests {
             backends: Box::default(),
             algorithm: Algorithm::default(),
             timeouts: Timeouts::default(),
+            keepalive: Keepalive::default(),
             persistence: None,
             non_upgrade: NonUpgrade::default(),
         })

@@ -20,6 +20,8 @@ pub struct Rule {
     pub algorithm: Algorithm,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// Whom the proxy pings.
+    pub keepalive: Keepalive,
     /// How sessions are kept, if they are.
     pub persistence: Option<Persistence>,
     /// What happens to requests that are no WebSocket upgrade.
@@ -48,6 +50,32 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// From the 101 to the end.
     pub max_duration: Option<Duration>,
+}
+
+/// Whom the proxy pings, and how; nothing for an end that it does not ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Pings to the client.
+    pub client: Option<Pings>,
+    /// Pings to the backend.
+    pub backend: Option<Pings>,
+}
+
+/// Pings to one end of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pings {
+    /// An end that sent nothing for so long is sent a ping; never zero.
+    pub interval: Duration,
+    /// The tunnel of an end that sends nothing for so long after a ping left is ended; nothing where it never is.
+    pub timeout: Option<Duration>,
+}
+
+impl Default for Keepalive {
+    /// What a rule has that says nothing about it: pings to the client, every 25 s, with 20 s to answer.
+    fn default() -> Self {
+        let pings = Pings { interval: Duration::from_secs(25), timeout: Some(Duration::from_secs(20)) };
+        Self { client: Some(pings), backend: None }
+    }
 }
 
 /// How a session's token travels.
@@ -176,6 +204,7 @@ mod tests {
                 .collect(),
             algorithm: Algorithm::LeastConnections,
             timeouts: Timeouts::default(),
+            keepalive: Keepalive::default(),
             persistence: None,
             non_upgrade: NonUpgrade::Proxy,
         }

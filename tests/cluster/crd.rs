@@ -27,6 +27,8 @@ fn kubectl_explains_every_field() {
     assert!(fields.contains("sessionPersistence"), "{fields}");
     let weight = explain("websocketroute.spec.rules.backendRefs.weight").unwrap();
     assert!(weight.contains("Default: 1"), "{weight}");
+    let interval = explain("websocketroute.spec.rules.keepalive.pingInterval").unwrap();
+    assert!(interval.contains("Default: 25s") && interval.contains("`0s`: no pings"), "{interval}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use switchyard::{
         ClusterView, Compiled, Memory, Problem, SecretObject, ServiceObject, Settings, SliceObject, Verdict,
         VerdictCondition, compile, object_name,
     },
-    table::{Backend, HostClaims, Rule, WeightedBackend},
+    table::{Backend, HostClaims, Keepalive, Rule, WeightedBackend},
 };
 
 /// 2026-12-01: between the ends of the certificates in the golden files.
@@ -45,6 +45,13 @@ fn every_golden_output_has_its_input() {
             assert!(Path::new(&format!("{name}.in.yaml")).exists(), "{path} is an orphan");
         }
     }
+}
+
+#[test]
+fn a_rule_that_says_nothing_of_pings_has_the_tables_default() {
+    let compiled = compile_twice(&read(&golden::root().join("tests/golden/compile/pings_go_to_their_target.in.yaml")));
+    let rule = compiled.verdicts[0].rules.iter().find(|rule| &*rule.name == "unsaid").unwrap();
+    assert_eq!(rule.keepalive, Keepalive::default());
 }
 
 /// Compiles a view, and again with what the first build left behind, which must make no difference.
@@ -130,10 +137,11 @@ fn title(rule: &Rule) -> String {
 }
 
 fn rule(rule: &Rule) -> Vec<String> {
-    let Rule { route: _, name: _, fault: _, backends, algorithm, timeouts, persistence, non_upgrade } = rule;
+    let Rule { route: _, name: _, fault: _, backends, algorithm, timeouts, keepalive, persistence, non_upgrade } = rule;
     let mut lines: Vec<_> = backends.iter().flat_map(backend).collect();
     lines.push(format!("{algorithm:?}, {non_upgrade:?}"));
     lines.push(format!("{timeouts:?}"));
+    lines.push(format!("{keepalive:?}"));
     lines.extend(persistence.as_ref().map(|persistence| format!("{persistence:?}")));
     lines
 }

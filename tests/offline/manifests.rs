@@ -154,6 +154,7 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
             matches,
             backend_refs,
             timeouts: None,
+            keepalive: None,
             session_persistence: None,
             load_balancing: None,
             non_upgrade_requests: None,

@@ -14,8 +14,8 @@ use switchyard::{
     proxy::{Listener, Proxy, Scheme, Settings, Tunnels, listen::bind},
     table::{
         Algorithm, Backend, Certificate, CurrentTable, Endpoint, EndpointId, EndpointState, HostPattern, HostTls,
-        InsecurePolicy, NonUpgrade, ObjectName, PathPattern, Persistence, Phase, RouteTable, Rule, Secure, SessionKeys,
-        Timeouts, TlsIdentity, WeightedBackend,
+        InsecurePolicy, Keepalive, NonUpgrade, ObjectName, PathPattern, Persistence, Phase, RouteTable, Rule, Secure,
+        SessionKeys, Timeouts, TlsIdentity, WeightedBackend,
     },
 };
 use tokio::{
@@ -85,6 +85,7 @@ pub fn rule(endpoints: &[Arc<Endpoint>]) -> Rule {
             backend_connect: Some(Duration::from_secs(5)),
             ..Timeouts::default()
         },
+        keepalive: Keepalive { client: None, backend: None },
         persistence: None,
         non_upgrade: NonUpgrade::Proxy,
     }
