@@ -5,6 +5,7 @@ mod control;
 mod descriptors;
 mod keys;
 mod signals;
+mod tunnels;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -108,6 +109,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
 
     let (table, metrics, ready) =
         (Arc::new(CurrentTable::default()), Arc::new(Metrics::new()), Arc::<Readiness>::default());
+    let tunnels = Arc::<Tunnels>::default();
     let (reports, reported) = tokio::sync::watch::channel(Report::default());
     let mut control = control::start(objects, arguments.compile_settings(), &table, &metrics, reports).await?;
     let encoder = metrics.clone();
@@ -116,6 +118,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
         metrics: Arc::new(move || encoder.encode()),
         reports: reported.clone(),
         file_problems: control.file_problems.clone(),
+        tunnels: tunnels::open(tunnels.clone()),
     };
     tokio::spawn(admin_port.run(admin));
 
@@ -130,7 +133,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
     serving(&bound);
 
     let settings = settings(&arguments, &defaults, &bound);
-    let proxy = Proxy { table, session_keys, settings, metrics, tunnels: Arc::<Tunnels>::default() };
+    let proxy = Proxy { table, session_keys, settings, metrics, tunnels };
     let mut failure = None;
     let stop = async {
         tokio::select! {

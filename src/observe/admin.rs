@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
-use super::routes;
+use super::{OpenTunnels, routes, tunnels};
 use crate::{source::Report, table::Host};
 
 /// How long a client may take over the head of a request.
@@ -38,6 +38,8 @@ pub struct Admin {
     pub reports: tokio::sync::watch::Receiver<Report>,
     /// What is wrong with the files that routes come from.
     pub file_problems: FileProblems,
+    /// The tunnels that are open.
+    pub tunnels: OpenTunnels,
 }
 
 /// Whether requests should be sent to this process: not before the first table is published, not once it stops.
@@ -117,7 +119,14 @@ impl Admin {
                 text(StatusCode::FORBIDDEN, "the API answers to loopback clients only: use kubectl port-forward\n")
             }
             "/api/v1/routes" => json(&routes::describe(&self.reports.borrow(), (self.file_problems)())),
-            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics and /api/v1/routes\n"),
+            "/api/v1/tunnels" => match tunnels::Filter::parse(request.uri().query().unwrap_or_default()) {
+                Ok(filter) => json(&tunnels::list((self.tunnels)(), &filter)),
+                Err(why) => text(StatusCode::BAD_REQUEST, why + "\n"),
+            },
+            _ => {
+                let paths = "there are /livez, /readyz, /metrics, /api/v1/routes and /api/v1/tunnels\n";
+                text(StatusCode::NOT_FOUND, paths)
+            }
         }
     }
 }
@@ -132,8 +141,8 @@ fn is_local(request: &Request<Incoming>, peer: SocketAddr) -> bool {
     peer.ip().to_canonical().is_loopback() && names_loopback
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    reply(status, "text/plain; charset=utf-8", body.to_owned())
+fn text(status: StatusCode, body: impl Into<String>) -> Response<Full<Bytes>> {
+    reply(status, "text/plain; charset=utf-8", body.into())
 }
 
 fn json(value: &impl Serialize) -> Response<Full<Bytes>> {

@@ -4,6 +4,8 @@ mod admin;
 pub mod log;
 mod metrics;
 mod routes;
+mod tunnels;
 
 pub use admin::{Admin, FileProblems, Readiness};
 pub use metrics::{Direction, Metrics, TunnelClose};
+pub use tunnels::{EachWay, OpenTunnel, OpenTunnels};

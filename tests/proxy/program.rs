@@ -246,6 +246,41 @@ fn the_admin_port_tells_of_life_readiness_routes_and_metrics() {
     assert!(get_path(running.http, "/api/v1/routes", "").ends_with("one"), "never on the public port");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_port_lists_open_tunnels_by_route_and_endpoint() {
+    let running = Running::start(&["demo"]);
+    running.process.line_after("  /", START_DEADLINE);
+    let list = |query: &str| {
+        let answer = get_path(running.admin, &format!("/api/v1/tunnels{query}"), "");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str::<serde_json::Value>(body).unwrap()
+    };
+    assert_eq!(list(""), serde_json::json!({ "total": 0, "tunnels": [] }));
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let stream = tokio::net::TcpStream::connect(running.http).await.unwrap();
+        let (mut socket, _) = client_async(format!("ws://{}/", running.http), stream).await.unwrap();
+        assert_eq!(echoes(&mut socket, "hello").await, "hello");
+        sockets.push(socket);
+    }
+    let listed = list("?route=demo/demo&limit=1");
+    assert_eq!(listed["total"], 2);
+    assert_eq!(listed["tunnels"].as_array().unwrap().len(), 1);
+    let oldest = &listed["tunnels"][0];
+    assert_eq!((&oldest["route"], &oldest["service"]), (&"demo/demo".into(), &"demo/blue".into()));
+    assert_eq!(oldest["client"], "127.0.0.1");
+    // Two bytes of head, four of mask and the text. What went to the client is counted once it has been written, which
+    // may be after the client has read it.
+    assert_eq!(oldest["bytes"]["toBackend"], 11);
+    assert!(oldest["bytes"]["toClient"].is_u64());
+    let endpoint = oldest["endpoint"].as_str().unwrap();
+    assert_eq!(list(&format!("?endpoint={endpoint}"))["total"], 2);
+    assert_eq!(list("?route=demo/other")["total"], 0);
+    let refused = get_path(running.admin, "/api/v1/tunnels?route=demo", "");
+    assert!(refused.starts_with("HTTP/1.1 400 ") && refused.contains("route must be namespace/name"), "{refused}");
+    assert!(get_path(running.http, "/api/v1/tunnels", "").contains("x-backend"), "never on the public port");
+}
+
 fn signal(name: &str, process: &Process) {
     let status = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status().unwrap();
     assert!(status.success());

@@ -1,0 +1,26 @@
+//! What the admin port tells of the proxy's tunnels.
+
+use std::sync::Arc;
+
+use crate::{
+    observe::{EachWay, OpenTunnel, OpenTunnels},
+    proxy::{TunnelHandle, Tunnels},
+};
+
+/// Tells of the tunnels that are open whenever it is asked.
+pub(super) fn open(tunnels: Arc<Tunnels>) -> OpenTunnels {
+    Arc::new(move || Box::new(tunnels.list().into_iter().map(|tunnel| shown(&tunnel))))
+}
+
+fn shown(tunnel: &TunnelHandle) -> OpenTunnel {
+    OpenTunnel {
+        id: tunnel.id,
+        route: tunnel.route.clone(),
+        rule: tunnel.rule.clone(),
+        service: tunnel.service.clone(),
+        endpoint: tunnel.endpoint.clone(),
+        client: tunnel.client,
+        since: tunnel.since,
+        bytes: EachWay::of(|direction| tunnel.bytes(direction)),
+    }
+}
