@@ -22,5 +22,6 @@ fn shown(tunnel: &TunnelHandle) -> OpenTunnel {
         client: tunnel.client,
         since: tunnel.since,
         bytes: EachWay::of(|direction| tunnel.bytes(direction)),
+        frames: EachWay::of(|direction| tunnel.frames(direction)),
     }
 }

@@ -52,6 +52,7 @@ pub struct Metrics {
 #[derive(Debug, Default)]
 struct Series {
     bytes: [AtomicU64; 2],
+    frames: [AtomicU64; 2],
     tls_handshakes: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     routes: Mutex<BTreeMap<ObjectName, RouteSeries>>,
     endpoints: Mutex<BTreeMap<(ObjectName, Box<str>), u64>>,
@@ -144,9 +145,10 @@ impl Metrics {
         }
     }
 
-    /// Payload was passed on.
-    pub fn bytes(&self, direction: Direction, bytes: u64) {
+    /// So many bytes were passed on through a tunnel, and with them the headers of so many frames.
+    pub fn passed(&self, direction: Direction, bytes: u64, frames: u64) {
         self.series.bytes[direction as usize].fetch_add(bytes, Ordering::Relaxed);
+        self.series.frames[direction as usize].fetch_add(frames, Ordering::Relaxed);
     }
 
     /// A TLS handshake with a client came to an end.
@@ -213,9 +215,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Collector for Series {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let directions = [("to_backend", &self.bytes[0]), ("to_client", &self.bytes[1])];
-        let bytes = directions.map(|(name, bytes)| ([("direction", name)], bytes.load(Ordering::Relaxed)));
-        counters(&mut encoder, "bytes", "Bytes passed on through tunnels", bytes)?;
+        let directions = |counts: &[AtomicU64; 2]| {
+            let count = |direction: usize| counts[direction].load(Ordering::Relaxed);
+            [([("direction", "to_backend")], count(0)), ([("direction", "to_client")], count(1))]
+        };
+        counters(&mut encoder, "bytes", "Bytes passed on through tunnels", directions(&self.bytes))?;
+        let help = "WebSocket frames passed on through tunnels, without the proxy's own";
+        counters(&mut encoder, "frames", help, directions(&self.frames))?;
         // Copied, and written after the lock is gone: requests wait for it.
         let handshakes = lock(&self.tls_handshakes).clone();
         let handshakes =
@@ -308,7 +314,7 @@ mod tests {
         metrics.request(None, 404);
         metrics.handshake(Some(&route), "switched");
         metrics.tunnel_opened(&route, &service, "chat-0");
-        metrics.bytes(Direction::ToClient, 5);
+        metrics.passed(Direction::ToClient, 5, 1);
         metrics.tls_handshake("ok", "TLSv1.3");
         metrics.table_published(3, 2);
         let text = metrics.encode();

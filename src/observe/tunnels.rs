@@ -37,6 +37,8 @@ pub struct OpenTunnel {
     pub since: SystemTime,
     /// Bytes passed on so far.
     pub bytes: EachWay,
+    /// Frames passed on so far, as far as the peers keep the rules.
+    pub frames: EachWay,
 }
 
 /// A count for either direction.
@@ -145,6 +147,7 @@ mod tests {
             client: Ipv4Addr::LOCALHOST.into(),
             since: SystemTime::UNIX_EPOCH + Duration::from_millis(1_796_083_200_250),
             bytes: EachWay::of(|direction| direction as u64),
+            frames: EachWay::of(|direction| 5 + direction as u64),
         }
     }
 
@@ -191,6 +194,7 @@ mod tests {
             "client": "127.0.0.1",
             "since": "2026-12-01T00:00:00.250Z",
             "bytes": { "toBackend": 0, "toClient": 1 },
+            "frames": { "toBackend": 5, "toClient": 6 },
         });
         assert_eq!(shown, expected);
     }

@@ -15,7 +15,7 @@ use super::{
     error::Refusal,
     reached, reply,
     service::Service,
-    stream::{self, ClientStream},
+    stream::{self, Stream},
     tls::Peer,
     tunnel::Tunnel,
 };
@@ -36,7 +36,7 @@ fn server() -> http1::Builder {
 }
 
 /// Serves a connection until it ends or becomes a tunnel, which then runs as a task of its own.
-pub(super) async fn serve(proxy: Arc<Shared>, client: ClientStream, peer: Peer) {
+pub(super) async fn serve(proxy: Arc<Shared>, client: Stream, peer: Peer) {
     let stage = Arc::new(Stage::default());
     let io = ClientIo::new(client, stage.clone(), Limits::from(&proxy.settings));
     let service = Arc::new(Service { proxy: proxy.clone(), peer, stage, opening: Mutex::default() });
@@ -71,7 +71,7 @@ pub(super) async fn serve(proxy: Arc<Shared>, client: ClientStream, peer: Peer) 
 }
 
 /// Ends a connection, with an answer where hyper could not read a head.
-async fn finish(proxy: &Shared, io: ClientIo<ClientStream>, unread: &[u8], error: Option<hyper::Error>) {
+async fn finish(proxy: &Shared, io: ClientIo<Stream>, unread: &[u8], error: Option<hyper::Error>) {
     let refusal = error.as_ref().and_then(|error| refusal(error, unread, &io));
     if let Some(refusal) = &refusal {
         refusal.log(None);
@@ -90,7 +90,7 @@ async fn finish(proxy: &Shared, io: ClientIo<ClientStream>, unread: &[u8], error
 }
 
 /// What is to be answered to a head that hyper could not read, if anything.
-fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo<ClientStream>) -> Option<Refusal> {
+fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo<Stream>) -> Option<Refusal> {
     if io.timed_out == Some(Wait::Head) && !unread.is_empty() {
         return Some(Refusal::HeadTimeout);
     }

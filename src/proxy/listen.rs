@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{
     Phase, Shared, connection, reached,
-    stream::{self, ClientStream},
+    stream::{self, Stream},
     tls::{self, Peer},
 };
 
@@ -130,10 +130,9 @@ async fn serve(proxy: Arc<Shared>, socket: TcpStream, address: SocketAddr, schem
     // A listener for both versions sees addresses of version 4 mapped into version 6.
     let address = address.ip().to_canonical();
     match scheme {
-        Scheme::Http => connection::serve(proxy, ClientStream::Plain(socket), Peer { address, tls: None }).await,
+        Scheme::Http => connection::serve(proxy, Stream::from(socket), Peer { address, tls: None }).await,
         Scheme::Https => {
             if let Some((stream, tls)) = tls::accept(&proxy, socket).await {
-                let stream = ClientStream::Tls(Box::new(stream));
                 connection::serve(proxy, stream, Peer { address, tls: Some(tls) }).await;
             }
         }

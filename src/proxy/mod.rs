@@ -15,10 +15,8 @@
 
 mod body;
 mod client_io;
-mod clock;
 mod connection;
 mod dial;
-mod end;
 mod error;
 mod forward;
 mod forwarded;
@@ -26,8 +24,6 @@ mod handshake;
 pub mod listen;
 mod plain;
 mod pool;
-mod registry;
-mod relay;
 mod reply;
 mod request;
 mod routed;
@@ -45,10 +41,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use end::{Cause, Closer, TunnelEnd};
 pub use listen::{Listener, Scheme};
-pub use registry::{TunnelHandle, Tunnels};
 pub use settings::Settings;
+pub use tunnel::{Cause, Closer, TunnelEnd, TunnelHandle, Tunnels, frames};
 
 use crate::{
     observe::Metrics,

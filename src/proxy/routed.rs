@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::{Response, header::SET_COOKIE};
 use tokio::time::Instant;
 
-use super::{Shared, dial, registry::TunnelNames, session::Sticky};
+use super::{Shared, dial, session::Sticky, tunnel::TunnelNames};
 use crate::table::{Candidates, Endpoint, InUse, Rule};
 
 /// A request that has a rule, with all that outlives the look at the table.

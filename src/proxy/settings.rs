@@ -36,6 +36,9 @@ pub struct Settings {
     pub pool_idle_per_endpoint: usize,
     /// How many connections with clients there may be; each may need one with a backend.
     pub max_connections: usize,
+    /// How long a frame may take to become whole when the proxy ends a tunnel, and then how long a peer may take to
+    /// answer the Close.
+    pub close_timeout: Duration,
     /// How long a closing connection waits for the peer to close as well.
     pub linger_timeout: Duration,
 }
@@ -57,6 +60,7 @@ impl Default for Settings {
             pool_idle_timeout: Duration::from_millis(3500),
             pool_idle_per_endpoint: 64,
             max_connections: usize::MAX,
+            close_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(1),
         }
     }

@@ -1,9 +1,14 @@
-//! The connection with a client, in plaintext or TLS.
+//! A connection with a client or a backend, in plaintext or TLS, which holds no buffer while nothing is in flight.
+//!
+//! Bytes are received into buffers that belong to the thread and go back before the poll returns. What a socket does
+//! not take at once is kept here, at its exact size, and so is the beginning of a TLS record whose end has not come.
 
 use std::{
+    cell::RefCell,
     io::{self, IoSlice},
+    ops::Range,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -12,7 +17,11 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
+
+use super::{
+    tls::records::{Fault, MAX_RECORD, Records, sealed_length},
+    tunnel::frames::MAX_INCOMPLETE,
+};
 
 /// When the kernel asks a silent peer for a sign of life, and when it takes it for gone: after two minutes. Nothing
 /// else notices a peer that lost power or its network while nobody has anything to say to it. Often enough to also
@@ -29,32 +38,239 @@ pub(super) fn tune(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
-/// A client's connection.
-#[derive(Debug)]
-pub(super) enum ClientStream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+/// What is read from a socket at once, at most.
+pub(super) const READ: usize = 64 * 1024;
+/// Room before what is received, for what a tunnel has kept of what came before.
+pub(super) const HEADROOM: usize = MAX_INCOMPLETE;
+const PLAIN: usize = HEADROOM + MAX_RECORD + READ;
+
+/// The buffers of a thread.
+pub(super) struct Buffers {
+    /// Payload, as received and as it is to be sent.
+    pub plain: Box<[u8]>,
+    /// TLS records, received or to be sent.
+    wire: Box<[u8]>,
 }
 
-impl AsyncRead for ClientStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            // Many clients close without close_notify; frames tell what is whole, so nothing is lost by it.
-            Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-                polled => polled,
-            },
+thread_local! {
+    static BUFFERS: RefCell<Buffers> =
+        RefCell::new(Buffers { plain: vec![0; PLAIN].into(), wire: vec![0; sealed_length(PLAIN)].into() });
+}
+
+/// Lends the buffers of the thread, which nobody may keep beyond a poll.
+pub(super) fn with_buffers<R>(work: impl FnOnce(&mut Buffers) -> R) -> R {
+    BUFFERS.with_borrow_mut(work)
+}
+
+/// Bytes that wait, at their exact size.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Box<[u8]>,
+    taken: usize,
+}
+
+impl Waiting {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    fn take(&mut self, count: usize) {
+        self.taken += count;
+        if self.taken == self.bytes.len() {
+            *self = Self::default();
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            *self = Self { bytes: [self.rest(), bytes].concat().into(), taken: 0 };
         }
     }
 }
 
-impl AsyncWrite for ClientStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+/// A connection.
+pub(super) struct Stream {
+    socket: TcpStream,
+    tls: Option<Box<Tls>>,
+    /// What the socket did not take.
+    unsent: Waiting,
+    /// Payload that was received and that nobody has taken.
+    ahead: Waiting,
+}
+
+/// What a connection in TLS has beyond a socket.
+struct Tls {
+    records: Records,
+    /// Records that are not opened: one that is not whole, or what came with the handshake.
+    received: Box<[u8]>,
+    /// Whether there may be whole ones among them.
+    unopened: bool,
+    /// Why nothing more will be received.
+    end: Option<Result<(), Fault>>,
+    /// Whether our last record has been made.
+    closed: bool,
+}
+
+impl From<TcpStream> for Stream {
+    fn from(socket: TcpStream) -> Self {
+        Self { socket, tls: None, unsent: Waiting::default(), ahead: Waiting::default() }
+    }
+}
+
+impl Stream {
+    /// A connection behind its handshake, with what was received and what is still to be sent of it.
+    pub(super) fn secured(socket: TcpStream, records: Records, received: &[u8], unsent: &[u8]) -> Self {
+        let tls = Tls { records, received: received.into(), unopened: true, end: None, closed: false };
+        let mut stream = Self { tls: Some(Box::new(tls)), ..Self::from(socket) };
+        stream.unsent.push(unsent);
+        stream
+    }
+
+    /// The version of TLS as a label.
+    pub(super) fn tls_version(&self) -> &'static str {
+        self.tls.as_ref().map_or("none", |tls| tls.records.version())
+    }
+
+    /// Puts payload back, to be received before everything else.
+    pub(super) fn unread(&mut self, payload: &[u8]) {
+        let behind = std::mem::take(&mut self.ahead);
+        self.ahead.push(payload);
+        self.ahead.push(behind.rest());
+    }
+
+    /// How many bytes wait for the socket to take them.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent.rest().len()
+    }
+
+    /// Receives payload behind the headroom of the thread's buffer, and returns its length: none at the end.
+    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<io::Result<usize>> {
+        let ahead = self.ahead.rest();
+        if !ahead.is_empty() {
+            let length = ahead.len().min(READ);
+            buffers.plain[HEADROOM..HEADROOM + length].copy_from_slice(&ahead[..length]);
+            self.ahead.take(length);
+            return Poll::Ready(Ok(length));
         }
+        let Some(tls) = &mut self.tls else {
+            return poll_read(&mut self.socket, cx, &mut buffers.plain[HEADROOM..HEADROOM + READ]);
+        };
+        loop {
+            match tls.end {
+                None => {}
+                Some(Ok(())) => return Poll::Ready(Ok(0)),
+                Some(Err(fault)) => {
+                    if !std::mem::replace(&mut tls.closed, true)
+                        && let Some(alert) = tls.records.seal_fault(fault)
+                    {
+                        self.unsent.push(&alert);
+                    }
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
+                }
+            }
+            let length = ready!(tls.poll_open(cx, &mut self.socket, buffers))?;
+            if length > 0 {
+                return Poll::Ready(Ok(length));
+            }
+        }
+    }
+
+    /// Sends payload from the thread's buffer. What the socket does not take waits for [`Stream::poll_sent`].
+    pub(super) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut Buffers,
+        payload: Range<usize>,
+    ) -> io::Result<()> {
+        let Buffers { plain, wire } = buffers;
+        let bytes = match &mut self.tls {
+            None => &plain[payload],
+            Some(tls) => {
+                let length = tls.records.seal(&plain[payload], wire).map_err(io::Error::other)?;
+                &wire[..length]
+            }
+        };
+        if self.unsent() > 0 {
+            self.unsent.push(bytes);
+            return match self.poll_sent(cx) {
+                Poll::Ready(sent) => sent,
+                Poll::Pending => Ok(()),
+            };
+        }
+        let taken = match Pin::new(&mut self.socket).poll_write(cx, bytes) {
+            Poll::Ready(taken) => taken?,
+            Poll::Pending => 0,
+        };
+        self.unsent.push(&bytes[taken..]);
+        Ok(())
+    }
+
+    /// Ready when the socket has taken everything.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.unsent() > 0 {
+            let taken = ready!(Pin::new(&mut self.socket).poll_write(cx, self.unsent.rest()))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.take(taken);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Tls {
+    /// Receives and opens records. No payload may come of it, nor an end.
+    fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &mut TcpStream,
+        buffers: &mut Buffers,
+    ) -> Poll<io::Result<usize>> {
+        let Buffers { plain, wire } = buffers;
+        let mut filled = self.received.len();
+        if !std::mem::take(&mut self.unopened) {
+            let read = ready!(poll_read(socket, cx, &mut wire[filled..filled + READ]))?;
+            if read == 0 {
+                // Many clients close without close_notify; frames and lengths tell what is whole, so nothing is lost.
+                self.end = Some(Ok(()));
+                return Poll::Ready(Ok(0));
+            }
+            filled += read;
+        }
+        wire[..self.received.len()].copy_from_slice(&self.received);
+        let opened = self.records.open(&wire[..filled], &mut plain[HEADROOM..]);
+        self.received = wire[opened.consumed..filled].into();
+        self.end = opened.end;
+        Poll::Ready(Ok(opened.payload))
+    }
+}
+
+fn poll_read(socket: &mut TcpStream, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut room = ReadBuf::new(room);
+    ready!(Pin::new(socket).poll_read(cx, &mut room))?;
+    Poll::Ready(Ok(room.filled().len()))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.tls.is_none() && this.ahead.rest().is_empty() {
+            return Pin::new(&mut this.socket).poll_read(cx, buf);
+        }
+        with_buffers(|buffers| {
+            let length = ready!(this.poll_receive(cx, buffers))?;
+            let payload = &buffers.plain[HEADROOM..HEADROOM + length];
+            let (now, later) = payload.split_at(length.min(buf.remaining()));
+            buf.put_slice(now);
+            this.unread(later);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -62,10 +278,22 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        let this = self.get_mut();
+        if this.tls.is_none() {
+            return Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
         }
+        if this.unsent() > READ {
+            ready!(this.poll_sent(cx))?;
+        }
+        with_buffers(|buffers| {
+            let mut length = 0;
+            for buf in bufs {
+                let taken = buf.len().min(READ - length);
+                buffers.plain[length..length + taken].copy_from_slice(&buf[..taken]);
+                length += taken;
+            }
+            Poll::Ready(this.send(cx, buffers, 0..length).map(|()| length))
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -73,18 +301,30 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        self.get_mut().poll_sent(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        let this = self.get_mut();
+        if let Some(tls) = &mut this.tls
+            && !std::mem::replace(&mut tls.closed, true)
+        {
+            let close_notify = tls.records.seal_close_notify().map_err(io::Error::other)?;
+            this.unsent.push(&close_notify);
         }
+        ready!(this.poll_sent(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
     }
+}
+
+/// Reads, for a bounded time, what the peer still sends until it closes.
+pub(super) async fn await_end(stream: &mut Stream, patience: Duration) {
+    let _ = tokio::time::timeout(patience, drain(stream)).await;
+}
+
+async fn drain(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut buffer = vec![0; 4096];
+    while let Ok(1..) = stream.read(&mut buffer).await {}
 }
 
 /// Closes a connection so that what was written arrives: our half first, then, for a bounded time, what the peer
@@ -93,9 +333,8 @@ impl AsyncWrite for ClientStream {
 pub(super) async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin, patience: Duration) {
     // On the heap, and from now on only: whoever may have to close one day should not carry the buffer until then.
     let drain = Box::pin(async move {
-        let mut buffer = vec![0; 4096];
         if stream.shutdown().await.is_ok() {
-            while let Ok(1..) = stream.read(&mut buffer).await {}
+            drain(&mut stream).await;
         }
     });
     let _ = tokio::time::timeout(patience, drain).await;

@@ -5,7 +5,8 @@ use std::future::poll_fn;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_VERSION, TE, UPGRADE,
     },
 };
 use hyper::{body::Incoming, client::conn::http1::Connection};
@@ -14,16 +15,15 @@ use tokio::net::TcpStream;
 
 use super::{
     body::{self, Body, Guarded},
-    clock::TunnelLimits,
     dial::{DialError, dial},
     error::Refusal,
     forward,
     handshake::{accept_of, check_switch},
     pool::{self, unreachable},
     routed::Routed,
-    tunnel::Opening,
+    tunnel::{Opening, TunnelLimits, frames::Extensions},
 };
-use crate::table::Endpoint;
+use crate::table::{Endpoint, InUse};
 
 /// What came of a handshake.
 pub(super) enum Outcome {
@@ -64,7 +64,8 @@ async fn attempt(mut routed: Routed, mut request: Request<Body>) -> Result<Outco
             Exchanged::Switched(response, stream, early) => {
                 check_switch(response.headers(), key.as_bytes())?;
                 let response = routed.sign(switched(response, &key)?, &endpoint);
-                let opening = opening(&routed, &endpoint, stream, early, in_use);
+                let extensions = extensions(response.headers());
+                let opening = opening(&routed, &endpoint, Switched { stream, early, extensions }, in_use);
                 Ok(Outcome::Switched(response, Box::new(opening)))
             }
         };
@@ -72,16 +73,41 @@ async fn attempt(mut routed: Routed, mut request: Request<Body>) -> Result<Outco
     Err(unreachable(&last, routed.candidates.service()))
 }
 
-fn opening(
-    routed: &Routed,
-    endpoint: &Endpoint,
-    backend: TcpStream,
+/// What is known of the backend once it has switched.
+struct Switched {
+    stream: TcpStream,
     early: bytes::Bytes,
-    in_use: crate::table::InUse,
-) -> Opening {
-    let settings = &routed.proxy.settings;
-    let limits = TunnelLimits::new(&routed.rule.timeouts, settings.half_closed_timeout, settings.linger_timeout);
-    Opening { backend, early, names: routed.names(endpoint), limits, in_use }
+    extensions: Extensions,
+}
+
+fn opening(routed: &Routed, endpoint: &Endpoint, switched: Switched, in_use: InUse) -> Opening {
+    let limits = TunnelLimits::new(&routed.rule.timeouts, &routed.proxy.settings);
+    let Switched { stream: backend, early, extensions } = switched;
+    Opening {
+        backend,
+        early,
+        extensions,
+        names: routed.names(endpoint),
+        limits,
+        keepalive: routed.rule.keepalive,
+        in_use,
+    }
+}
+
+/// What the backend has agreed to with the client (RFC 6455 §9.1).
+fn extensions(headers: &HeaderMap) -> Extensions {
+    let fields = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter();
+    let offers = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    let mut agreed = Extensions::None;
+    for offer in offers {
+        let name = offer.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        if name.eq_ignore_ascii_case(b"permessage-deflate") {
+            agreed = Extensions::Deflate;
+        } else if !name.is_empty() {
+            return Extensions::Unknown;
+        }
+    }
+    agreed
 }
 
 /// Makes the request our own handshake (RFC 6455 §4.1). The key is the client's: it proves to the client that the

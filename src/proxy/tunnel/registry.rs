@@ -34,6 +34,7 @@ pub struct TunnelHandle {
     /// When it was opened.
     pub since: SystemTime,
     bytes: [AtomicU64; 2],
+    frames: [AtomicU64; 2],
     ending: AtomicBool,
     waker: AtomicWaker,
 }
@@ -45,8 +46,15 @@ impl TunnelHandle {
         self.bytes[direction as usize].load(Ordering::Relaxed)
     }
 
-    pub(super) fn count(&self, direction: Direction, bytes: u64) {
+    /// Frames passed on so far, as far as the peers keep the rules.
+    #[must_use]
+    pub fn frames(&self, direction: Direction) -> u64 {
+        self.frames[direction as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count(&self, direction: Direction, bytes: u64, frames: u64) {
         self.bytes[direction as usize].fetch_add(bytes, Ordering::Relaxed);
+        self.frames[direction as usize].fetch_add(frames, Ordering::Relaxed);
     }
 
     /// Ready once the tunnel is to end.
@@ -63,7 +71,7 @@ impl TunnelHandle {
 
 /// What a tunnel is known by.
 #[derive(Clone, Debug)]
-pub(super) struct TunnelNames {
+pub(in crate::proxy) struct TunnelNames {
     pub route: ObjectName,
     pub rule: Arc<str>,
     pub service: ObjectName,
@@ -126,6 +134,7 @@ impl Tunnels {
             client,
             since: SystemTime::now(),
             bytes: Default::default(),
+            frames: Default::default(),
             ending: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
@@ -141,7 +150,7 @@ impl Tunnels {
 
     /// Ends all tunnels, each at a random moment of the window, so that clients do not come back all at once; those
     /// that open meanwhile end with the last, and those that open later at once.
-    pub(super) async fn drain(&self, window: Duration) {
+    pub(in crate::proxy) async fn drain(&self, window: Duration) {
         let start = Instant::now();
         let moment = |_: &Arc<TunnelHandle>| window.mul_f64(fastrand::f64());
         let mut ends: Vec<_> = self.list().into_iter().map(|tunnel| (moment(&tunnel), tunnel)).collect();
@@ -154,7 +163,7 @@ impl Tunnels {
     }
 
     /// Ends all tunnels now, and from now on.
-    pub(super) fn end_all(&self) {
+    pub(in crate::proxy) fn end_all(&self) {
         let mut open = self.lock();
         open.ending = true;
         open.handles.values().for_each(|tunnel| tunnel.end());
@@ -234,7 +243,7 @@ mod tests {
     fn a_tunnel_is_listed_while_it_is_registered() {
         let tunnels = Arc::new(Tunnels::default());
         let registered = tunnels.register(names());
-        registered.handle.count(Direction::ToClient, 5);
+        registered.handle.count(Direction::ToClient, 5, 1);
         assert_eq!(tunnels.list()[0].bytes(Direction::ToClient), 5);
         drop(registered);
         assert!(tunnels.list().is_empty());

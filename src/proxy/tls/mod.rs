@@ -1,5 +1,8 @@
 //! TLS with clients: which certificate, and which requests belong on the connection.
 
+mod handshake;
+pub(super) mod records;
+
 use std::{
     collections::HashMap,
     fmt, io,
@@ -11,13 +14,15 @@ use std::{
 use rustls::{
     ServerConfig, SignatureScheme,
     crypto::aws_lc_rs::{self, Ticketer},
-    server::{Acceptor, ClientHello, ResolvesServerCert, ServerSessionMemoryCache},
+    server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache},
     sign::CertifiedKey,
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::{Shared, stream};
+use super::{
+    Shared,
+    stream::{self, Stream},
+};
 use crate::table::{Certificate, Host, RouteTable, TlsIdentity};
 
 /// Sessions that a client of TLS 1.2 without tickets may resume.
@@ -60,12 +65,12 @@ impl TlsPeer {
 }
 
 /// Does the handshake with a client. Nothing, when it came to nothing.
-pub(super) async fn accept(proxy: &Shared, socket: TcpStream) -> Option<(TlsStream<TcpStream>, TlsPeer)> {
+pub(super) async fn accept(proxy: &Shared, socket: TcpStream) -> Option<(Stream, TlsPeer)> {
     let limit = proxy.settings.tls_handshake_timeout;
     let accepted = tokio::time::timeout(limit, handshake(proxy, socket)).await.unwrap_or(Err(Failure::TimedOut));
     match accepted {
         Ok((stream, peer)) => {
-            proxy.metrics.tls_handshake("ok", version(&stream));
+            proxy.metrics.tls_handshake("ok", stream.tls_version());
             Some((stream, peer))
         }
         Err(failure) => {
@@ -74,14 +79,6 @@ pub(super) async fn accept(proxy: &Shared, socket: TcpStream) -> Option<(TlsStre
             failure.alert(proxy.settings.linger_timeout).await;
             None
         }
-    }
-}
-
-fn version(stream: &TlsStream<TcpStream>) -> &'static str {
-    match stream.get_ref().1.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        _ => "unknown",
     }
 }
 
@@ -127,12 +124,14 @@ enum NoCertificate {
     Unusable,
 }
 
-async fn handshake(proxy: &Shared, socket: TcpStream) -> Result<(TlsStream<TcpStream>, TlsPeer), Failure> {
-    let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-    match choose(proxy, &start.client_hello()) {
-        Ok((prepared, peer)) => Ok((start.into_stream(prepared.config.clone()).await?, peer)),
-        Err(NoCertificate::UnknownName) => Err(Failure::UnknownName(start.io)),
-        Err(NoCertificate::Unusable) => Err(Failure::Unusable(start.io)),
+async fn handshake(proxy: &Shared, socket: TcpStream) -> Result<(Stream, TlsPeer), Failure> {
+    let (started, accepted) = handshake::start(socket).await?;
+    let chosen = choose(proxy, &accepted.client_hello());
+    drop(accepted);
+    match chosen {
+        Ok((prepared, peer)) => Ok((started.finish(prepared.config.clone()).await?, peer)),
+        Err(NoCertificate::UnknownName) => Err(Failure::UnknownName(started.socket)),
+        Err(NoCertificate::Unusable) => Err(Failure::Unusable(started.socket)),
     }
 }
 
@@ -197,6 +196,8 @@ fn prepare(identity: &TlsIdentity) -> Result<Prepared, rustls::Error> {
         .with_cert_resolver(certificates.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = Ticketer::new()?;
+    // For `records`, which goes on with the keys of the handshake.
+    config.enable_secret_extraction = true;
     config.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
     Ok(Prepared { config: Arc::new(config), certificates })
 }

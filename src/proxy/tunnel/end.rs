@@ -38,6 +38,10 @@ pub enum Cause {
     MaxDuration,
     /// One side had closed, and the other sent nothing more without closing.
     HalfClosed,
+    /// The closer did not answer a ping within the rule's `keepalive.pingTimeout`.
+    PingTimeout,
+    /// We ended it, and a side took neither the rest of its frame nor the Close in time.
+    Stalled,
     /// The process stops.
     Shutdown,
 }
@@ -52,6 +56,8 @@ impl Cause {
             Self::Idle => "idle",
             Self::MaxDuration => "max_duration",
             Self::HalfClosed => "half_closed",
+            Self::PingTimeout => "ping_timeout",
+            Self::Stalled => "stalled",
             Self::Shutdown => "shutdown",
         }
     }
@@ -64,12 +70,19 @@ pub struct TunnelEnd {
     pub closer: Closer,
     /// Why.
     pub cause: Cause,
+    /// The status code of the first Close frame, as seen on the wire (RFC 6455 §7.4). Nothing where there was no such
+    /// frame, or none in it.
+    pub code: Option<u16>,
     /// From the 101 to the end.
     pub duration: Duration,
     /// Bytes from the client to the backend.
     pub bytes_to_backend: u64,
     /// Bytes from the backend to the client.
     pub bytes_to_client: u64,
+    /// Frames from the client to the backend. Pings of ours and their pongs count nowhere.
+    pub frames_to_backend: u64,
+    /// Frames from the backend to the client.
+    pub frames_to_client: u64,
 }
 
 impl fmt::Display for TunnelEnd {

@@ -1,0 +1,491 @@
+//! A tunnel: the bytes of one WebSocket connection, from its 101 to its end.
+//!
+//! It holds no table and nothing that pins one, since it may live for days. While nothing is in flight it holds no
+//! buffer either: what it consists of is in `docs/performance.md`.
+//!
+//! Each [`side`] is read into a buffer of the thread; [`frames`] tells where frames begin and end in it, and it is sent
+//! on to the other side within the same poll. [`pinger`] and [`clock`] tell when there is something to do although
+//! nothing came; [`closing`] ends a tunnel that ends because of us.
+
+mod clock;
+mod closing;
+mod end;
+pub mod frames;
+mod pinger;
+mod registry;
+mod side;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+pub(super) use clock::TunnelLimits;
+pub use end::{Cause, Closer, TunnelEnd};
+pub(super) use registry::TunnelNames;
+pub use registry::{TunnelHandle, Tunnels};
+
+use self::{
+    clock::Clock,
+    closing::{Cut, Farewell},
+    frames::{Extensions, Opcode, Sender},
+    pinger::{Action, Pinger},
+    registry::Registered,
+    side::{Failure, Passed, Side, poll_pass},
+};
+use super::stream::{self, Stream};
+use crate::{
+    observe::{Direction, Metrics, TunnelClose},
+    table::{InUse, Keepalive, Pings},
+};
+
+/// What a tunnel is opened with once the client has its 101.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub backend: TcpStream,
+    /// What the backend sent right after its 101.
+    pub early: bytes::Bytes,
+    /// What the 101 says of extensions.
+    pub extensions: Extensions,
+    pub names: TunnelNames,
+    pub limits: TunnelLimits,
+    pub keepalive: Keepalive,
+    pub in_use: InUse,
+}
+
+/// A tunnel that is registered and counted, and that is to be run.
+pub(super) struct Tunnel {
+    client: Side,
+    backend: Side,
+    broken: Broken,
+    clock: Clock,
+    /// Made when there is something to wait for, and set anew when it rings rather than at each byte.
+    timer: Option<Pin<Box<Sleep>>>,
+    first_close: Option<Closer>,
+    accounts: Accounts,
+}
+
+/// The sides whose connections are of no more use.
+#[derive(Clone, Copy, Debug, Default)]
+struct Broken {
+    client: bool,
+    backend: bool,
+    /// What that makes of the end.
+    end: Option<Ending>,
+}
+
+/// Who ends a tunnel, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ending {
+    closer: Closer,
+    cause: Cause,
+}
+
+/// Who has to know of it, dropped in this order: when it is listed no more, it is counted nowhere.
+struct Accounts {
+    _in_use: InUse,
+    metrics: Arc<Metrics>,
+    registered: Registered,
+    opened: Instant,
+    closed: bool,
+}
+
+fn pinger(pings: Option<Pings>, now: Instant) -> Option<Box<Pinger>> {
+    let mut first = [0; 8];
+    let pings = pings?;
+    // Random, so that nobody can claim to have been pinged.
+    aws_lc_rs::rand::fill(&mut first).ok()?;
+    Some(Box::new(Pinger::new(pings, u64::from_be_bytes(first), now)))
+}
+
+impl Tunnel {
+    /// Opens a tunnel: from here on it is listed and counted, before anything runs it.
+    pub(super) fn open(
+        tunnels: &Arc<Tunnels>,
+        metrics: Arc<Metrics>,
+        mut client: Stream,
+        early: &[u8],
+        opening: Opening,
+    ) -> Self {
+        let Opening { backend, early: from_backend, extensions, names, limits, keepalive, in_use } = opening;
+        metrics.tunnel_opened(&names.route, &names.service, &names.endpoint);
+        let registered = tunnels.register(names);
+        log_open(&registered);
+        let now = Instant::now();
+        let mut backend = Stream::from(backend);
+        client.unread(early);
+        backend.unread(&from_backend);
+        Self {
+            client: Side::new(client, Sender::Client, extensions, pinger(keepalive.client, now)),
+            backend: Side::new(backend, Sender::Server, extensions, pinger(keepalive.backend, now)),
+            broken: Broken::default(),
+            clock: Clock::new(limits, now),
+            timer: None,
+            first_close: None,
+            accounts: Accounts { _in_use: in_use, metrics, registered, opened: now, closed: false },
+        }
+    }
+
+    /// Passes bytes on until the end, and accounts for it.
+    pub(super) fn run(self) -> Running {
+        Running::Passing(self)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        if self.accounts.registered.handle.poll_ending(cx).is_ready() {
+            return Poll::Ready(Ending { closer: Closer::Proxy, cause: Cause::Shutdown });
+        }
+        let now = Instant::now();
+        let to_client = self.poll_direction(cx, Direction::ToClient, now);
+        let to_backend = self.poll_direction(cx, Direction::ToBackend, now);
+        if self.is_over(to_backend, to_client) {
+            return Poll::Ready(self.broken.end.unwrap_or_else(|| self.closed()));
+        }
+        self.poll_times(cx, now)
+    }
+
+    /// Whether nothing is left to do: what a side said before it broke has to arrive at the other. Behind a complete
+    /// closing handshake, the server's end is enough (RFC 6455 §7.1.1).
+    fn is_over(&self, to_backend: Poll<()>, to_client: Poll<()>) -> bool {
+        let said_goodbye = self.client.close.is_some() && self.backend.close.is_some();
+        if said_goodbye && self.backend.has_ended() && to_client.is_ready() {
+            return true;
+        }
+        (self.broken.backend || to_backend.is_ready()) && (self.broken.client || to_client.is_ready())
+    }
+
+    fn closed(&self) -> Ending {
+        let closer = self.first_close.or(self.clock.first_end).unwrap_or(Closer::Proxy);
+        Ending { closer, cause: Cause::Closed }
+    }
+
+    /// Ready when a direction has come to its end.
+    fn poll_direction(&mut self, cx: &mut Context<'_>, direction: Direction, now: Instant) -> Poll<()> {
+        let mut passed = Passed::default();
+        let (talking, listening) = match direction {
+            Direction::ToBackend => (Closer::Client, Closer::Backend),
+            Direction::ToClient => (Closer::Backend, Closer::Client),
+        };
+        let polled = loop {
+            let (talker, listener) = match direction {
+                Direction::ToBackend => (&mut self.client, &mut self.backend),
+                Direction::ToClient => (&mut self.backend, &mut self.client),
+            };
+            match poll_pass(cx, talker, listener, &mut passed) {
+                Poll::Ready(Err(Failure::Talker)) => self.note_break(talking, Cause::Reset, now),
+                Poll::Ready(Err(Failure::Listener)) => {
+                    // Who has closed need not take what is still sent.
+                    let cause = if listener.has_ended() { Cause::Closed } else { Cause::Reset };
+                    self.note_break(listening, cause, now);
+                }
+                Poll::Ready(Ok(())) => break Poll::Ready(()),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        if passed.bytes > 0 {
+            self.clock.note_bytes(now);
+            self.accounts.count(direction, passed);
+        }
+        let talker = if direction == Direction::ToBackend { &self.client } else { &self.backend };
+        if talker.has_ended() {
+            self.clock.note_end(talking, now);
+        }
+        if talker.close.is_some() {
+            self.first_close.get_or_insert(talking);
+        }
+        polled
+    }
+
+    /// One side is of no more use, which also starts the time that the other has to take what was said before.
+    fn note_break(&mut self, side: Closer, cause: Cause, now: Instant) {
+        self.clock.note_end(side, now);
+        let end = if cause == Cause::Closed { self.closed() } else { Ending { closer: side, cause } };
+        self.broken.end.get_or_insert(end);
+        *(if side == Closer::Client { &mut self.broken.client } else { &mut self.broken.backend }) = true;
+    }
+
+    /// Does what is due although no byte came. Ready when that is the end.
+    fn poll_times(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Ending> {
+        loop {
+            let limit = self.clock.next();
+            if let Some((_, cause)) = limit.filter(|(deadline, _)| *deadline <= now) {
+                // What still had to be passed on after a break was not taken in time: the break is the cause.
+                return Poll::Ready(self.broken.end.unwrap_or(Ending { closer: Closer::Proxy, cause }));
+            }
+            let given_up = |closer| Poll::Ready(Ending { closer, cause: Cause::PingTimeout });
+            let Pinged::Wait(client) = ping(cx, now, &mut self.client, &self.backend) else {
+                return given_up(Closer::Client);
+            };
+            let Pinged::Wait(backend) = ping(cx, now, &mut self.backend, &self.client) else {
+                return given_up(Closer::Backend);
+            };
+            let limit = limit.map(|(deadline, _)| deadline);
+            let Some(deadline) = [limit, client, backend].into_iter().flatten().min() else { return Poll::Pending };
+            // Bytes only ever move a deadline away, so a timer that rings early is set anew then, not at each byte.
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if timer.deadline() > deadline {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            timer.as_mut().reset(deadline);
+            now = Instant::now();
+        }
+    }
+
+    async fn finish(mut self, mut ending: Ending) -> TunnelEnd {
+        let farewell = Farewell::of(ending);
+        let mut code = self.close_of(ending.closer);
+        let mut cut = Cut::default();
+        if let Some(farewell) = farewell {
+            cut = self.say(farewell).await;
+            code = Some(farewell.code);
+            if cut.any() && ending.closer == Closer::Proxy {
+                ending.cause = Cause::Stalled;
+            }
+        }
+        let Self { client, backend, broken, clock, accounts, .. } = self;
+        let end = accounts.close(ending, code);
+        // Also where the other side has broken: else what this one has not read yet could be lost.
+        let close_client = async {
+            if !(broken.client || cut.client || client.is_done()) {
+                stream::close(client.stream, clock.limits.linger).await;
+            }
+        };
+        let close_backend = async {
+            if !(broken.backend || cut.backend || backend.is_done()) {
+                let mut backend = backend.stream;
+                if farewell.is_some() {
+                    // It is the server that closes first (RFC 6455 §7.1.1).
+                    stream::await_end(&mut backend, clock.limits.linger).await;
+                }
+                stream::close(backend, clock.limits.linger).await;
+            }
+        };
+        tokio::join!(close_client, close_backend);
+        end
+    }
+
+    /// The status code of the Close that ended the tunnel, as seen on the wire.
+    fn close_of(&self, closer: Closer) -> Option<u16> {
+        let side = match closer {
+            Closer::Client => &self.client,
+            Closer::Backend => &self.backend,
+            Closer::Proxy => return None,
+        };
+        side.close.and_then(|close| close.code)
+    }
+}
+
+/// A tunnel that runs. Written by hand, since an `async fn` keeps its argument twice.
+pub(super) enum Running {
+    Passing(Tunnel),
+    /// Boxed, so that the end takes no room before it comes.
+    Finishing(Pin<Box<dyn Future<Output = TunnelEnd> + Send>>),
+    Over,
+}
+
+impl Future for Running {
+    type Output = TunnelEnd;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
+        if let Self::Passing(tunnel) = &mut *self {
+            let ending = ready!(tunnel.poll(cx));
+            let Self::Passing(tunnel) = std::mem::replace(&mut *self, Self::Over) else { unreachable!() };
+            *self = Self::Finishing(Box::pin(tunnel.finish(ending)));
+        }
+        match &mut *self {
+            Self::Finishing(finishing) => finishing.as_mut().poll(cx),
+            Self::Passing(_) | Self::Over => unreachable!("polled behind its end"),
+        }
+    }
+}
+
+/// What a side needs that is silent.
+enum Pinged {
+    /// Another look at this instant, or when something happens.
+    Wait(Option<Instant>),
+    /// Nothing: it is gone.
+    Gone,
+}
+
+/// Pings a side when that is due.
+fn ping(cx: &mut Context<'_>, now: Instant, side: &mut Side, other: &Side) -> Pinged {
+    let Some(mut pinger) = side.pinger.take() else { return Pinged::Wait(None) };
+    if std::mem::take(&mut side.alive) {
+        pinger.hear(now);
+    }
+    let all_sent = side.stream.unsent() == 0;
+    let answers = side.close.is_none() && !side.has_ended();
+    let may_ping = all_sent && answers && side.takes_control_frames(other);
+    let mut action = pinger.act(now, may_ping, all_sent);
+    if let Action::Ping(payload) = action {
+        side.send_control(cx, Opcode::Ping, &payload);
+        action = pinger.act(now, false, side.stream.unsent() == 0);
+    }
+    side.pinger = Some(pinger);
+    match action {
+        Action::Wait(until) => Pinged::Wait(until),
+        Action::Ping(_) => Pinged::Wait(None),
+        Action::GiveUp => Pinged::Gone,
+    }
+}
+
+impl Accounts {
+    fn count(&self, direction: Direction, passed: Passed) {
+        self.registered.handle.count(direction, passed.bytes, passed.frames);
+        self.metrics.passed(direction, passed.bytes, passed.frames);
+    }
+
+    fn close(mut self, ending: Ending, code: Option<u16>) -> TunnelEnd {
+        self.settle(ending, code)
+    }
+
+    fn settle(&mut self, Ending { closer, cause }: Ending, code: Option<u16>) -> TunnelEnd {
+        self.closed = true;
+        let (handle, duration) = (&self.registered.handle, self.opened.elapsed());
+        let close = TunnelClose { closer: closer.as_str(), cause: cause.as_str(), duration };
+        self.metrics.tunnel_closed(&handle.route, &handle.service, &handle.endpoint, close);
+        let end = TunnelEnd {
+            closer,
+            cause,
+            code,
+            duration,
+            bytes_to_backend: handle.bytes(Direction::ToBackend),
+            bytes_to_client: handle.bytes(Direction::ToClient),
+            frames_to_backend: handle.frames(Direction::ToBackend),
+            frames_to_client: handle.frames(Direction::ToClient),
+        };
+        log_close(&self.registered, &end);
+        end
+    }
+}
+
+impl Drop for Accounts {
+    fn drop(&mut self) {
+        // A tunnel that was never run to its end: its task went with the runtime.
+        if !self.closed {
+            self.settle(Ending { closer: Closer::Proxy, cause: Cause::Shutdown }, None);
+        }
+    }
+}
+
+fn log_open(registered: &Registered) {
+    let tunnel = &registered.handle;
+    tracing::info!(
+        tunnel = tunnel.id,
+        route = %tunnel.route,
+        rule = %tunnel.rule,
+        endpoint = %tunnel.endpoint,
+        client = %tunnel.client,
+        "tunnel opened"
+    );
+}
+
+fn log_close(registered: &Registered, end: &TunnelEnd) {
+    let tunnel = &registered.handle;
+    tracing::info!(
+        tunnel = tunnel.id,
+        route = %tunnel.route,
+        rule = %tunnel.rule,
+        endpoint = %tunnel.endpoint,
+        client = %tunnel.client,
+        closer = end.closer.as_str(),
+        cause = end.cause.as_str(),
+        code = end.code,
+        duration_seconds = end.duration.as_secs_f64(),
+        bytes_to_backend = end.bytes_to_backend,
+        bytes_to_client = end.bytes_to_client,
+        frames_to_backend = end.frames_to_backend,
+        frames_to_client = end.frames_to_client,
+        "tunnel closed"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{
+        proxy::Settings,
+        table::{EndpointState, ObjectName, Timeouts},
+    };
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (connected, accepted) = tokio::join!(connect, listener.accept());
+        (connected.unwrap(), accepted.unwrap().0)
+    }
+
+    fn opening(backend: TcpStream, early: Vec<u8>) -> Opening {
+        let object = ObjectName::new("shop", "chat");
+        let names = TunnelNames {
+            route: object.clone(),
+            rule: "main".into(),
+            service: object,
+            endpoint: "chat-0".into(),
+            client: Ipv4Addr::LOCALHOST.into(),
+        };
+        let limits = TunnelLimits::new(&Timeouts::default(), &Settings::default());
+        Opening {
+            backend,
+            early: early.into(),
+            extensions: Extensions::None,
+            names,
+            limits,
+            keepalive: Keepalive::default(),
+            in_use: Arc::new(EndpointState::default()).enter(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_backend_said_before_it_reset_arrives_although_the_client_still_talks() {
+        let ((mut client, accepted), (dialled, backend)) = (connected().await, connected().await);
+        // More than the sockets hold, so that some is still ours when the backend is gone.
+        let early = vec![7; 32 << 20];
+        let (length, opening) = (early.len(), opening(dialled, early));
+        let (tunnels, metrics) = (Arc::default(), Arc::default());
+        let tunnel = Tunnel::open(&tunnels, metrics, Stream::from(accepted), b"talk", opening);
+        backend.set_zero_linger().unwrap();
+        drop(backend);
+        client.write_all(&vec![1; 100_000]).await.unwrap();
+        let tunnel = tokio::spawn(tunnel.run());
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        assert!(received.len() == length, "{} of {length} bytes", received.len());
+        drop(client);
+        let end = tunnel.await.unwrap();
+        assert_eq!((end.closer, end.cause), (Closer::Backend, Cause::Reset));
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_dropped_is_no_longer_counted() {
+        let ((_client, accepted), (dialled, _backend)) = (connected().await, connected().await);
+        let (tunnels, metrics) = (Arc::default(), Arc::<Metrics>::default());
+        let open = || metrics.encode().contains(r#"tunnels_open{namespace="shop",route="chat"} 1"#);
+        let client = Stream::from(accepted);
+        let tunnel = Tunnel::open(&tunnels, metrics.clone(), client, b"", opening(dialled, Vec::new()));
+        assert!(open());
+        drop(tunnel);
+        assert!(!open() && !metrics.encode().contains("endpoint=\"chat-0\""));
+        assert_eq!(tunnels.count(), 0);
+    }
+
+    #[test]
+    fn a_tunnel_is_small() {
+        let size = size_of::<Running>();
+        assert!(size <= 640, "{size} bytes");
+    }
+}

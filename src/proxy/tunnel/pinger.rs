@@ -1,0 +1,190 @@
+//! When a silent peer is pinged, and when it is given up. Pure: instants are arguments.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::LazyLock,
+};
+
+use tokio::time::Instant;
+
+use crate::table::Pings;
+
+/// Pings to one side, and what is known of its life.
+#[derive(Debug)]
+pub(super) struct Pinger {
+    pings: Pings,
+    /// What the first ping of ours carries; each carries one more than the one before.
+    first: u64,
+    /// Pings sent.
+    sent: u64,
+    /// Pings up to which an answer has come. It may answer the latest only (RFC 6455 §5.5.3).
+    answered: u64,
+    /// A digest of the other side's latest ping, until that is answered.
+    owed: Option<u64>,
+    heard: Instant,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing of ours is on the way.
+    Quiet,
+    /// A ping was made; the socket has not taken all of it.
+    Leaving,
+    /// A ping has left, and there was no sign of life since.
+    Asked(Instant),
+}
+
+/// What is to be done for a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Nothing before this instant, or before something happens.
+    Wait(Option<Instant>),
+    /// Send a ping with this payload.
+    Ping([u8; 8]),
+    /// It is gone.
+    GiveUp,
+}
+
+static DIGEST: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Pinger {
+    /// Starts with a side that is known to be alive now. The payload of the first ping has to be hard to guess.
+    pub(super) fn new(pings: Pings, first: u64, now: Instant) -> Self {
+        Self { pings, first, sent: 0, answered: 0, owed: None, heard: now, state: State::Quiet }
+    }
+
+    /// There was a sign of life.
+    pub(super) fn hear(&mut self, now: Instant) {
+        self.heard = now;
+        self.state = State::Quiet;
+    }
+
+    /// The other side has sent a ping, which is to be answered before one of ours.
+    pub(super) fn owe(&mut self, payload: &[u8]) {
+        self.owed = Some(DIGEST.hash_one(payload));
+    }
+
+    /// Whether a pong answers a ping of ours.
+    pub(super) fn takes_pong(&mut self, payload: &[u8]) -> bool {
+        if self.owed == Some(DIGEST.hash_one(payload)) {
+            self.owed = None;
+        }
+        let Ok(payload) = payload.try_into() else { return false };
+        let number = u64::from_be_bytes(payload).wrapping_sub(self.first);
+        let ours = (self.answered..self.sent).contains(&number);
+        if ours {
+            self.answered = number + 1;
+        }
+        ours
+    }
+
+    /// What to do now. `may_ping` tells whether a ping could be sent, `all_sent` whether the socket has everything.
+    pub(super) fn act(&mut self, now: Instant, may_ping: bool, all_sent: bool) -> Action {
+        if self.state == State::Leaving && all_sent {
+            self.state = State::Asked(now);
+        }
+        match (self.state, self.pings.timeout) {
+            (State::Asked(since), Some(timeout)) if now >= since + timeout => Action::GiveUp,
+            (State::Asked(since), Some(timeout)) => Action::Wait(Some(since + timeout)),
+            (State::Leaving, _) => Action::Wait(None),
+            (State::Asked(since), None) => self.ping(now, since, may_ping),
+            (State::Quiet, _) => self.ping(now, self.heard, may_ping),
+        }
+    }
+
+    fn ping(&mut self, now: Instant, since: Instant, may_ping: bool) -> Action {
+        let due = since + self.pings.interval;
+        if now < due {
+            return Action::Wait(Some(due));
+        }
+        // What stands in the way goes away with bytes, hence with a look at this.
+        if !may_ping || self.owed.is_some() {
+            return Action::Wait(None);
+        }
+        let payload = self.first.wrapping_add(self.sent);
+        self.sent += 1;
+        self.state = State::Leaving;
+        Action::Ping(payload.to_be_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn pinger(timeout: Option<u64>) -> (Pinger, Instant) {
+        let now = Instant::now();
+        let pings = Pings { interval: 25 * SECOND, timeout: timeout.map(Duration::from_secs) };
+        (Pinger::new(pings, u64::MAX, now), now)
+    }
+
+    fn ping(pinger: &mut Pinger, now: Instant) -> [u8; 8] {
+        match pinger.act(now, true, true) {
+            Action::Ping(payload) => payload,
+            other => panic!("{other:?} instead of a ping"),
+        }
+    }
+
+    #[test]
+    fn a_silent_side_is_pinged_and_given_up_when_it_does_not_answer() {
+        let (mut pinger, start) = pinger(Some(20));
+        assert_eq!(pinger.act(start, true, true), Action::Wait(Some(start + 25 * SECOND)));
+        ping(&mut pinger, start + 25 * SECOND);
+        // The time runs from when the ping has left.
+        assert_eq!(pinger.act(start + 26 * SECOND, true, false), Action::Wait(None));
+        let gone = start + 50 * SECOND;
+        assert_eq!(pinger.act(start + 30 * SECOND, true, true), Action::Wait(Some(gone)));
+        assert_eq!(pinger.act(gone, true, true), Action::GiveUp);
+    }
+
+    #[test]
+    fn any_sign_of_life_starts_the_time_anew() {
+        let (mut pinger, start) = pinger(Some(20));
+        let payload = ping(&mut pinger, start + 25 * SECOND);
+        pinger.act(start + 25 * SECOND, true, true);
+        pinger.hear(start + 40 * SECOND);
+        assert_eq!(pinger.act(start + 46 * SECOND, true, true), Action::Wait(Some(start + 65 * SECOND)));
+        // A late pong is still ours.
+        assert!(pinger.takes_pong(&payload));
+        assert!(!pinger.takes_pong(&payload), "a second one is not");
+    }
+
+    #[test]
+    fn a_pong_to_a_later_ping_answers_all_before() {
+        let (mut pinger, start) = pinger(Some(20));
+        let first = ping(&mut pinger, start + 25 * SECOND);
+        pinger.hear(start + 26 * SECOND);
+        let second = ping(&mut pinger, start + 60 * SECOND);
+        assert_ne!(first, second);
+        assert!(!pinger.takes_pong(b"other") && !pinger.takes_pong(b"8 bytes!"));
+        assert!(pinger.takes_pong(&second));
+        assert!(!pinger.takes_pong(&first));
+    }
+
+    #[test]
+    fn no_ping_while_the_side_owes_an_answer_or_nothing_may_be_sent() {
+        let (mut pinger, start) = pinger(Some(20));
+        pinger.owe(b"earlier");
+        pinger.owe(b"latest");
+        let due = start + 30 * SECOND;
+        assert_eq!(pinger.act(due, true, true), Action::Wait(None));
+        assert!(!pinger.takes_pong(b"earlier"));
+        assert_eq!(pinger.act(due, true, true), Action::Wait(None));
+        assert!(!pinger.takes_pong(b"latest"), "which is the other side's");
+        assert_eq!(pinger.act(due, false, true), Action::Wait(None));
+        ping(&mut pinger, due);
+    }
+
+    #[test]
+    fn without_a_timeout_it_is_pinged_again_and_never_given_up() {
+        let (mut pinger, start) = pinger(None);
+        ping(&mut pinger, start + 25 * SECOND);
+        assert_eq!(pinger.act(start + 25 * SECOND, true, true), Action::Wait(Some(start + 50 * SECOND)));
+        ping(&mut pinger, start + 1000 * SECOND);
+    }
+}

@@ -1,0 +1,298 @@
+//! One side of a tunnel, and how what it says gets to the other.
+
+use std::{
+    io,
+    ops::Range,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::AsyncWrite;
+
+use super::{
+    frames::{Control, Extensions, Frames, Opcode, Piece, Sender, control_frame},
+    pinger::Pinger,
+};
+use crate::proxy::stream::{Buffers, HEADROOM, Stream, with_buffers};
+
+/// What one direction passes on before other tunnels of the thread get their turn. tokio's own budget counts
+/// operations, and 128 reads of 64 KiB are 8 MiB.
+const BUDGET: usize = 256 * 1024;
+
+/// Which of the two sides of a direction has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The one that talks.
+    Talker,
+    /// The one that listens.
+    Listener,
+}
+
+/// How far it is with writing to a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Open,
+    /// It has been told that nothing more will come.
+    ShutDown,
+    /// It cannot be written to. What is said to it is thrown away, so that the talker is not held up by that.
+    Failed,
+}
+
+/// A Close frame as seen on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SeenClose {
+    /// The status code, if there was one.
+    pub code: Option<u16>,
+}
+
+/// A client or a backend.
+pub(super) struct Side {
+    pub stream: Stream,
+    /// Of what it says.
+    pub frames: Frames,
+    /// The end of what it says that could not be judged yet, hence was not passed on.
+    held: Box<[u8]>,
+    /// Whether it will say nothing more.
+    ended: bool,
+    writing: Writing,
+    /// The Close that it has said.
+    pub close: Option<SeenClose>,
+    /// Whether there was a sign of life since somebody looked.
+    pub alive: bool,
+    pub pinger: Option<Box<Pinger>>,
+}
+
+/// What passed from one side to the other, without what is only between a side and us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Passed {
+    pub bytes: u64,
+    pub frames: u64,
+}
+
+impl Side {
+    pub(super) fn new(stream: Stream, sender: Sender, extensions: Extensions, pinger: Option<Box<Pinger>>) -> Self {
+        let frames = Frames::new(sender, extensions);
+        Self {
+            stream,
+            frames,
+            held: Box::default(),
+            ended: false,
+            writing: Writing::Open,
+            close: None,
+            alive: false,
+            pinger,
+        }
+    }
+
+    /// Whether it will say nothing more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether both directions of its connection have been shut down in order.
+    pub(super) fn is_done(&self) -> bool {
+        self.ended && self.writing == Writing::ShutDown
+    }
+
+    /// Whether it can still be written to.
+    pub(super) fn listens(&self) -> bool {
+        self.writing == Writing::Open
+    }
+
+    /// Whether a control frame of ours may follow what `talker` has said to it.
+    pub(super) fn takes_control_frames(&self, talker: &Self) -> bool {
+        let rules_kept = !self.frames.is_broken() && talker.frames.at_boundary();
+        rules_kept && self.listens() && talker.close.is_none()
+    }
+
+    /// Sends a control frame of ours, of which the caller knows that it may come now.
+    pub(super) fn send_control(&mut self, cx: &mut Context<'_>, opcode: Opcode, payload: &[u8]) {
+        let key = match self.frames.sender() {
+            Sender::Client => None,
+            Sender::Server => Some(masking_key()),
+        };
+        // A connection that cannot be written to has nothing to say either: reading from it will tell.
+        let _ = self.send_bytes(cx, &control_frame(opcode, payload, key));
+    }
+
+    fn send_bytes(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        with_buffers(|buffers| {
+            buffers.plain[..bytes.len()].copy_from_slice(bytes);
+            self.stream.send(cx, buffers, 0..bytes.len())
+        })
+    }
+
+    /// Sends payload from the thread's buffer.
+    pub(super) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut Buffers,
+        payload: Range<usize>,
+    ) -> Result<(), Failure> {
+        let sent = self.stream.send(cx, buffers, payload);
+        sent.map_err(|_| self.fail(Failure::Listener))
+    }
+
+    /// It cannot be read any more (as the talker) or written to (as the listener).
+    fn fail(&mut self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Talker => self.ended = true,
+            Failure::Listener => self.writing = Writing::Failed,
+        }
+        failure
+    }
+
+    /// Ready when its socket has everything; how much it took meanwhile is a sign of life.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let unsent = self.stream.unsent();
+        if unsent == 0 || self.writing == Writing::Failed {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = self.stream.poll_sent(cx);
+        self.alive |= self.stream.unsent() < unsent;
+        sent.map_err(|_| self.fail(Failure::Listener))
+    }
+
+    /// Receives behind what was held, and returns how much there is now in all: none at the end.
+    pub(super) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut Buffers,
+    ) -> Poll<Result<Range<usize>, Failure>> {
+        let received = ready!(self.stream.poll_receive(cx, buffers)).map_err(|_| self.fail(Failure::Talker))?;
+        self.alive |= received > 0;
+        self.ended |= received == 0;
+        let held = std::mem::take(&mut self.held);
+        let start = HEADROOM - held.len();
+        buffers.plain[start..HEADROOM].copy_from_slice(&held);
+        Poll::Ready(Ok(start..HEADROOM + received))
+    }
+
+    /// Looks at bytes without passing them on: all that matters is whether there is a Close among them.
+    pub(super) fn skim(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let length = match self.frames.next(bytes) {
+                Piece::Payload(length) | Piece::Data(length) => length,
+                Piece::Control(control) => {
+                    self.note_close(&control);
+                    control.length
+                }
+                Piece::Incomplete => {
+                    self.held = bytes.into();
+                    return;
+                }
+                Piece::Broken => return,
+            };
+            bytes = &bytes[length..];
+        }
+    }
+
+    fn note_close(&mut self, control: &Control) {
+        if control.opcode == Opcode::Close {
+            self.close.get_or_insert(SeenClose { code: control.close_code() });
+        }
+    }
+
+    /// Whether a control frame that it said is the answer to a ping of ours, which is nobody else's business.
+    fn answers_us(&mut self, control: &Control) -> bool {
+        let pinger = self.pinger.as_mut();
+        control.opcode == Opcode::Pong && pinger.is_some_and(|pinger| pinger.takes_pong(control.payload()))
+    }
+}
+
+/// Passes on what a talker says to a listener. Ready when its end has been passed on as well.
+///
+/// A failure is told once, and is no reason to stop: behind one of the talker, what came before it is still to be
+/// passed on; behind one of the listener, the talker is read into the void.
+pub(super) fn poll_pass(
+    cx: &mut Context<'_>,
+    talker: &mut Side,
+    listener: &mut Side,
+    passed: &mut Passed,
+) -> Poll<Result<(), Failure>> {
+    let mut budget = BUDGET;
+    loop {
+        // Nothing is received before the listener has what was received earlier: that holds the talker back.
+        ready!(listener.poll_sent(cx))?;
+        if talker.ended {
+            return poll_end(cx, talker, listener);
+        }
+        if budget == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let received = ready!(with_buffers(|buffers| poll_some(cx, talker, listener, buffers, passed)))?;
+        budget = budget.saturating_sub(received);
+    }
+}
+
+/// Receives once and sends what came of it.
+fn poll_some(
+    cx: &mut Context<'_>,
+    talker: &mut Side,
+    listener: &mut Side,
+    buffers: &mut Buffers,
+    passed: &mut Passed,
+) -> Poll<Result<usize, Failure>> {
+    let range = ready!(talker.poll_receive(cx, buffers))?;
+    let received = range.len();
+    let mut begin = range.start;
+    let mut at = range.start;
+    while at < range.end {
+        match talker.frames.next(&buffers.plain[at..range.end]) {
+            Piece::Payload(length) => at += length,
+            Piece::Data(length) => {
+                at += length;
+                passed.frames += 1;
+            }
+            Piece::Control(control) if talker.answers_us(&control) => {
+                // What is to be sent has to be in one piece; there rarely is anything before it.
+                buffers.plain.copy_within(begin..at, begin + control.length);
+                begin += control.length;
+                at += control.length;
+            }
+            Piece::Control(control) => {
+                at += control.length;
+                passed.frames += 1;
+                talker.note_close(&control);
+                if let (Opcode::Ping, Some(pinger)) = (control.opcode, &mut listener.pinger) {
+                    pinger.owe(control.payload());
+                }
+            }
+            // At the end, it is passed on as it is.
+            Piece::Incomplete if talker.ended => at = range.end,
+            Piece::Incomplete => {
+                talker.held = buffers.plain[at..range.end].into();
+                break;
+            }
+            Piece::Broken => at = range.end,
+        }
+    }
+    if at > begin && listener.writing != Writing::Failed {
+        passed.bytes += (at - begin) as u64;
+        listener.send(cx, buffers, begin..at)?;
+    }
+    Poll::Ready(Ok(received))
+}
+
+/// Unpredictable, so that nobody can choose what is on the wire (RFC 6455 §5.3).
+fn masking_key() -> [u8; 4] {
+    let mut key = [0; 4];
+    aws_lc_rs::rand::fill(&mut key).expect("the system has randomness");
+    key
+}
+
+fn poll_end(cx: &mut Context<'_>, talker: &mut Side, listener: &mut Side) -> Poll<Result<(), Failure>> {
+    if !listener.listens() {
+        return Poll::Ready(Ok(()));
+    }
+    // Left there by a talker that failed: whatever it was, it was said.
+    let held = std::mem::take(&mut talker.held);
+    if !held.is_empty() {
+        listener.send_bytes(cx, &held).map_err(|_| listener.fail(Failure::Listener))?;
+    }
+    let shut_down = ready!(Pin::new(&mut listener.stream).poll_shutdown(cx));
+    shut_down.map_err(|_| listener.fail(Failure::Listener))?;
+    listener.writing = Writing::ShutDown;
+    Poll::Ready(Ok(()))
+}
