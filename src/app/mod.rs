@@ -82,16 +82,12 @@ pub fn prepare(arguments: &ServeArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A runtime with as many threads as the flags say.
+/// The runtime of the main thread, which accepts connections and hands them to those that serve them.
 ///
 /// # Errors
-/// When threads cannot be started.
-pub fn runtime(arguments: &ServeArguments) -> anyhow::Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = arguments.threads {
-        builder.worker_threads(threads.into());
-    }
-    builder.enable_all().thread_name("serve").build().context("the runtime cannot be started")
+/// When the system refuses what it needs.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")
 }
 
 /// Serves until a signal says to stop; calls `serving` once the first table is published.
@@ -143,13 +139,14 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
         ready.stopping();
         signals.exit_at_next();
     };
-    proxy.run(listeners, stop).await;
+    proxy.run(listeners, stop).await.context("the threads that serve cannot be started")?;
     failure.map_or(Ok(()), Err)
 }
 
 fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> Settings {
     let bound_port = bound.https.first().map(SocketAddr::port);
     Settings {
+        threads: arguments.threads.map_or_else(cores, usize::from),
         public_https_port: arguments.public_https_port.or(defaults.public_https_port).or(bound_port),
         trusted_proxies: arguments.trusted_proxies.clone(),
         shutdown_delay: arguments.shutdown_delay.unwrap_or(defaults.shutdown_delay),
@@ -157,6 +154,11 @@ fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> S
         max_connections: descriptors::connections(),
         ..Settings::default()
     }
+}
+
+/// As many as the process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn bind(arguments: &ServeArguments, defaults: &Defaults) -> anyhow::Result<(Vec<Listener>, TcpListener, Bound)> {

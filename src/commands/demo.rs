@@ -26,7 +26,7 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// When the temporary place cannot be written, or as [`app::serve`].
 pub(super) fn run(mut arguments: ServeArguments) -> anyhow::Result<()> {
     app::prepare(&arguments)?;
-    let runtime = app::runtime(&arguments)?;
+    let runtime = app::runtime()?;
     let directory = tempfile::Builder::new().prefix("switchyard-demo-").tempdir().context("no temporary directory")?;
     arguments.default_certificate.get_or_insert_with(|| ObjectName::new(NAMESPACE, CERTIFICATE));
     let defaults = Defaults {

@@ -46,7 +46,7 @@ pub(super) fn standalone(arguments: StandaloneArguments) -> anyhow::Result<()> {
 
 fn run(plan: Plan) -> anyhow::Result<()> {
     app::prepare(&plan.arguments)?;
-    let runtime = app::runtime(&plan.arguments)?;
+    let runtime = app::runtime()?;
     let served = runtime.block_on(app::serve(plan, |_| {}));
     // What still waits for a peer has been given its time.
     runtime.shutdown_background();

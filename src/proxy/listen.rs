@@ -8,12 +8,16 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 use super::{
     Phase, Shared, connection, reached,
     stream::{self, Stream},
     tls::{self, Peer},
+    workers::Workers,
 };
 
 const BACKLOG: i32 = 4096;
@@ -71,47 +75,66 @@ fn bind_as_is(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts connections until the process stops. No error ends it: at the limit of file descriptors, say, it waits a
-/// little and tries again.
-pub(super) async fn accept(proxy: Arc<Shared>, listener: Listener) {
-    let mut phase = proxy.phase.clone();
-    let mut pause = SHORTEST_PAUSE;
-    loop {
-        tokio::select! {
-            biased;
-            () = reached(&mut phase, Phase::Stopping) => return,
-            () = room(&proxy) => {}
+/// Accepts the connections of a listener, and hands each to a thread that serves it.
+pub(super) struct Accept {
+    listener: Listener,
+    workers: Arc<Workers>,
+    max_connections: usize,
+}
+
+impl Accept {
+    pub(super) fn new(listener: Listener, workers: Arc<Workers>, max_connections: usize) -> Self {
+        Self { listener, workers, max_connections }
+    }
+
+    /// Accepts until the process stops. No error ends it: at the limit of file descriptors, say, it waits a little and
+    /// tries again.
+    pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            tokio::select! {
+                biased;
+                () = reached(&mut phase, Phase::Stopping) => return,
+                () = self.room() => {}
+            }
+            let accepted = tokio::select! {
+                biased;
+                () = reached(&mut phase, Phase::Stopping) => return,
+                accepted = accept(&self.listener.socket) => accepted,
+            };
+            match accepted {
+                Ok((socket, address)) => {
+                    pause = SHORTEST_PAUSE;
+                    let scheme = self.listener.scheme;
+                    self.workers.serve(|proxy| serve(proxy, socket, address, scheme));
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections for now");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
         }
-        let accepted = tokio::select! {
-            biased;
-            () = reached(&mut phase, Phase::Stopping) => return,
-            accepted = listener.socket.accept() => accepted,
-        };
-        match accepted {
-            Ok((socket, address)) => {
-                pause = SHORTEST_PAUSE;
-                spawn(&proxy, socket, address, listener.scheme);
-            }
-            Err(error) if concerns_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections for now");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+    }
+
+    /// Waits until another connection may be served. At the limit nothing is accepted: clients wait in the kernel's
+    /// queue, and file descriptors are left for backends, for the admin port and for what is read from files.
+    async fn room(&self) {
+        if self.workers.connections() < self.max_connections {
+            return;
+        }
+        tracing::warn!(limit = self.max_connections, "no more connections are accepted until some have ended");
+        while self.workers.connections() >= self.max_connections {
+            tokio::time::sleep(SHORTEST_PAUSE).await;
         }
     }
 }
 
-/// Waits until another connection may be served. At the limit nothing is accepted: clients wait in the kernel's queue,
-/// and file descriptors are left for backends, for the admin port and for what is read from files.
-async fn room(proxy: &Shared) {
-    if proxy.tasks.len() < proxy.settings.max_connections {
-        return;
-    }
-    tracing::warn!(limit = proxy.settings.max_connections, "no more connections are accepted until some have ended");
-    while proxy.tasks.len() >= proxy.settings.max_connections {
-        tokio::time::sleep(SHORTEST_PAUSE).await;
-    }
+/// An accepted socket that no runtime watches yet.
+async fn accept(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    let (socket, address) = listener.accept().await?;
+    Ok((socket.into_std()?, address))
 }
 
 fn concerns_one_connection(error: &io::Error) -> bool {
@@ -119,12 +142,10 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-fn spawn(proxy: &Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
-    let (tasks, cut, proxy) = (proxy.tasks.clone(), proxy.cut.clone(), proxy.clone());
-    tasks.spawn(cut.run_until_cancelled_owned(serve(proxy, socket, address, scheme)));
-}
-
-async fn serve(proxy: Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
+async fn serve(proxy: Arc<Shared>, socket: std::net::TcpStream, address: SocketAddr, scheme: Scheme) {
+    let Ok(socket) = TcpStream::from_std(socket).inspect_err(|error| tracing::warn!(%error, "cannot serve")) else {
+        return;
+    };
     // Fails only for a connection that is gone.
     let _ = stream::tune(&socket);
     // A listener for both versions sees addresses of version 4 mapped into version 6.

@@ -34,8 +34,9 @@ mod stream;
 mod tls;
 mod tunnel;
 mod upgrade;
+mod workers;
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -45,6 +46,7 @@ pub use listen::{Listener, Scheme};
 pub use settings::Settings;
 pub use tunnel::{Cause, Closer, TunnelEnd, TunnelHandle, Tunnels, frames};
 
+use self::workers::Workers;
 use crate::{
     observe::Metrics,
     table::{CurrentTable, SessionKeys},
@@ -81,15 +83,16 @@ async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
     let _ = phase.wait_for(|phase| *phase == wanted).await;
 }
 
-/// What all connections share.
+/// What all connections of a thread share.
 struct Shared {
     table: Arc<CurrentTable>,
     session_keys: Arc<ArcSwap<SessionKeys>>,
     settings: Settings,
     metrics: Arc<Metrics>,
     tunnels: Arc<Tunnels>,
+    /// Of this thread: an answer that another one would have to be woken for is worth less than a new connection.
     pool: Arc<pool::Pool>,
-    identities: tls::Identities,
+    identities: Arc<tls::Identities>,
     phase: watch::Receiver<Phase>,
     /// Connections and tunnels.
     tasks: TaskTracker,
@@ -100,42 +103,57 @@ struct Shared {
 impl Proxy {
     /// Serves until `shutdown` is ready, then stops in order: it goes on accepting for the shutdown delay, but asks
     /// clients to close; accepts no more; lets requests in flight end, and ends tunnels spread over the drain window.
-    pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When the threads cannot be started. Nothing has been served then.
+    pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let (phase, receiver) = watch::channel(Phase::Serving);
-        let shared = Arc::new(self.share(receiver));
+        let (identities, cut) = (Arc::default(), CancellationToken::new());
+        let share = || self.share(&identities, &receiver, &cut);
+        let workers = Arc::new(Workers::start(self.settings.threads, share)?);
         let mut accepting = tokio::task::JoinSet::new();
         for listener in listeners {
-            accepting.spawn(listen::accept(shared.clone(), listener));
+            let accept = listen::Accept::new(listener, workers.clone(), self.settings.max_connections);
+            accepting.spawn(accept.run(receiver.clone()));
         }
         shutdown.await;
         phase.send_replace(Phase::Leaving);
-        tokio::time::sleep(shared.settings.shutdown_delay).await;
+        tokio::time::sleep(self.settings.shutdown_delay).await;
         phase.send_replace(Phase::Stopping);
         while accepting.join_next().await.is_some() {}
-        shared.stop().await;
+        self.end(&workers, &cut).await;
+        if let Some(workers) = Arc::into_inner(workers) {
+            workers.stop();
+        }
+        Ok(())
     }
 
-    fn share(self, phase: watch::Receiver<Phase>) -> Shared {
-        let Self { table, session_keys, settings, metrics, tunnels } = self;
+    fn share(
+        &self,
+        identities: &Arc<tls::Identities>,
+        phase: &watch::Receiver<Phase>,
+        cut: &CancellationToken,
+    ) -> Shared {
+        let Self { table, session_keys, settings, metrics, tunnels } = self.clone();
         let pool = pool::Pool::new(&settings);
-        let (identities, tasks, cut) = Default::default();
+        let (identities, phase, cut) = (identities.clone(), phase.clone(), cut.clone());
+        let tasks = TaskTracker::new();
         Shared { table, session_keys, settings, metrics, tunnels, pool, identities, phase, tasks, cut }
     }
-}
 
-impl Shared {
-    async fn stop(&self) {
-        self.tasks.close();
+    /// Ends what is open, spread over the drain window.
+    async fn end(&self, workers: &Workers, cut: &CancellationToken) {
         let window = self.settings.drain_window;
-        let limit = window + self.settings.request_grace;
+        // A request may take its grace, and a tunnel that ends last takes time to end in order.
+        let grace = self.settings.request_grace.max(2 * self.settings.close_timeout + self.settings.linger_timeout);
         let drained = async {
             self.tunnels.drain(window).await;
-            self.tasks.wait().await;
+            workers.drained().await;
         };
-        if tokio::time::timeout(limit, drained).await.is_err() {
-            self.cut.cancel();
+        if tokio::time::timeout(window + grace, drained).await.is_err() {
+            cut.cancel();
             self.tunnels.end_all();
-            let _ = tokio::time::timeout(2 * self.settings.linger_timeout, self.tasks.wait()).await;
+            let _ = tokio::time::timeout(2 * self.settings.linger_timeout, workers.drained()).await;
         }
     }
 }

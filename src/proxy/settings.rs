@@ -7,6 +7,8 @@ use ipnet::IpNet;
 /// Settings of the proxy, none of which is decided by a route.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// How many threads serve connections; at least one does.
+    pub threads: usize,
     /// The port that clients reach the TLS listener at, for redirects; nothing stands for 443.
     pub public_https_port: Option<u16>,
     /// Peers whose `Forwarded` and `X-Forwarded-*` fields are believed.
@@ -46,6 +48,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            threads: 1,
             public_https_port: None,
             trusted_proxies: Vec::new(),
             shutdown_delay: Duration::ZERO,

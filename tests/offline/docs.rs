@@ -59,7 +59,7 @@ fn every_metric() -> Metrics {
     let end = TunnelClose { closer: "client", cause: "closed", duration: Duration::ZERO };
     metrics.tunnel_closed(&route, &service, "chat-0", end);
     metrics.tunnel_opened(&route, &service, "chat-0");
-    metrics.bytes(Direction::ToClient, 1);
+    metrics.passed(Direction::ToClient, 1, 1);
     metrics.tls_handshake("ok", "TLSv1.3");
     metrics.table_published(1, 1);
     metrics.table_built(Duration::ZERO);

@@ -139,7 +139,7 @@ pub struct Harness {
     pub metrics: Arc<Metrics>,
     pub tunnels: Arc<Tunnels>,
     stop: Option<oneshot::Sender<()>>,
-    running: Option<JoinHandle<()>>,
+    running: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Harness {
@@ -179,7 +179,7 @@ impl Harness {
     }
 
     pub async fn stopped(&mut self) {
-        soon(self.running.take().expect("it is waited for once")).await.unwrap();
+        soon(self.running.take().expect("it is waited for once")).await.unwrap().unwrap();
     }
 
     pub async fn client(&self) -> Peer<TcpStream> {
