@@ -49,7 +49,8 @@ impl Toolbox {
     /// Python, with a program of `tests` to run.
     pub(crate) fn python(&self, program: &str) -> Command {
         let mut python = Command::new(self.python.as_ref().expect("the test asked for Python"));
-        python.arg(format!("{PROGRAMS}/{program}"));
+        // Programs import each other: nothing of that is to stay in the checkout.
+        python.env("PYTHONDONTWRITEBYTECODE", "1").arg(format!("{PROGRAMS}/{program}"));
         python
     }
 }
