@@ -30,6 +30,8 @@ def scripts(mask):
     found = {f"{length} bytes of a frame": whole[:length] for length in lengths}
     return found | {
         "a frame masked as only the other side's are": sent(TEXT, b"hello", mask=not mask),
+        "half a ping": sent(PING, b"hello")[:-2],
+        "half a close": sent(CLOSE, b"\x03\xe8why")[:-2],
         "half a message": sent(TEXT, b"one", fin=False),
         "a continuation of nothing": sent(CONTINUATION, b"one"),
         "a ping of 126 bytes": sent(PING, bytes(126)),
