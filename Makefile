@@ -19,7 +19,7 @@ demo: ## Serve two echo backends over ws and wss, with manifests to edit
 	cargo run --release -- demo
 
 .PHONY: test
-test: lint test-offline test-proxy test-clients test-cluster ## Everything that must hold before a change lands
+test: lint test-offline test-proxy test-clients test-conformance test-cluster ## Everything that must hold before a change lands
 
 .PHONY: lint
 lint: format clippy doc deny lint-dockerfile ## The cheap checks
@@ -62,6 +62,10 @@ test-proxy: ## The proxy over loopback, byte for byte
 .PHONY: test-clients
 test-clients: ## Real clients from other ecosystems: Node and Python
 	cargo test --locked --test clients
+
+.PHONY: test-conformance
+test-conformance: ## RFC 6455 fuzzing clients: what they see through the proxy, and what they see without it
+	cargo test --locked --test conformance
 
 .PHONY: test-cluster
 test-cluster: control-plane ## The controller against a real API server

@@ -1,18 +1,16 @@
 //! Real clients of others against the real binary: `ws`, `sockjs-client` and `engine.io-client` from npm, Python's
 //! `websockets`, and `fetch`, over http and https, to three backends.
 //!
-//! Needs Node with npm, and Python for one test; the packages are installed once into a cache folder (`toolbox`). A
+//! Needs Node with npm, and Python for one test; the packages are installed once into a cache folder (`shared::toolbox`). A
 //! test is skipped where its language is missing, and fails there when `CI` is set. Each client program runs named
 //! checks and prints its verdict; it also runs without the proxy, so that a failure tells the one from the other.
 
 mod bed;
-mod certificates;
 #[path = "../shared/mod.rs"]
 mod shared;
-mod toolbox;
 
 use bed::{Balancing, Bed, Client, Service};
-use toolbox::Toolbox;
+use shared::toolbox::Toolbox;
 
 #[test]
 fn the_programs_agree_without_a_proxy() {

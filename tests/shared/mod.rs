@@ -2,4 +2,8 @@
 #![allow(dead_code, reason = "each of them needs another part")]
 
 pub(crate) mod cache;
+pub(crate) mod certificates;
 pub(crate) mod process;
+pub(crate) mod standalone;
+pub(crate) mod toolbox;
+pub(crate) mod verdict;

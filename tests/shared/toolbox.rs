@@ -12,10 +12,10 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use crate::shared::cache;
+use super::cache;
 
 /// Where the client programs are.
-pub(crate) const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+pub(crate) const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 
 /// The installed packages.
 pub(crate) struct Toolbox {
@@ -39,17 +39,18 @@ impl Toolbox {
             .map_or_else(|missing| skip(&missing), |version| Some(Self { python: Some(python(&version)), ..tools }))
     }
 
-    /// Node, with a program to run.
+    /// Node, with a program of `tests` to run.
     pub(crate) fn node(&self, program: &str) -> Command {
         let mut node = Command::new("node");
-        node.arg(format!("{PROGRAMS}/node/{program}")).env("NODE_PATH", &self.node_modules);
+        node.arg(format!("{PROGRAMS}/{program}")).env("NODE_PATH", &self.node_modules);
         node
     }
 
-    /// Python, with a program to run.
+    /// Python, with a program of `tests` to run.
     pub(crate) fn python(&self, program: &str) -> Command {
         let mut python = Command::new(self.python.as_ref().expect("the test asked for Python"));
-        python.arg(format!("{PROGRAMS}/python/{program}"));
+        // Programs import each other: nothing of that is to stay in the checkout.
+        python.env("PYTHONDONTWRITEBYTECODE", "1").arg(format!("{PROGRAMS}/{program}"));
         python
     }
 }
@@ -75,7 +76,7 @@ fn version(tool: &str) -> Result<String, String> {
 }
 
 fn node_modules(version: &str) -> PathBuf {
-    let locks = ["node/package.json", "node/package-lock.json"];
+    let locks = ["clients/node/package.json", "clients/node/package-lock.json"];
     let folder = installed("clients-node", version, &locks, |folder| {
         run(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(folder));
     });
@@ -83,7 +84,7 @@ fn node_modules(version: &str) -> PathBuf {
 }
 
 fn python(version: &str) -> PathBuf {
-    let folder = installed("clients-python", version, &["python/requirements.txt"], |folder| {
+    let folder = installed("clients-python", version, &["clients/python/requirements.txt"], |folder| {
         run(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(folder));
         let pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--requirement", "requirements.txt"];
         run(Command::new(folder.join("venv/bin/python")).args(pip).current_dir(folder));

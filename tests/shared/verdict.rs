@@ -1,0 +1,40 @@
+//! What a client program found: it runs named checks, and says on one line of JSON which passed and why others failed.
+
+use std::{collections::BTreeMap, fmt::Write, process::Command, time::Duration};
+
+use serde::Deserialize;
+
+use super::process::Process;
+
+/// What a client program found.
+#[derive(Deserialize)]
+pub(crate) struct Verdict {
+    passed: Vec<String>,
+    failed: BTreeMap<String, String>,
+}
+
+impl Verdict {
+    /// Runs a program to its verdict.
+    pub(crate) fn of(name: &str, command: &mut Command, deadline: Duration) -> Self {
+        let program = Process::start(name, command);
+        let verdict = program.line_after("{", deadline);
+        serde_json::from_str(&format!("{{{verdict}")).expect("the programs print a verdict")
+    }
+
+    /// Every check passed, and there were some.
+    pub(crate) fn passes(self) {
+        let Self { passed, failed } = self;
+        let mut report = String::new();
+        for (check, why) in &failed {
+            writeln!(report, "\n{check}:\n{why}").expect("strings can be written");
+        }
+        assert!(failed.is_empty(), "{report}\nand these passed: {passed:#?}");
+        assert!(!passed.is_empty(), "nothing was checked");
+    }
+
+    /// Every check failed, and there were some.
+    pub(crate) fn fails(self) {
+        let Self { passed, failed } = self;
+        assert!(passed.is_empty() && !failed.is_empty(), "these should have failed: {passed:#?}");
+    }
+}
