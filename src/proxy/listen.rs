@@ -69,6 +69,8 @@ fn bind_as_is(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
+    // Inherited by what is accepted, which saves five system calls for each.
+    stream::tune(&socket)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -146,8 +148,6 @@ async fn serve(proxy: Arc<Shared>, socket: std::net::TcpStream, address: SocketA
     let Ok(socket) = TcpStream::from_std(socket).inspect_err(|error| tracing::warn!(%error, "cannot serve")) else {
         return;
     };
-    // Fails only for a connection that is gone.
-    let _ = stream::tune(&socket);
     // A listener for both versions sees addresses of version 4 mapped into version 6.
     let address = address.ip().to_canonical();
     match scheme {

@@ -7,6 +7,7 @@ use std::{
     cell::RefCell,
     io::{self, IoSlice},
     ops::Range,
+    os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -30,12 +31,13 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
 
-/// Sets what every connection has, with clients and with backends.
-pub(super) fn tune(socket: &TcpStream) -> io::Result<()> {
+/// Sets what every connection has, with clients and with backends. Those that are accepted have it from their listener.
+pub(super) fn tune(socket: &impl AsFd) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
-    socket.set_nodelay(true)?;
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// What is read from a socket at once, at most.
