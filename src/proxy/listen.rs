@@ -8,16 +8,12 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{
     Phase, Shared, connection, reached,
     stream::{self, Stream},
     tls::{self, Peer},
-    workers::Workers,
 };
 
 const BACKLOG: i32 = 4096;
@@ -64,79 +60,88 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 }
 
 fn bind_as_is(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = unbound(address)?;
+    socket.bind(&address.into())?;
+    // Only now, so that an address that another process has is an error, and not shared with it.
+    socket.set_reuse_port(true)?;
+    listening(socket)
+}
+
+impl Listener {
+    /// Another socket for the same address and the same use, for another thread. The kernel shares connections out
+    /// among them.
+    pub(super) fn another(&self) -> io::Result<Self> {
+        let address = self.socket.local_addr()?;
+        let socket = unbound(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        Ok(Self { socket: listening(socket)?, scheme: self.scheme })
+    }
+
+    /// Lets the runtime that this is called in watch it.
+    pub(super) fn move_here(self) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::from_std(self.socket.into_std()?)?, scheme: self.scheme })
+    }
+}
+
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
     // Inherited by what is accepted, which saves five system calls for each.
     stream::tune(&socket)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listening(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts the connections of a listener, and hands each to a thread that serves it.
-pub(super) struct Accept {
-    listener: Listener,
-    workers: Arc<Workers>,
-    max_connections: usize,
-}
-
-impl Accept {
-    pub(super) fn new(listener: Listener, workers: Arc<Workers>, max_connections: usize) -> Self {
-        Self { listener, workers, max_connections }
-    }
-
-    /// Accepts until the process stops. No error ends it: at the limit of file descriptors, say, it waits a little and
-    /// tries again.
-    pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
-        let mut pause = SHORTEST_PAUSE;
-        loop {
-            tokio::select! {
-                biased;
-                () = reached(&mut phase, Phase::Stopping) => return,
-                () = self.room() => {}
-            }
-            let accepted = tokio::select! {
-                biased;
-                () = reached(&mut phase, Phase::Stopping) => return,
-                accepted = accept(&self.listener.socket) => accepted,
-            };
-            match accepted {
-                Ok((socket, address)) => {
-                    pause = SHORTEST_PAUSE;
-                    let scheme = self.listener.scheme;
-                    self.workers.serve(|proxy| serve(proxy, socket, address, scheme));
-                }
-                Err(error) if concerns_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections for now");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
+/// Accepts connections until the process stops, and serves them on this thread. No error ends it: at the limit of file
+/// descriptors, say, it waits a little and tries again.
+pub(super) async fn accept(proxy: Arc<Shared>, listener: Listener) {
+    let mut phase = proxy.phase.clone();
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        tokio::select! {
+            biased;
+            () = reached(&mut phase, Phase::Stopping) => return,
+            () = room(&proxy) => {}
         }
-    }
-
-    /// Waits until another connection may be served. At the limit nothing is accepted: clients wait in the kernel's
-    /// queue, and file descriptors are left for backends, for the admin port and for what is read from files.
-    async fn room(&self) {
-        if self.workers.connections() < self.max_connections {
-            return;
-        }
-        tracing::warn!(limit = self.max_connections, "no more connections are accepted until some have ended");
-        while self.workers.connections() >= self.max_connections {
-            tokio::time::sleep(SHORTEST_PAUSE).await;
+        let accepted = tokio::select! {
+            biased;
+            () = reached(&mut phase, Phase::Stopping) => return,
+            accepted = listener.socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                pause = SHORTEST_PAUSE;
+                spawn(&proxy, socket, address, listener.scheme);
+            }
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections for now");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
     }
 }
 
-/// An accepted socket that no runtime watches yet.
-async fn accept(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    let (socket, address) = listener.accept().await?;
-    Ok((socket.into_std()?, address))
+/// Waits until another connection may be served. At the limit nothing is accepted: clients wait in the kernel's queue,
+/// and file descriptors are left for backends, for the admin port and for what is read from files.
+async fn room(proxy: &Shared) {
+    if proxy.tasks.len() < proxy.settings.max_connections {
+        return;
+    }
+    tracing::warn!(limit = proxy.settings.max_connections, "no more connections are accepted until some have ended");
+    while proxy.tasks.len() >= proxy.settings.max_connections {
+        tokio::time::sleep(SHORTEST_PAUSE).await;
+    }
 }
 
 fn concerns_one_connection(error: &io::Error) -> bool {
@@ -144,10 +149,12 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve(proxy: Arc<Shared>, socket: std::net::TcpStream, address: SocketAddr, scheme: Scheme) {
-    let Ok(socket) = TcpStream::from_std(socket).inspect_err(|error| tracing::warn!(%error, "cannot serve")) else {
-        return;
-    };
+fn spawn(proxy: &Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
+    let (tasks, cut, proxy) = (proxy.tasks.clone(), proxy.cut.clone(), proxy.clone());
+    tasks.spawn(cut.run_until_cancelled_owned(serve(proxy, socket, address, scheme)));
+}
+
+async fn serve(proxy: Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
     // A listener for both versions sees addresses of version 4 mapped into version 6.
     let address = address.ip().to_canonical();
     match scheme {
@@ -181,6 +188,16 @@ mod tests {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let again = bind(listener.local_addr().unwrap());
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn several_sockets_of_ours_share_an_address_that_nobody_else_gets() {
+        let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let first = Listener { socket, scheme: Scheme::Http };
+        let second = first.another().unwrap();
+        assert_eq!(second.socket.local_addr().unwrap(), address);
+        assert_eq!(bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod tunnel;
 mod upgrade;
 mod workers;
 
-use std::{io, sync::Arc};
+use std::{io, iter, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -110,11 +110,16 @@ impl Proxy {
         let (phase, receiver) = watch::channel(Phase::Serving);
         let (identities, cut) = (Arc::default(), CancellationToken::new());
         let share = || self.share(&identities, &receiver, &cut);
-        let workers = Arc::new(Workers::start(self.settings.threads, share)?);
+        let workers = Workers::start(self.settings.threads, share)?;
         let mut accepting = tokio::task::JoinSet::new();
+        let more = workers.len() - 1;
         for listener in listeners {
-            let accept = listen::Accept::new(listener, workers.clone(), self.settings.max_connections);
-            accepting.spawn(accept.run(receiver.clone()));
+            let sockets = (0..more).map(|_| listener.another()).collect::<io::Result<Vec<_>>>()?;
+            // The first goes along: clients may be waiting there.
+            for ((thread, shared), listener) in workers.iter().zip(iter::once(listener).chain(sockets)) {
+                let _entered = thread.enter();
+                accepting.spawn_on(listen::accept(shared.clone(), listener.move_here()?), thread);
+            }
         }
         shutdown.await;
         phase.send_replace(Phase::Leaving);
@@ -122,9 +127,7 @@ impl Proxy {
         phase.send_replace(Phase::Stopping);
         while accepting.join_next().await.is_some() {}
         self.end(&workers, &cut).await;
-        if let Some(workers) = Arc::into_inner(workers) {
-            workers.stop();
-        }
+        workers.stop();
         Ok(())
     }
 

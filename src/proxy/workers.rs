@@ -28,19 +28,13 @@ impl Workers {
         Ok(Self { workers: workers.collect::<io::Result<_>>()?, over })
     }
 
-    /// How many connections are being served.
-    pub(super) fn connections(&self) -> usize {
-        self.workers.iter().map(|worker| worker.shared.tasks.len()).sum()
+    pub(super) fn len(&self) -> usize {
+        self.workers.len()
     }
 
-    /// Serves a connection where there are the fewest. Sockets live long: where one starts is where it weighs.
-    pub(super) fn serve<F>(&self, serve: impl FnOnce(Arc<Shared>) -> F)
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        let least = self.workers.iter().min_by_key(|worker| worker.shared.tasks.len());
-        let Worker { handle, shared, .. } = least.expect("there is at least one");
-        shared.tasks.spawn_on(shared.cut.clone().run_until_cancelled_owned(serve(shared.clone())), handle);
+    /// The threads, as places to run something.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Handle, &Arc<Shared>)> {
+        self.workers.iter().map(|worker| (&worker.handle, &worker.shared))
     }
 
     /// Waits until all connections have ended.
