@@ -314,15 +314,17 @@ enum Pinged {
     Gone,
 }
 
-/// Pings a side when that is due.
+/// Pings a side when that is due. One that has said its last has no answer to give.
 fn ping(cx: &mut Context<'_>, now: Instant, side: &mut Side, other: &Side) -> Pinged {
+    if side.close.is_some() || side.has_ended() {
+        return Pinged::Wait(None);
+    }
     let Some(mut pinger) = side.pinger.take() else { return Pinged::Wait(None) };
     if std::mem::take(&mut side.alive) {
         pinger.hear(now);
     }
     let all_sent = side.stream.unsent() == 0;
-    let answers = side.close.is_none() && !side.has_ended();
-    let may_ping = all_sent && answers && side.takes_control_frames(other);
+    let may_ping = all_sent && other.close.is_none() && side.takes_control_frames(other);
     let mut action = pinger.act(now, may_ping, all_sent);
     if let Action::Ping(payload) = action {
         side.send_control(cx, Opcode::Ping, &payload);
