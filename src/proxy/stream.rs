@@ -166,6 +166,8 @@ impl Stream {
                         && let Some(alert) = tls.records.seal_fault(fault)
                     {
                         self.unsent.push(&alert);
+                        // Nobody writes to a connection that is broken, so what does not leave now never does.
+                        let _ = self.poll_sent(cx);
                     }
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
                 }

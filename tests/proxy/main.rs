@@ -1,7 +1,9 @@
 //! The proxy over loopback, with backends and clients that speak raw bytes.
 
 mod checks;
+mod closes;
 mod lifecycle;
+mod pings;
 mod plain;
 mod program;
 mod sessions;
@@ -10,3 +12,4 @@ mod shared;
 mod support;
 mod tls;
 mod upgrade;
+mod wss;

@@ -3,7 +3,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -209,13 +212,23 @@ impl Harness {
 pub struct RawBackend {
     listener: TcpListener,
     pub address: SocketAddr,
+    /// That no other has.
+    pub name: String,
 }
+
+static BACKENDS: AtomicU32 = AtomicU32::new(0);
 
 impl RawBackend {
     pub async fn bind() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        Self { listener, address }
+        let name = format!("backend-{}", BACKENDS.fetch_add(1, Ordering::Relaxed));
+        Self { listener, address, name }
+    }
+
+    /// Its endpoint, by its own name.
+    pub fn own_endpoint(&self) -> Arc<Endpoint> {
+        self.endpoint(&self.name)
     }
 
     pub fn endpoint(&self, name: &str) -> Arc<Endpoint> {
@@ -388,6 +401,157 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub async fn body(&mut self, head: &Head) -> String {
         let length = head.field("content-length").map_or(0, |length| length.parse().unwrap());
         String::from_utf8(self.bytes(length).await).unwrap()
+    }
+}
+
+pub const TEXT: u8 = 0x81;
+pub const BINARY: u8 = 0x82;
+pub const CLOSE: u8 = 0x88;
+pub const PING: u8 = 0x89;
+pub const PONG: u8 = 0x8a;
+
+/// A frame as it was on the wire, its payload unmasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its first byte: FIN, reserved bits and opcode.
+    pub first: u8,
+    pub masked: bool,
+    pub payload: Vec<u8>,
+}
+
+/// A frame as a client sends it.
+pub fn from_client(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    wire(first, Some([0x5a, 1, 0xfe, 0x33]), payload.as_ref())
+}
+
+/// A frame as a server sends it.
+pub fn from_server(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    wire(first, None, payload.as_ref())
+}
+
+fn wire(first: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    let masked = if key.is_some() { 0x80 } else { 0 };
+    match payload.len() {
+        short @ ..126 => frame.push(masked | u8::try_from(short).unwrap()),
+        medium @ ..65536 => {
+            frame.push(masked + 126);
+            frame.extend(u16::try_from(medium).unwrap().to_be_bytes());
+        }
+        long => {
+            frame.push(masked + 127);
+            frame.extend((long as u64).to_be_bytes());
+        }
+    }
+    frame.extend(key.iter().flatten());
+    let key = key.unwrap_or_default();
+    frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
+}
+
+/// The payload of a Close.
+pub fn reason(code: u16, text: &str) -> Vec<u8> {
+    [&code.to_be_bytes(), text.as_bytes()].concat()
+}
+
+impl Frame {
+    /// The status code of a Close.
+    pub fn code(&self) -> Option<u16> {
+        assert_eq!(self.first, CLOSE, "{self:?}");
+        self.payload.first_chunk().copied().map(u16::from_be_bytes)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// The next frame, or nothing when the peer has closed behind the one before.
+    pub async fn try_frame(&mut self) -> Option<Frame> {
+        if self.buffer.is_empty() && !self.more().await {
+            return None;
+        }
+        let [first, second] = self.bytes(2).await[..] else { unreachable!() };
+        let length = match second & 0x7f {
+            126 => usize::from(u16::from_be_bytes(self.bytes(2).await.try_into().unwrap())),
+            127 => usize::try_from(u64::from_be_bytes(self.bytes(8).await.try_into().unwrap())).unwrap(),
+            short => usize::from(short),
+        };
+        let masked = second & 0x80 != 0;
+        let key = if masked { self.bytes(4).await } else { vec![0; 4] };
+        let payload = self.bytes(length).await.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+        Some(Frame { first, masked, payload })
+    }
+
+    pub async fn frame(&mut self) -> Frame {
+        self.try_frame().await.expect("a frame comes before the end")
+    }
+
+    /// Reads this frame.
+    pub async fn expect_frame(&mut self, first: u8, payload: impl AsRef<[u8]>) {
+        let frame = self.frame().await;
+        assert_eq!((frame.first, frame.payload.as_slice()), (first, payload.as_ref()));
+    }
+
+    /// As a client: reads a Close with this code and a reason, which is not masked, and answers it.
+    pub async fn client_parts(&mut self, code: u16) {
+        let close = self.frame().await;
+        assert_eq!((close.code(), close.masked, close.payload.len() > 2), (Some(code), false, true), "{close:?}");
+        self.send(from_client(CLOSE, &close.payload)).await;
+    }
+
+    /// As a backend: reads a Close with this code and a reason, which is masked, and answers it.
+    pub async fn backend_parts(&mut self, code: u16) {
+        let close = self.frame().await;
+        assert_eq!((close.code(), close.masked, close.payload.len() > 2), (Some(code), true, true), "{close:?}");
+        self.send(from_server(CLOSE, &close.payload)).await;
+    }
+}
+
+/// The line of the metric that counts ends of tunnels.
+pub fn closed(closer: &str, cause: &str, count: u32) -> String {
+    format!(r#"closes_total{{namespace="shop",route="chat",closer="{closer}",cause="{cause}"}} {count}"#)
+}
+
+/// What the process logs from the first look on, kept in memory.
+#[derive(Clone, Default)]
+pub struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Of all tests together, since the threads of a proxy log as well.
+    pub fn capture() -> Self {
+        static LOG: LazyLock<Log> = LazyLock::new(|| {
+            let log = Log::default();
+            let writer = log.clone();
+            tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::TRACE)
+                .with_env_filter("switchyard=trace")
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .init();
+            log
+        });
+        LOG.clone()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The lines about the end of tunnels to this backend's own endpoint.
+    pub fn ends(&self, backend: &RawBackend) -> Vec<String> {
+        let endpoint = format!(" endpoint={} ", backend.name);
+        let text = self.text();
+        let lines = text.lines().filter(|line| line.contains("tunnel closed") && line.contains(&endpoint));
+        lines.map(ToOwned::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -5,12 +5,12 @@ use std::{slice::from_ref, sync::Arc};
 use futures::{SinkExt, StreamExt};
 use rustls::{HandshakeKind, pki_types::CertificateDer};
 use switchyard::table::{Certificate, HostPattern, InsecurePolicy, PathPattern, RouteTable, Rule};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::io::AsyncReadExt;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::*;
+use crate::{support::*, upgrade::open_tls};
 
-fn secured(rule: Rule, certificate: &Arc<Certificate>) -> RouteTable {
+pub(crate) fn secured(rule: Rule, certificate: &Arc<Certificate>) -> RouteTable {
     let mut table = table(rule);
     let tls = host_tls(Ok(identity(certificate)), InsecurePolicy::Redirect);
     table.set_tls(&HostPattern::parse(HOST), tls);
@@ -213,14 +213,14 @@ async fn a_real_client_speaks_through_wss() {
 #[tokio::test]
 async fn a_tunnel_that_we_end_says_goodbye_on_tls() {
     let (certificate, der) = certificate(&[HOST]);
-    let backend = ok_backend().await;
-    let mut limited = rule(&[endpoint("a", backend.address)]);
+    let backend = RawBackend::bind().await;
+    let mut limited = rule(&[backend.endpoint("a")]);
     limited.timeouts.idle = Some(std::time::Duration::from_millis(50));
     let harness = Harness::with_table(secured(limited, &certificate));
-    let mut client = connect_tls(harness.https, &tls_client(&[der]), HOST).await.unwrap();
-    client.send(handshake("/ws", "")).await;
-    assert_eq!(client.head().await.status(), 101);
+    let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
+    client.client_parts(1001).await;
+    peer.backend_parts(1001).await;
     // Without close_notify, rustls makes an error of the end.
     assert_eq!(soon(client.stream.read(&mut [0; 16])).await.unwrap(), 0);
-    let _: &TcpStream = client.stream.get_ref().0;
+    assert_eq!(peer.rest().await, "");
 }

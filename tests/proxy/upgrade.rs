@@ -18,6 +18,19 @@ pub(crate) async fn open(
     (client, backend)
 }
 
+/// The same over TLS.
+pub(crate) async fn open_tls(
+    harness: &Harness,
+    backend: &RawBackend,
+    config: &std::sync::Arc<rustls::ClientConfig>,
+) -> (Peer<TlsStream>, Peer<tokio::net::TcpStream>) {
+    let mut client = connect_tls(harness.https, config, HOST).await.unwrap();
+    client.send(handshake("/ws", "")).await;
+    let (backend, _) = backend.answer(&switching("")).await;
+    assert_eq!(client.head().await.status(), 101);
+    (client, backend)
+}
+
 #[tokio::test]
 async fn a_handshake_is_passed_on_as_our_own_and_answered_with_the_backends_fields() {
     let backend = RawBackend::bind().await;

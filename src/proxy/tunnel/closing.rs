@@ -12,9 +12,9 @@ use super::{
     Ending, Tunnel,
     end::{Cause, Closer},
     frames::{MAX_CONTROL_PAYLOAD, Opcode, Piece},
-    side::{Failure, Side},
+    side::{Failure, Passed, Side},
 };
-use crate::proxy::stream::with_buffers;
+use crate::{observe::Direction, proxy::stream::with_buffers};
 
 /// What both sides are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +26,21 @@ pub(super) struct Farewell {
     gone: Option<Closer>,
 }
 
-/// The sides that did not take a whole frame or a Close in time.
+/// What came of a farewell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cut {
-    pub client: bool,
-    pub backend: bool,
+pub(super) struct Heard {
+    /// The code, if any side could be told.
+    pub code: Option<u16>,
+    /// Whether the client did not take a whole frame or a Close in time.
+    pub client_cut: bool,
+    /// The same of the backend.
+    pub backend_cut: bool,
 }
 
-impl Cut {
-    pub(super) fn any(self) -> bool {
-        self.client || self.backend
+impl Heard {
+    /// Whether anybody was cut.
+    pub(super) fn cut(self) -> bool {
+        self.client_cut || self.backend_cut
     }
 }
 
@@ -72,27 +77,36 @@ impl Farewell {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     NotYet,
-    /// It was handed to the socket, which may not have taken it.
+    /// It was handed to the socket, which may not have taken it: ours, or earlier that of the other side.
     Sent,
     /// It has it all.
     Done,
-    /// It cannot be told: it is gone, has been told by the other side, or no frame can follow what it got.
+    /// It cannot be told: it is gone, or no frame can follow what it got.
     Never,
 }
 
 impl Tunnel {
-    /// Says farewell to both sides, and hears theirs. Returns who had to be cut.
-    pub(super) async fn say(&mut self, farewell: Farewell) -> Cut {
-        let is_gone = |side| if farewell.gone == Some(side) { Told::Never } else { Told::NotYet };
-        let (mut client, mut backend) = (is_gone(Closer::Client), is_gone(Closer::Backend));
+    /// Says farewell to both sides, and hears theirs.
+    pub(super) async fn say(&mut self, farewell: Farewell) -> Heard {
+        let told = |listener, talker: &Side| match farewell.gone {
+            Some(gone) if gone == listener => Told::Never,
+            _ if talker.close.is_some() => Told::Sent,
+            _ => Told::NotYet,
+        };
+        let (mut client, mut backend) = (told(Closer::Client, &self.backend), told(Closer::Backend, &self.client));
+        let (mut passed_to_client, mut passed_to_backend) = (Passed::default(), Passed::default());
         let payload = farewell.payload();
         let telling = poll_fn(|cx| {
-            let to_client = poll_tell(cx, &mut self.backend, &mut self.client, &mut client, &payload);
-            let to_backend = poll_tell(cx, &mut self.client, &mut self.backend, &mut backend, &payload);
+            let (talker, listener) = (&mut self.backend, &mut self.client);
+            let to_client = poll_tell(cx, talker, listener, &mut client, &payload, &mut passed_to_client);
+            let (talker, listener) = (&mut self.client, &mut self.backend);
+            let to_backend = poll_tell(cx, talker, listener, &mut backend, &payload, &mut passed_to_backend);
             if to_client.is_ready() && to_backend.is_ready() { Poll::Ready(()) } else { Poll::Pending }
         });
         // What this leaves undone is in `client` and `backend`.
         let _ = tokio::time::timeout(self.clock.limits.close, telling).await;
+        self.accounts.count(Direction::ToClient, passed_to_client);
+        self.accounts.count(Direction::ToBackend, passed_to_backend);
         let hearing = poll_fn(|cx| {
             let of_client = if client == Told::Done { poll_hear(cx, &mut self.client) } else { Poll::Ready(()) };
             let of_backend = if backend == Told::Done { poll_hear(cx, &mut self.backend) } else { Poll::Ready(()) };
@@ -101,7 +115,8 @@ impl Tunnel {
         // One that does not answer is closed all the same.
         let _ = tokio::time::timeout(self.clock.limits.close, hearing).await;
         let cut = |told| matches!(told, Told::NotYet | Told::Sent);
-        Cut { client: cut(client), backend: cut(backend) }
+        let told = client == Told::Done || backend == Told::Done;
+        Heard { code: told.then_some(farewell.code), client_cut: cut(client), backend_cut: cut(backend) }
     }
 }
 
@@ -113,6 +128,7 @@ fn poll_tell(
     listener: &mut Side,
     told: &mut Told,
     payload: &[u8],
+    passed: &mut Passed,
 ) -> Poll<()> {
     loop {
         if *told == Told::Done || *told == Told::Never {
@@ -125,16 +141,22 @@ fn poll_tell(
         } else if listener.takes_control_frames(talker) {
             listener.send_control(cx, Opcode::Close, payload);
             *told = Told::Sent;
-        } else if talker.has_ended() || !listener.listens() || talker.close.is_some() || talker.frames.is_broken() {
+        } else if talker.has_ended() || !listener.listens() || talker.frames.is_broken() || listener.frames.is_broken()
+        {
             *told = Told::Never;
-        } else if ready!(poll_finish_frame(cx, talker, listener)).is_err() {
+        } else if ready!(poll_finish_frame(cx, talker, listener, passed)).is_err() {
             *told = if listener.listens() { *told } else { Told::Never };
         }
     }
 }
 
-/// Passes on what belongs to the current frame, and nothing behind it.
-fn poll_finish_frame(cx: &mut Context<'_>, talker: &mut Side, listener: &mut Side) -> Poll<Result<(), Failure>> {
+/// Passes on what belongs to the current frame, of which there is more to come, and nothing behind it.
+fn poll_finish_frame(
+    cx: &mut Context<'_>,
+    talker: &mut Side,
+    listener: &mut Side,
+    passed: &mut Passed,
+) -> Poll<Result<(), Failure>> {
     with_buffers(|buffers| {
         let range = ready!(talker.poll_receive(cx, buffers))?;
         let (mut whole, bytes) = (range.start, &buffers.plain[range.clone()]);
@@ -142,13 +164,14 @@ fn poll_finish_frame(cx: &mut Context<'_>, talker: &mut Side, listener: &mut Sid
             whole += length;
         }
         talker.skim(&buffers.plain[whole..range.end]);
+        passed.bytes += (whole - range.start) as u64;
         Poll::Ready(listener.send(cx, buffers, range.start..whole))
     })
 }
 
-/// Ready when a side has said its Close, or says nothing more.
+/// Ready when a side has said its Close, or nothing more can be understood of it.
 fn poll_hear(cx: &mut Context<'_>, side: &mut Side) -> Poll<()> {
-    while side.close.is_none() && !side.has_ended() {
+    while side.close.is_none() && !side.has_ended() && !side.frames.is_broken() {
         let heard =
             with_buffers(|buffers| side.poll_receive(cx, buffers).map_ok(|range| side.skim(&buffers.plain[range])));
         if ready!(heard).is_err() {

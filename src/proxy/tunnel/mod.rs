@@ -33,11 +33,11 @@ pub use registry::{TunnelHandle, Tunnels};
 
 use self::{
     clock::Clock,
-    closing::{Cut, Farewell},
+    closing::{Farewell, Heard},
     frames::{Extensions, Opcode, Sender},
     pinger::{Action, Pinger},
     registry::Registered,
-    side::{Failure, Passed, Side, poll_pass},
+    side::{Failure, Passed, SeenClose, Side, poll_pass},
 };
 use super::stream::{self, Stream};
 use crate::{
@@ -145,7 +145,7 @@ impl Tunnel {
         let to_client = self.poll_direction(cx, Direction::ToClient, now);
         let to_backend = self.poll_direction(cx, Direction::ToBackend, now);
         if self.is_over(to_backend, to_client) {
-            return Poll::Ready(self.broken.end.unwrap_or_else(|| self.closed()));
+            return Poll::Ready(self.broken.end.filter(|_| !self.said_goodbye()).unwrap_or_else(|| self.closed()));
         }
         self.poll_times(cx, now)
     }
@@ -153,11 +153,15 @@ impl Tunnel {
     /// Whether nothing is left to do: what a side said before it broke has to arrive at the other. Behind a complete
     /// closing handshake, the server's end is enough (RFC 6455 §7.1.1).
     fn is_over(&self, to_backend: Poll<()>, to_client: Poll<()>) -> bool {
-        let said_goodbye = self.client.close.is_some() && self.backend.close.is_some();
-        if said_goodbye && self.backend.has_ended() && to_client.is_ready() {
+        if self.said_goodbye() && self.backend.has_ended() && to_client.is_ready() {
             return true;
         }
         (self.broken.backend || to_backend.is_ready()) && (self.broken.client || to_client.is_ready())
+    }
+
+    /// Whether the closing handshake is complete. How the connections end then makes no difference.
+    fn said_goodbye(&self) -> bool {
+        self.client.close.is_some() && self.backend.close.is_some()
     }
 
     fn closed(&self) -> Ending {
@@ -240,25 +244,24 @@ impl Tunnel {
 
     async fn finish(mut self, mut ending: Ending) -> TunnelEnd {
         let farewell = Farewell::of(ending);
-        let mut code = self.close_of(ending.closer);
-        let mut cut = Cut::default();
+        let mut heard = Heard::default();
         if let Some(farewell) = farewell {
-            cut = self.say(farewell).await;
-            code = Some(farewell.code);
-            if cut.any() && ending.closer == Closer::Proxy {
+            heard = self.say(farewell).await;
+            if heard.cut() && ending.closer == Closer::Proxy {
                 ending.cause = Cause::Stalled;
             }
         }
+        let code = self.first_said().map_or(heard.code, |close| close.code);
         let Self { client, backend, broken, clock, accounts, .. } = self;
         let end = accounts.close(ending, code);
         // Also where the other side has broken: else what this one has not read yet could be lost.
         let close_client = async {
-            if !(broken.client || cut.client || client.is_done()) {
+            if !(broken.client || heard.client_cut || client.is_done()) {
                 stream::close(client.stream, clock.limits.linger).await;
             }
         };
         let close_backend = async {
-            if !(broken.backend || cut.backend || backend.is_done()) {
+            if !(broken.backend || heard.backend_cut || backend.is_done()) {
                 let mut backend = backend.stream;
                 if farewell.is_some() {
                     // It is the server that closes first (RFC 6455 §7.1.1).
@@ -271,18 +274,14 @@ impl Tunnel {
         end
     }
 
-    /// The status code of the Close that ended the tunnel, as seen on the wire.
-    fn close_of(&self, closer: Closer) -> Option<u16> {
-        let side = match closer {
-            Closer::Client => &self.client,
-            Closer::Backend => &self.backend,
-            Closer::Proxy => return None,
-        };
-        side.close.and_then(|close| close.code)
+    /// The first Close of a peer that was passed on.
+    fn first_said(&self) -> Option<SeenClose> {
+        if self.first_close? == Closer::Client { self.client.close } else { self.backend.close }
     }
 }
 
 /// A tunnel that runs. Written by hand, since an `async fn` keeps its argument twice.
+#[expect(clippy::large_enum_variant, reason = "it nearly always is the large one, in a task of its own")]
 pub(super) enum Running {
     Passing(Tunnel),
     /// Boxed, so that the end takes no room before it comes.
@@ -314,15 +313,17 @@ enum Pinged {
     Gone,
 }
 
-/// Pings a side when that is due.
+/// Pings a side when that is due. One that has said its last has no answer to give.
 fn ping(cx: &mut Context<'_>, now: Instant, side: &mut Side, other: &Side) -> Pinged {
+    if side.close.is_some() || side.has_ended() {
+        return Pinged::Wait(None);
+    }
     let Some(mut pinger) = side.pinger.take() else { return Pinged::Wait(None) };
     if std::mem::take(&mut side.alive) {
         pinger.hear(now);
     }
     let all_sent = side.stream.unsent() == 0;
-    let answers = side.close.is_none() && !side.has_ended();
-    let may_ping = all_sent && answers && side.takes_control_frames(other);
+    let may_ping = all_sent && other.close.is_none() && side.takes_control_frames(other);
     let mut action = pinger.act(now, may_ping, all_sent);
     if let Action::Ping(payload) = action {
         side.send_control(cx, Opcode::Ping, &payload);

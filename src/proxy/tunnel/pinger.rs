@@ -19,10 +19,19 @@ pub(super) struct Pinger {
     sent: u64,
     /// Pings up to which an answer has come. It may answer the latest only (RFC 6455 §5.5.3).
     answered: u64,
-    /// A digest of the other side's latest ping, until that is answered.
-    owed: Option<u64>,
+    /// What it owes to the other side.
+    owed: Option<Owed>,
     heard: Instant,
     state: State,
+}
+
+/// The answer to a ping of the other side.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    /// A digest of what the latest carries.
+    digest: u64,
+    /// When the first was seen that is not answered.
+    since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +71,13 @@ impl Pinger {
 
     /// The other side has sent a ping, which is to be answered before one of ours.
     pub(super) fn owe(&mut self, payload: &[u8]) {
-        self.owed = Some(DIGEST.hash_one(payload));
+        let since = self.owed.and_then(|owed| owed.since);
+        self.owed = Some(Owed { digest: DIGEST.hash_one(payload), since });
     }
 
     /// Whether a pong answers a ping of ours.
     pub(super) fn takes_pong(&mut self, payload: &[u8]) -> bool {
-        if self.owed == Some(DIGEST.hash_one(payload)) {
-            self.owed = None;
-        }
+        self.owed = self.owed.filter(|owed| owed.digest != DIGEST.hash_one(payload));
         let Ok(payload) = payload.try_into() else { return false };
         let number = u64::from_be_bytes(payload).wrapping_sub(self.first);
         let ours = (self.answered..self.sent).contains(&number);
@@ -83,6 +91,9 @@ impl Pinger {
     pub(super) fn act(&mut self, now: Instant, may_ping: bool, all_sent: bool) -> Action {
         if self.state == State::Leaving && all_sent {
             self.state = State::Asked(now);
+        }
+        if let Some(owed) = &mut self.owed {
+            owed.since.get_or_insert(now);
         }
         match (self.state, self.pings.timeout) {
             (State::Asked(since), Some(timeout)) if now >= since + timeout => Action::GiveUp,
@@ -98,8 +109,16 @@ impl Pinger {
         if now < due {
             return Action::Wait(Some(due));
         }
+        if let Some(since) = self.owed.and_then(|owed| owed.since) {
+            let until = since + self.pings.timeout.unwrap_or(self.pings.interval);
+            if now < until {
+                return Action::Wait(Some(until));
+            }
+            // What has not come for so long will not come. It may be gone, which only a ping of ours can tell.
+            self.owed = None;
+        }
         // What stands in the way goes away with bytes, hence with a look at this.
-        if !may_ping || self.owed.is_some() {
+        if !may_ping {
             return Action::Wait(None);
         }
         let payload = self.first.wrapping_add(self.sent);
@@ -172,12 +191,26 @@ mod tests {
         pinger.owe(b"earlier");
         pinger.owe(b"latest");
         let due = start + 30 * SECOND;
-        assert_eq!(pinger.act(due, true, true), Action::Wait(None));
+        assert_eq!(pinger.act(due, true, true), Action::Wait(Some(due + 20 * SECOND)));
         assert!(!pinger.takes_pong(b"earlier"));
-        assert_eq!(pinger.act(due, true, true), Action::Wait(None));
+        assert_eq!(pinger.act(due, true, true), Action::Wait(Some(due + 20 * SECOND)));
         assert!(!pinger.takes_pong(b"latest"), "which is the other side's");
         assert_eq!(pinger.act(due, false, true), Action::Wait(None));
         ping(&mut pinger, due);
+    }
+
+    #[test]
+    fn an_answer_that_is_owed_for_too_long_is_waited_for_no_more() {
+        let (mut pinger, start) = pinger(Some(20));
+        pinger.owe(b"one");
+        pinger.act(start + 10 * SECOND, true, true);
+        // Others behind it make no difference.
+        pinger.owe(b"two");
+        assert_eq!(pinger.act(start + 25 * SECOND, true, true), Action::Wait(Some(start + 30 * SECOND)));
+        ping(&mut pinger, start + 30 * SECOND);
+        pinger.act(start + 30 * SECOND, true, true);
+        pinger.owe(b"three");
+        assert_eq!(pinger.act(start + 50 * SECOND, true, true), Action::GiveUp);
     }
 
     #[test]

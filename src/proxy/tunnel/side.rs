@@ -99,10 +99,9 @@ impl Side {
         self.writing == Writing::Open
     }
 
-    /// Whether a control frame of ours may follow what `talker` has said to it.
+    /// Whether a control frame of ours may follow what `talker` has said to it, if that was no Close.
     pub(super) fn takes_control_frames(&self, talker: &Self) -> bool {
-        let rules_kept = !self.frames.is_broken() && talker.frames.at_boundary();
-        rules_kept && self.listens() && talker.close.is_none()
+        !self.frames.is_broken() && talker.frames.at_boundary() && self.listens()
     }
 
     /// Sends a control frame of ours, of which the caller knows that it may come now.
