@@ -113,8 +113,8 @@ pub(super) enum BadSwitch {
     Unasked,
 }
 
-/// Checks a 101 that came for a handshake with this key.
-pub(super) fn check_switch(headers: &HeaderMap, key: &[u8]) -> Result<(), BadSwitch> {
+/// Checks a 101 that came for a handshake whose key asks for this answer.
+pub(super) fn check_switch(headers: &HeaderMap, accept: &str) -> Result<(), BadSwitch> {
     if !has_token(headers, &UPGRADE, "websocket") {
         return Err(BadSwitch::NoUpgrade);
     }
@@ -122,7 +122,7 @@ pub(super) fn check_switch(headers: &HeaderMap, key: &[u8]) -> Result<(), BadSwi
         return Err(BadSwitch::NoConnection);
     }
     let mut accepts = headers.get_all(http::header::SEC_WEBSOCKET_ACCEPT).iter();
-    if accepts.next().is_none_or(|accept| *accept != accept_of(key)) || accepts.next().is_some() {
+    if accepts.next().is_none_or(|sent| sent != accept) || accepts.next().is_some() {
         return Err(BadSwitch::Accept);
     }
     Ok(())
@@ -227,7 +227,7 @@ mod tests {
     fn a_switch_needs_all_three_fields() {
         let check = |fields: &[(&'static str, &'static str)]| {
             let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            check_switch(&fields.collect(), KEY.as_bytes())
+            check_switch(&fields.collect(), &accept_of(KEY.as_bytes()))
         };
         let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let (upgrade, connection) = (("upgrade", "WebSocket"), ("connection", "upgrade"));

@@ -151,7 +151,8 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 
 fn spawn(proxy: &Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
     let (tasks, cut, proxy) = (proxy.tasks.clone(), proxy.cut.clone(), proxy.clone());
-    tasks.spawn(cut.run_until_cancelled_owned(serve(proxy, socket, address, scheme)));
+    // Boxed, since a runtime moves a task when it takes it and when it ends.
+    tasks.spawn(cut.run_until_cancelled_owned(Box::pin(serve(proxy, socket, address, scheme))));
 }
 
 async fn serve(proxy: Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {

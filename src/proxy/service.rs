@@ -82,12 +82,13 @@ impl Service {
         let request = Request::from_parts(head, body);
         let (request, hold) = plain::hold(request, self.proxy.settings.continue_timeout);
         if intent == Intent::Plain {
-            let mut response = plain::pass(routed, request, hold).await?;
+            // Boxed, as the upgrade is: what awaits an answer is moved more than once, so it should be small.
+            let mut response = Box::pin(plain::pass(routed, request, hold)).await?;
             reply::upgrade_required(&mut response);
             return Ok(response);
         }
         pending.result = Some((subject.route.clone(), "client_gone"));
-        let outcome = upgrade::upgrade(routed, request).await?;
+        let outcome = Box::pin(upgrade::upgrade(routed, request)).await?;
         Ok(self.switch(outcome, started, pending))
     }
 

@@ -62,8 +62,9 @@ async fn attempt(mut routed: Routed, mut request: Request<Body>) -> Result<Outco
                 Ok(Outcome::Answered(response.map(|body| Body::new(Guarded::new(body, in_use)))))
             }
             Exchanged::Switched(response, stream, early) => {
-                check_switch(response.headers(), key.as_bytes())?;
-                let response = routed.sign(switched(response, &key)?, &endpoint);
+                let accept = accept_of(key.as_bytes());
+                check_switch(response.headers(), &accept)?;
+                let response = routed.sign(switched(response, &accept)?, &endpoint);
                 let extensions = extensions(response.headers());
                 let opening = opening(&routed, &endpoint, Switched { stream, early, extensions }, in_use);
                 Ok(Outcome::Switched(response, Box::new(opening)))
@@ -126,13 +127,13 @@ fn prepare(headers: &mut HeaderMap) -> HeaderValue {
 }
 
 /// The client's 101: ours for this hop, with what the backend says to the client itself.
-fn switched(mut response: Response<Incoming>, key: &HeaderValue) -> Result<Response<Body>, Refusal> {
+fn switched(mut response: Response<Incoming>, accept: &str) -> Result<Response<Body>, Refusal> {
     forward::answer(&mut response)?;
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    let accept = HeaderValue::from_str(&accept_of(key.as_bytes())).expect("base64 is a field value");
+    let accept = HeaderValue::from_str(accept).expect("base64 is a field value");
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     Ok(response.map(|_| body::empty()))
 }

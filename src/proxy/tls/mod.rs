@@ -196,6 +196,8 @@ fn prepare(identity: &TlsIdentity) -> Result<Prepared, rustls::Error> {
         .with_cert_resolver(certificates.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = Ticketer::new()?;
+    // A socket that comes back needs one, and gets the next one then.
+    config.send_tls13_tickets = 1;
     // For `records`, which goes on with the keys of the handshake.
     config.enable_secret_extraction = true;
     config.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);

@@ -327,6 +327,8 @@ fn ping(cx: &mut Context<'_>, now: Instant, side: &mut Side, other: &Side) -> Pi
     let mut action = pinger.act(now, may_ping, all_sent);
     if let Action::Ping(payload) = action {
         side.send_control(cx, Opcode::Ping, &payload);
+        // Asks to be woken where the socket did not take all of it.
+        let _ = side.poll_sent(cx);
         action = pinger.act(now, false, side.stream.unsent() == 0);
     }
     side.pinger = Some(pinger);
