@@ -58,6 +58,9 @@ struct Options {
     /// Switchyard's program
     #[arg(long, default_value = "target/release/switchyard")]
     switchyard: PathBuf,
+    /// What to call it besides its version, such as a commit
+    #[arg(long)]
+    revision: Option<String>,
     /// The folder with the peers, as get.sh prints it
     #[arg(long, default_value = ".")]
     peers: PathBuf,
@@ -103,7 +106,10 @@ fn compare(options: &Options) -> anyhow::Result<()> {
     let mut chosen = Vec::new();
     for system in all.iter().filter(|system| matches(&options.systems, system.name())) {
         match system.version() {
-            Ok(version) => {
+            Ok(mut version) => {
+                if let Some(revision) = options.revision.as_ref().filter(|_| system.name() == "switchyard") {
+                    version = format!("{version}, {revision}");
+                }
                 report.systems.push(Entry { name: system.name(), version, is_peer: system.is_peer() });
                 chosen.push(system.as_ref());
             }

@@ -112,8 +112,8 @@ impl Summary {
             10.0..100.0 => 1,
             _ => 0,
         };
-        let median = format!("{:.digits$}", self.median);
-        if is_alone { median } else { format!("{median} ±{:.0} %", self.spread / self.median.abs() * 100.0) }
+        let (median, spread) = (self.median, self.spread);
+        if is_alone { format!("{median:.digits$}") } else { format!("{median:.digits$} ±{spread:.digits$}") }
     }
 }
 
@@ -191,7 +191,8 @@ impl Report {
         let of = |index: usize| summaries[index].as_ref().map(|(summary, _)| summary.median);
         let ours = self.systems.iter().position(|system| system.name == "switchyard").and_then(of);
         let peers = (0..self.systems.len()).filter(|index| self.systems[*index].is_peer).filter_map(of);
-        let ratio = ours.zip(peers.reduce(f64::min)).map(|(ours, best)| ours / best);
+        // Of what may shrink, there is no ratio.
+        let ratio = ours.zip(peers.reduce(f64::min).filter(|best| *best > 0.0)).map(|(ours, best)| ours / best);
         let verdict = match (row.target, ours, ratio) {
             (None, ..) => String::new(),
             (Some(Target::Ratio(most)), _, None) => format!("≤ {most} × best"),

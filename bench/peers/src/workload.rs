@@ -133,8 +133,8 @@ struct Cell<'a> {
 }
 
 impl Cell<'_> {
-    fn target(&self, resumed: bool) -> anyhow::Result<Target> {
-        let tls = self.is_tls.then(|| load::tls(&self.certificate.chain, resumed)).transpose()?;
+    fn target(&self) -> anyhow::Result<Target> {
+        let tls = self.is_tls.then(|| load::tls(&self.certificate.chain)).transpose()?;
         let is_proxy = self.running.root().is_some();
         let address = match (is_proxy, self.is_tls) {
             (false, _) => BACKENDS[0].1,
@@ -145,7 +145,7 @@ impl Cell<'_> {
     }
 
     fn load(&self, pattern: Pattern, clients: usize, message: usize) -> anyhow::Result<Load> {
-        self.load_of(Plan { target: self.target(false)?, pattern, clients, message, threads: self.extent.threads })
+        self.load_of(Plan { target: self.target()?, pattern, clients, message, threads: self.extent.threads })
     }
 
     fn load_of(&self, plan: Plan) -> anyhow::Result<Load> {
@@ -176,10 +176,7 @@ impl Cell<'_> {
     }
 
     fn open(&self, resumed: bool) -> anyhow::Result<Sample> {
-        let target = self.target(resumed)?;
-        let threads = self.extent.threads;
-        let plan = Plan { target, pattern: Pattern::Reconnect, clients: OPENERS, message: SMALL, threads };
-        let (sample, stats) = self.count(self.load_of(plan)?)?;
+        let (sample, stats) = self.count(self.load(Pattern::Reconnect { resumed }, OPENERS, SMALL)?)?;
         let share = stats.resumed as f64 / stats.times.len() as f64;
         ensure!(!resumed || share > 0.99, "only {:.1} % of the handshakes were resumed", share * 100.0);
         Ok(sample)
@@ -228,7 +225,7 @@ impl Cell<'_> {
             probe = probe.other();
             effects.times.push(runtime.block_on(self.change(probe))?);
             for _ in 0..newcomers {
-                held.push(runtime.block_on(Tunnel::open(&self.target(false)?, None))?);
+                held.push(runtime.block_on(Tunnel::open(&self.target()?, None))?);
             }
             sleep(Duration::from_millis(100));
         }
@@ -263,7 +260,7 @@ impl Cell<'_> {
 
     fn fairness(&self) -> anyhow::Result<Sample> {
         let quiet = || -> anyhow::Result<Load> {
-            let (target, pattern) = (self.target(false)?, Pattern::Paced(QUIET_PACE));
+            let (target, pattern) = (self.target()?, Pattern::Paced(QUIET_PACE));
             self.load_of(Plan { target, pattern, clients: QUIET, message: SMALL, threads: 1 })
         };
         let (alone, _) = self.count(quiet()?)?;

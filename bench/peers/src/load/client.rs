@@ -33,8 +33,20 @@ pub(crate) struct Target {
     pub path: &'static str,
 }
 
+impl Target {
+    /// The same, for one client that resumes its sessions. Several would take each other's last ticket.
+    pub(crate) fn resuming(&self) -> Self {
+        let resuming = |config: &Arc<ClientConfig>| {
+            let mut config = ClientConfig::clone(config);
+            config.resumption = Resumption::in_memory_sessions(1);
+            Arc::new(config)
+        };
+        Self { tls: self.tls.as_ref().map(resuming), ..self.clone() }
+    }
+}
+
 /// What clients speak TLS with: one version, one suite, one group, so that all systems do the same work.
-pub(crate) fn tls(chain: &str, resumed: bool) -> anyhow::Result<Arc<ClientConfig>> {
+pub(crate) fn tls(chain: &str) -> anyhow::Result<Arc<ClientConfig>> {
     let mut provider = default_provider();
     provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256];
     provider.kx_groups = vec![X25519];
@@ -44,9 +56,7 @@ pub(crate) fn tls(chain: &str, resumed: bool) -> anyhow::Result<Arc<ClientConfig
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    if !resumed {
-        config.resumption = Resumption::disabled();
-    }
+    config.resumption = Resumption::disabled();
     Ok(config.into())
 }
 

@@ -36,8 +36,8 @@ pub(crate) enum Pattern {
     Echo,
     /// Sends a message each so often, or as soon as the last one is back.
     Paced(Duration),
-    /// Opens, closes, opens again.
-    Reconnect,
+    /// Opens, closes, opens again; with TLS resumed or not.
+    Reconnect { resumed: bool },
     /// Opens, exchanges one message, and is silent. Does it all again when it is told to.
     Hold,
 }
@@ -161,6 +161,10 @@ fn clients(
             .step_by(plan.threads)
             .map(|number| Client {
                 plan: Arc::clone(plan),
+                target: match plan.pattern {
+                    Pattern::Reconnect { resumed: true } => plan.target.resuming(),
+                    _ => plan.target.clone(),
+                },
                 start: start + spread(plan, number),
                 message: Rc::clone(&message),
                 opening: Rc::clone(&opening),
@@ -188,6 +192,7 @@ fn spread(plan: &Plan, number: usize) -> Duration {
 
 struct Client {
     plan: Arc<Plan>,
+    target: Target,
     start: Instant,
     message: Rc<Message>,
     opening: Rc<Semaphore>,
@@ -207,7 +212,7 @@ impl Client {
         match self.plan.pattern {
             Pattern::Echo => self.echo().await,
             Pattern::Paced(every) => self.paced(every).await,
-            Pattern::Reconnect => self.reconnect().await,
+            Pattern::Reconnect { .. } => self.reconnect().await,
             Pattern::Hold => self.hold().await,
         }
     }
@@ -276,7 +281,7 @@ impl Client {
     async fn open(&mut self) -> anyhow::Result<Tunnel> {
         let _permit = self.opening.acquire().await?;
         let cookie = self.session.as_ref().map(|session| session.cookie.as_str());
-        let tunnel = Tunnel::open(&self.plan.target, cookie).await?;
+        let tunnel = Tunnel::open(&self.target, cookie).await?;
         if let Some(Session { backend, .. }) = &self.session {
             ensure!(*backend == tunnel.backend, "the session went to another backend");
         } else if let Some(cookie) = tunnel.cookie.clone() {

@@ -9,7 +9,7 @@ mod switchyard;
 use std::{
     fs::{self, File},
     io,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -31,6 +31,7 @@ pub(crate) const BACKENDS: [(Backend, SocketAddr); 2] =
     [(Backend::A, address(2, 7000)), (Backend::B, address(3, 7000))];
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 const fn address(host: u8, port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, host)), port)
@@ -225,6 +226,12 @@ impl Drop for Running<'_> {
             kill_process(process, Signal::KILL).ok();
         }
         self.child.as_mut().map(Child::wait).transpose().ok();
+        // Workers whose master was ended are nobody's children here. What they listened at is free when they are gone.
+        let start = Instant::now();
+        while [HTTP, HTTPS].iter().any(|address| TcpListener::bind(address).is_err()) && start.elapsed() < STOP_DEADLINE
+        {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -259,7 +266,7 @@ impl System for Direct {
     fn arguments(&self, _: &mut Command) {}
 }
 
-/// What a program says when it is asked for its version, after the last space of the first line if nothing else fits.
+/// The number in what a program says when it is asked for its version.
 fn version(program: &Path, flag: &str) -> anyhow::Result<String> {
     let output = Command::new(program).arg(flag).output().with_context(|| format!("no {}", program.display()))?;
     let said = [output.stdout, output.stderr].concat();

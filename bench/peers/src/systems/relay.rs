@@ -109,7 +109,7 @@ struct Worker {
 struct Tunnel {
     client: Side,
     backend: Side,
-    tls: Option<ServerConnection>,
+    tls: Option<Box<ServerConnection>>,
 }
 
 struct Side {
@@ -192,7 +192,7 @@ impl Worker {
         }
         let client = Side::new(client, self.next, &self.poll)?;
         let backend = Side::new(backend, self.next + 1, &self.poll)?;
-        self.tunnels.insert(self.next, Tunnel { client, backend, tls });
+        self.tunnels.insert(self.next, Tunnel { client, backend, tls: tls.map(Box::new) });
         self.next += 2;
         Ok(())
     }

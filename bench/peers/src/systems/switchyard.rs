@@ -1,4 +1,5 @@
-//! Switchyard, as its flags make it without a cluster. Nothing but the number of threads is set.
+//! Switchyard, as its flags make it without a cluster. Nothing but the number of threads is set, and that it logs no
+//! tunnels, as the others log no requests.
 
 use std::{
     fs, io,
@@ -43,7 +44,8 @@ impl System for Switchyard {
     }
 
     fn arguments(&self, command: &mut Command) {
-        command.args(["standalone", "--manifests", "manifests", "--threads", "2", "--admin-listen", "127.0.0.1:0"]);
+        command.args(["standalone", "--manifests", "manifests", "--threads", "2", "--log-level", "warn"]);
+        command.args(["--admin-listen", "127.0.0.1:0"]);
         command.args(["--http-listen", &HTTP.to_string(), "--https-listen", &HTTPS.to_string()]);
     }
 }
