@@ -4,6 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
 DENY_VERSION := 0.20.2
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 CACHE := $(or $(SWITCHYARD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/switchyard)
 TOOLS := $(CACHE)/tools
 HADOLINT_VERSION := 2.15.1
@@ -27,10 +28,12 @@ lint: format clippy doc deny lint-dockerfile ## The cheap checks
 .PHONY: format
 format: ## Formatting, as cargo fmt leaves it
 	cargo fmt --check
+	cargo fmt --check --manifest-path bench/peers/Cargo.toml
 
 .PHONY: clippy
 clippy: ## Clippy, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path bench/peers/Cargo.toml --target-dir $(TARGET) -- -D warnings
 
 .PHONY: doc
 doc: ## Documentation of every public item
@@ -39,6 +42,7 @@ doc: ## Documentation of every public item
 .PHONY: deny
 deny: $(DENY) ## Dependencies: bans, licences, sources
 	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
+	$(DENY) --locked --manifest-path bench/peers/Cargo.toml check --config deny.toml --hide-inclusion-graph bans licenses sources
 
 $(DENY):
 	cargo install --quiet --locked --root $(TOOLS)/cargo-deny-$(DENY_VERSION) cargo-deny --version $(DENY_VERSION)
@@ -86,3 +90,15 @@ bench-table: ## What building a table costs at 10,000 routes and 100,000 endpoin
 .PHONY: bench-apply
 bench-apply: control-plane ## From kubectl apply to the first connection served by the new table
 	cargo bench --locked --bench apply
+
+# The folder of a whole run is named after the day and the machine.
+CORES := $(or $(word $(shell nproc),one two three four five six seven eight),$(shell nproc))
+MACHINE := $(CORES)-cores
+BENCH := --out bench/runs/$(shell date +%F)-$(MACHINE)
+
+.PHONY: bench
+bench: ## Switchyard beside nginx, HAProxy and Envoy; BENCH='--systems switchyard,nginx --workloads echo-ws-64' for a part
+	cargo build --locked --release --bin switchyard
+	peers=$$(bench/peers/get.sh) && cargo run --locked --release --manifest-path bench/peers/Cargo.toml \
+	  --target-dir $(TARGET) -- --switchyard $(TARGET)/release/switchyard \
+	  --revision "$$(git describe --always --dirty)" --peers "$$peers" $(BENCH)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Cargo's runner (.cargo/config.toml): programs that need the cluster test bed run in a network namespace of their own,
-# all others run as they are.
+# Cargo's runner (.cargo/config.toml): programs that need the cluster test bed, and the benchmark of the peers, run in a
+# network namespace of their own, all others run as they are.
 #
 # The API server refuses loopback addresses in EndpointSlices. In a namespace of our own, test backends have addresses
 # that it takes (TEST-NET-1), which reach nothing else. A process namespace goes with it: whatever a test leaves
@@ -8,10 +8,10 @@
 set -euo pipefail
 
 case ${1##*/} in
-  cluster-* | apply-*) ;;
+  cluster-* | apply-* | peers) ;;
   *) exec "$@" ;;
 esac
-unshared=(unshare --net --pid --fork --kill-child)
+unshared=(unshare --net --pid --mount-proc --fork --kill-child)
 [ "$(id -u)" = 0 ] || unshared+=(--user --map-root-user)
 if ! command -v ip >/dev/null || ! "${unshared[@]}" true; then
   echo "no network namespace: that needs iproute2, and root or user namespaces" >&2

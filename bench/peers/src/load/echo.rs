@@ -1,0 +1,78 @@
+//! A backend: answers the handshake, and sends every message back when it has all of it.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use aws_lc_rs::digest;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
+
+use super::frame::{self, Head};
+
+const BACKLOG: u32 = 4096;
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+
+/// Serves until the process is ended. The name is told in the handshake.
+pub(crate) fn run(address: SocketAddr, name: &str) -> anyhow::Result<()> {
+    super::runtime()?.block_on(async {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            let name = name.to_owned();
+            tokio::task::spawn_local(async move { serve(stream, &name).await.ok() });
+        }
+    })
+}
+
+async fn serve(mut stream: TcpStream, name: &str) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = BytesMut::with_capacity(1024);
+    let end = loop {
+        anyhow::ensure!(stream.read_buf(&mut buffer).await? > 0, "closed within the handshake");
+        if let Some(end) = super::find(&buffer, END_OF_HEAD) {
+            break end + END_OF_HEAD.len();
+        }
+    };
+    stream.write_all(switch(&buffer[..end], name)?.as_bytes()).await?;
+    buffer.advance(end);
+    loop {
+        let head = Head::parse(&buffer);
+        let length = head.as_ref().map_or(1024, |head| head.length + head.payload);
+        let Some(Head { length: start, payload, mask }) = head.filter(|_| buffer.len() >= length) else {
+            buffer.reserve(length - buffer.len().min(length) + 1);
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+            continue;
+        };
+        let mask = mask.context("a client masks")?;
+        frame::apply(mask, &mut buffer[start..start + payload]);
+        // The head of the answer is the shorter one, for want of a mask: it goes right before the payload.
+        let head = frame::head(payload);
+        let first = start - head.len();
+        buffer[first..start].copy_from_slice(&head);
+        stream.write_all(&buffer[first..length]).await?;
+        buffer.advance(length);
+    }
+}
+
+fn switch(request: &[u8], name: &str) -> anyhow::Result<String> {
+    let request = std::str::from_utf8(request)?;
+    let key = super::field(request, "sec-websocket-key").context("no key")?;
+    let accept = digest::digest(
+        &digest::SHA1_FOR_LEGACY_USE_ONLY,
+        format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes(),
+    );
+    Ok(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\nX-Backend: {name}\r\n\r\n",
+        STANDARD.encode(accept)
+    ))
+}

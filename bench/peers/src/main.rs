@@ -1,0 +1,219 @@
+//! Switchyard beside its peers, under load: `make bench` runs all of it, and
+//! `make bench BENCH='--systems switchyard,nginx-tuned --workloads echo-ws-64'` one cell in seconds.
+
+mod load;
+mod measure;
+mod report;
+mod systems;
+mod workload;
+
+use std::{
+    env, fs,
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command},
+    thread,
+    time::Duration,
+};
+
+use anyhow::ensure;
+use clap::{Parser, Subcommand};
+
+use report::{Entry, Measurement, Report};
+use systems::{BACKENDS, Certificate, Programs, Running, System};
+use workload::{ALL, Extent, Workload};
+
+/// Measures Switchyard and its peers side by side.
+#[derive(Parser)]
+struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Which systems, with commas between; a * at the end stands for anything [default: all]
+    #[arg(long, value_delimiter = ',', default_value = "*", hide_default_value = true)]
+    systems: Vec<String>,
+    /// Which workloads, in the same way [default: all]
+    #[arg(long, value_delimiter = ',', default_value = "*", hide_default_value = true)]
+    workloads: Vec<String>,
+    /// How often everything is measured, the systems in turns
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How often what takes minutes is measured: the memory of thousands of tunnels
+    #[arg(long, default_value_t = 1)]
+    slow_rounds: usize,
+    /// How long one measurement lasts
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// How long its load runs before
+    #[arg(long, default_value_t = 0.5)]
+    warm_up: f64,
+    /// How long memory has to come to rest, in seconds
+    #[arg(long, default_value_t = 15.0)]
+    settle: f64,
+    /// How many tunnels are idle
+    #[arg(long, default_value_t = 9_000)]
+    tunnels: usize,
+    /// Threads of clients
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Switchyard's program
+    #[arg(long, default_value = "target/release/switchyard")]
+    switchyard: PathBuf,
+    /// What to call it besides its version, such as a commit
+    #[arg(long)]
+    revision: Option<String>,
+    /// The folder with the peers, as get.sh prints it
+    #[arg(long, default_value = ".")]
+    peers: PathBuf,
+    /// Where peers.md and peers.json are written; else, the first goes to standard output
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// What this program is besides, in processes of their own.
+#[derive(Subcommand)]
+enum Part {
+    /// An echo backend
+    #[command(hide = true)]
+    Echo { address: SocketAddr, name: String },
+    /// The reference
+    #[command(hide = true)]
+    Relay,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    match &options.part {
+        Some(Part::Echo { address, name }) => load::echo::run(*address, name),
+        Some(Part::Relay) => systems::relay::run(),
+        None => compare(&options),
+    }
+}
+
+fn compare(options: &Options) -> anyhow::Result<()> {
+    let is_ours = env::var_os("SWITCHYARD_TEST_NAMESPACE").is_some();
+    ensure!(is_ours, "this wants a network namespace of its own: cargo run, which has a runner for it");
+    // Thousands of connections come and go: more of them than there usually are ports. Ours listen below.
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")?;
+    let programs = Programs { switchyard: options.switchyard.clone(), peers: options.peers.clone() };
+    let all = systems::all(&programs)?;
+    let mut report = Report {
+        machine: machine()?,
+        arguments: env::args().skip(1).collect(),
+        systems: Vec::new(),
+        measurements: Vec::new(),
+        failures: Vec::new(),
+    };
+    let mut chosen = Vec::new();
+    for system in all.iter().filter(|system| matches(&options.systems, system.name())) {
+        match system.version() {
+            Ok(mut version) => {
+                if let Some(revision) = options.revision.as_ref().filter(|_| system.name() == "switchyard") {
+                    version = format!("{version}, {revision}");
+                }
+                report.systems.push(Entry { name: system.name(), version, is_peer: system.is_peer() });
+                chosen.push(system.as_ref());
+            }
+            Err(error) => report.fail(format!("{}: {error:#}", system.name())),
+        }
+    }
+    let _backends = Backends::start()?;
+    let certificate = Certificate::generate()?;
+    for round in 0..options.rounds {
+        measure_round(options, round, &chosen, &certificate, &mut report);
+    }
+    match &options.out {
+        Some(folder) => report.write(folder)?,
+        None => println!("{}", report.markdown()),
+    }
+    ensure!(!report.measurements.is_empty(), "nothing was measured");
+    Ok(())
+}
+
+fn measure_round(
+    options: &Options,
+    round: usize,
+    chosen: &[&dyn System],
+    certificate: &Certificate,
+    report: &mut Report,
+) {
+    let seconds = Duration::from_secs_f64;
+    let extent = Extent {
+        warm_up: seconds(options.warm_up),
+        measured: seconds(options.seconds),
+        settle: seconds(options.settle),
+        tunnels: options.tunnels,
+        threads: options.threads,
+    };
+    let is_due = |workload: &&Workload| {
+        matches(&options.workloads, workload.name) && (!workload.is_slow() || round < options.slow_rounds)
+    };
+    for workload in ALL.iter().filter(is_due) {
+        // Each has its turn at being the first.
+        let turns = chosen.iter().cycle().skip(round).take(chosen.len());
+        for system in turns.filter(|system| workload.suits(**system)) {
+            let name = system.name();
+            let measured = Running::start(*system, certificate).and_then(|running| {
+                let measured = workload.run(&running, certificate, &extent);
+                measured.map_err(|error| error.context(running.log()))
+            });
+            match measured {
+                Ok(figures) => {
+                    eprintln!("{} {:<18} {name:<12} {figures:.1?}", round + 1, workload.name);
+                    report.measurements.push(Measurement { round, workload: workload.name, system: name, figures });
+                }
+                Err(error) => report.fail(format!("{} at {name}, round {}: {error:#}", workload.name, round + 1)),
+            }
+        }
+    }
+}
+
+impl Report {
+    fn fail(&mut self, failure: String) {
+        eprintln!("failed: {failure}");
+        self.failures.push(failure);
+    }
+}
+
+/// Whether a name is one of those that were chosen.
+fn matches(chosen: &[String], name: &str) -> bool {
+    chosen.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    })
+}
+
+fn machine() -> anyhow::Result<String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("\t: an unknown processor");
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cores = thread::available_parallelism()?;
+    Ok(format!("{cores} cores of {}, Linux {}.", model.trim_start_matches(['\t', ':', ' ']), kernel.trim()))
+}
+
+/// The echo backends, which end with this.
+struct Backends(Vec<Child>);
+
+impl Backends {
+    fn start() -> anyhow::Result<Self> {
+        let program = env::current_exe()?;
+        let mut backends = Self(Vec::new());
+        for (backend, address) in BACKENDS {
+            let mut command = Command::new(&program);
+            let mut child = command.args(["echo", &address.to_string(), backend.name()]).spawn()?;
+            while TcpStream::connect(address).is_err() {
+                ensure!(child.try_wait()?.is_none(), "an echo backend has ended");
+                thread::sleep(Duration::from_millis(5));
+            }
+            backends.0.push(child);
+        }
+        Ok(backends)
+    }
+}
+
+impl Drop for Backends {
+    fn drop(&mut self) {
+        for backend in &mut self.0 {
+            backend.kill().and_then(|()| backend.wait()).ok();
+        }
+    }
+}
