@@ -345,3 +345,8 @@ fn inner_content(inner: &[u8]) -> Result<(u8, usize), Fault> {
     let end = inner.iter().rposition(|byte| *byte != 0).ok_or(Fault::Unexpected)?;
     Ok((inner[end], end))
 }
+
+#[cfg(test)]
+mod peer;
+#[cfg(test)]
+mod tests;
