@@ -268,12 +268,11 @@ impl Key {
         Ok(())
     }
 
-    /// Additional data of TLS 1.2 (RFC 5246 §6.2.3.3).
-    fn additional(&self, content: u8, length: usize) -> Result<[u8; 13], Fault> {
+    /// Additional data of TLS 1.2, which has the type and the version of the record's header (RFC 5246 §6.2.3.3).
+    fn additional(&self, header: &[u8], length: usize) -> Result<[u8; 13], Fault> {
         let mut additional = [0; 13];
         additional[..8].copy_from_slice(&self.sequence.to_be_bytes());
-        additional[8] = content;
-        additional[9..11].copy_from_slice(&LEGACY_VERSION);
+        additional[8..11].copy_from_slice(&header[..3]);
         additional[11..].copy_from_slice(&u16::try_from(length).map_err(|_| Fault::Overflow)?.to_be_bytes());
         Ok(additional)
     }
@@ -302,7 +301,7 @@ impl Key {
         let opened = if is_tls13 {
             self.aead.open_separate_gather(nonce, Aad::from(header), sealed, tag, room)
         } else {
-            let additional = self.additional(content, length)?;
+            let additional = self.additional(header, length)?;
             self.aead.open_separate_gather(nonce, Aad::from(additional), sealed, tag, room)
         };
         opened.map_err(|_| Fault::BadMac)?;
@@ -331,7 +330,7 @@ impl Key {
         let sealed = if is_tls13 {
             self.aead.seal_out_of_place_scatter(nonce, Aad::from(&*header), payload, out, &[content], trailer)
         } else {
-            let additional = self.additional(content, payload.len())?;
+            let additional = self.additional(header, payload.len())?;
             self.aead.seal_out_of_place_scatter(nonce, Aad::from(additional), payload, out, &[], trailer)
         };
         sealed.map_err(|_| Fault::Exhausted)?;

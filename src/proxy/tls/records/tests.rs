@@ -188,6 +188,27 @@ fn alerts_of_the_client_end_the_connection() {
 }
 
 #[test]
+fn a_bit_that_is_flipped_anywhere_is_noticed() {
+    for suite in 0..SUITES.len() {
+        let length = forge(suite).0.record(APPLICATION_DATA, b"payload", 0).len();
+        let ends = Ends::new(SUITES[suite]);
+        for at in 0..length {
+            let (client, mut records) = ends.connect();
+            let mut bytes = Forger::new(client).record(APPLICATION_DATA, b"payload", 0);
+            bytes[at] ^= 1 << (at % 8);
+            let end = end(&mut records, &bytes);
+            match at {
+                0 if suite < TLS12 => assert_eq!(end, Some(Err(Fault::Unexpected))),
+                // A longer record has not come yet, or never may.
+                3 => assert_eq!(end, None),
+                4 => assert!(end.is_none_or(|end| end == Err(Fault::BadMac))),
+                _ => assert_eq!(end, Some(Err(Fault::BadMac)), "{suite} {at}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_length_that_no_record_has_is_refused_at_once() {
     for suite in 0..SUITES.len() {
         let (_, mut records) = connect(suite);
