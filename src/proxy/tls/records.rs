@@ -23,6 +23,9 @@ const OVERHEAD: usize = HEADER + EXPLICIT_NONCE + 1 + TAG;
 /// What one key protects at most, in bytes: AES-GCM is good for 2^24.5 records of full size (RFC 8446 §5.5), and less
 /// than half of that is used.
 const KEY_LIMIT: u64 = 1 << 37;
+/// How many records in a row may come without payload: as many as `BoringSSL` takes. New keys above all cost far
+/// more than the few bytes that ask for them.
+const MAX_WITHOUT_PAYLOAD: u8 = 32;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -104,6 +107,8 @@ pub(in crate::proxy) struct Records {
     sealed: u64,
     /// Whether the peer has asked for new keys and not got them.
     owes_key_update: bool,
+    /// Records since the last that had payload.
+    without_payload: u8,
     kernel: KernelConnection<ServerConnectionData>,
 }
 
@@ -114,7 +119,7 @@ impl Records {
         let is_tls13 = kernel.protocol_version() == ProtocolVersion::TLSv1_3;
         let key = |(sequence, secrets): (u64, ConnectionTrafficSecrets)| Key::new(sequence, &secrets, is_tls13);
         let (opening, sealing) = (key(secrets.rx)?, key(secrets.tx)?);
-        Ok(Self { opening, sealing, is_tls13, sealed: 0, owes_key_update: false, kernel })
+        Ok(Self { opening, sealing, is_tls13, sealed: 0, owes_key_update: false, without_payload: 0, kernel })
     }
 
     /// The version's label.
@@ -148,12 +153,20 @@ impl Records {
     fn open_record(&mut self, record: &[u8], room: &mut [u8]) -> Result<Content, Fault> {
         let (content, length) = self.opening.open(record, room, self.is_tls13)?;
         let content_bytes = &room[..length];
-        match content {
-            APPLICATION_DATA => Ok(Content::Payload(length)),
-            ALERT => self.judge_alert(content_bytes),
-            HANDSHAKE => self.follow_key_update(content_bytes).map(|()| Content::Nothing),
-            _ => Err(Fault::Unexpected),
-        }
+        let content = match content {
+            APPLICATION_DATA => Content::Payload(length),
+            ALERT => self.judge_alert(content_bytes)?,
+            HANDSHAKE => self.follow_key_update(content_bytes).map(|()| Content::Nothing)?,
+            _ => return Err(Fault::Unexpected),
+        };
+        self.count_payload(&content)?;
+        Ok(content)
+    }
+
+    fn count_payload(&mut self, content: &Content) -> Result<(), Fault> {
+        self.without_payload =
+            if matches!(content, Content::Payload(1..)) { 0 } else { self.without_payload.saturating_add(1) };
+        if self.without_payload > MAX_WITHOUT_PAYLOAD { Err(Fault::Unexpected) } else { Ok(()) }
     }
 
     fn judge_alert(&self, alert: &[u8]) -> Result<Content, Fault> {

@@ -189,9 +189,9 @@ fn alerts_of_the_client_end_the_connection() {
 
 #[test]
 fn a_bit_that_is_flipped_anywhere_is_noticed() {
-    for suite in 0..SUITES.len() {
+    for (suite, name) in SUITES.iter().enumerate() {
         let length = forge(suite).0.record(APPLICATION_DATA, b"payload", 0).len();
-        let ends = Ends::new(SUITES[suite]);
+        let ends = Ends::new(*name);
         for at in 0..length {
             let (client, mut records) = ends.connect();
             let mut bytes = Forger::new(client).record(APPLICATION_DATA, b"payload", 0);
@@ -299,6 +299,42 @@ fn records_without_payload_are_skipped() {
         let (mut forger, mut records) = forge(suite);
         let wire = [&b""[..], b"one", b"", b"", b"two", b""].map(|part| forger.record(APPLICATION_DATA, part, 0));
         assert_eq!(open_all(&mut records, &wire.concat()), b"onetwo");
+    }
+}
+
+#[test]
+fn records_without_payload_are_not_taken_forever() {
+    let limit = usize::from(MAX_WITHOUT_PAYLOAD);
+    let kinds: [(u8, &[u8]); 3] =
+        [(APPLICATION_DATA, b""), (ALERT, &[WARNING, USER_CANCELED]), (ALERT, &[WARNING, 100])];
+    for suite in 0..SUITES.len() {
+        for (content, message) in kinds.iter().take(if suite < TLS12 { 2 } else { 3 }) {
+            let (mut forger, mut records) = forge(suite);
+            for _ in 0..2 {
+                let idle: Vec<_> = (0..limit).flat_map(|_| forger.record(*content, message, 0)).collect();
+                assert_eq!(open_all(&mut records, &idle), b"");
+                assert_eq!(open_all(&mut records, &forger.record(APPLICATION_DATA, b"payload", 0)), b"payload");
+            }
+            let more: Vec<_> = (0..=limit).flat_map(|_| forger.record(*content, message, 0)).collect();
+            assert_eq!(end(&mut records, &more), Some(Err(Fault::Unexpected)));
+        }
+    }
+}
+
+#[test]
+fn new_keys_are_not_made_forever() {
+    let (mut client, mut records) = connect(TLS13);
+    for updates in [MAX_WITHOUT_PAYLOAD, MAX_WITHOUT_PAYLOAD, MAX_WITHOUT_PAYLOAD + 1] {
+        let mut bytes = Vec::new();
+        for _ in 0..updates {
+            client.refresh_traffic_keys().unwrap();
+            bytes.extend(wire(&mut client));
+        }
+        let expected = if updates > MAX_WITHOUT_PAYLOAD { Some(Err(Fault::Unexpected)) } else { None };
+        assert_eq!(end(&mut records, &bytes), expected);
+        if expected.is_none() {
+            assert_eq!(open_all(&mut records, &say(&mut client, b"payload")), b"payload");
+        }
     }
 }
 
