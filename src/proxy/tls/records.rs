@@ -359,6 +359,6 @@ fn inner_content(inner: &[u8]) -> Result<(u8, usize), Fault> {
 }
 
 #[cfg(test)]
-mod peer;
+pub(in crate::proxy) mod peer;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use rustls::{
 use super::Records;
 
 /// Every suite that records may be protected with.
-pub(super) static SUITES: [SupportedCipherSuite; 6] = [
+pub(in crate::proxy) static SUITES: [SupportedCipherSuite; 6] = [
     cipher_suite::TLS13_AES_128_GCM_SHA256,
     cipher_suite::TLS13_AES_256_GCM_SHA384,
     cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -30,7 +30,7 @@ pub(super) static SUITES: [SupportedCipherSuite; 6] = [
 
 /// What both ends of connections with one suite need.
 #[derive(Clone)]
-pub(super) struct Ends {
+pub(in crate::proxy) struct Ends {
     pub client: Arc<ClientConfig>,
     pub server: Arc<ServerConfig>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Ends {
 const NAME: &str = "chat.example.com";
 
 impl Ends {
-    pub(super) fn new(suite: SupportedCipherSuite) -> Self {
+    pub(in crate::proxy) fn new(suite: SupportedCipherSuite) -> Self {
         static CERTIFICATE: OnceLock<(CertificateDer<'static>, Vec<u8>)> = OnceLock::new();
         let (certificate, key) = CERTIFICATE.get_or_init(|| {
             let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
@@ -60,14 +60,14 @@ impl Ends {
         Self { client: Arc::new(client), server: Arc::new(server) }
     }
 
-    pub(super) fn client(&self) -> ClientConnection {
+    pub(in crate::proxy) fn client(&self) -> ClientConnection {
         let mut client = ClientConnection::new(self.client.clone(), NAME.try_into().unwrap()).unwrap();
         client.set_buffer_limit(None);
         client
     }
 
     /// A client and us, behind their handshake.
-    pub(super) fn connect(&self) -> (ClientConnection, Records) {
+    pub(in crate::proxy) fn connect(&self) -> (ClientConnection, Records) {
         let mut client = self.client();
         let mut server = UnbufferedServerConnection::new(self.server.clone()).unwrap();
         let (mut to_server, mut to_client, mut room) = (Vec::new(), Vec::new(), vec![0; 1 << 16]);
@@ -96,7 +96,7 @@ impl Ends {
 }
 
 /// What a client has to send.
-pub(super) fn wire(client: &mut ClientConnection) -> Vec<u8> {
+pub(in crate::proxy) fn wire(client: &mut ClientConnection) -> Vec<u8> {
     let mut wire = Vec::new();
     while client.wants_write() {
         client.write_tls(&mut wire).unwrap();
@@ -105,13 +105,13 @@ pub(super) fn wire(client: &mut ClientConnection) -> Vec<u8> {
 }
 
 /// The records in which a client says this.
-pub(super) fn say(client: &mut ClientConnection, payload: &[u8]) -> Vec<u8> {
+pub(in crate::proxy) fn say(client: &mut ClientConnection, payload: &[u8]) -> Vec<u8> {
     client.writer().write_all(payload).unwrap();
     wire(client)
 }
 
 /// What a client hears in these records.
-pub(super) fn hear(client: &mut ClientConnection, mut wire: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+pub(in crate::proxy) fn hear(client: &mut ClientConnection, mut wire: &[u8]) -> Result<Vec<u8>, rustls::Error> {
     let mut heard = Vec::new();
     while !wire.is_empty() {
         client.read_tls(&mut wire).unwrap();
@@ -124,7 +124,7 @@ pub(super) fn hear(client: &mut ClientConnection, mut wire: &[u8]) -> Result<Vec
 }
 
 /// One who has a client's keys, and puts whatever it likes into records.
-pub(super) struct Forger {
+pub(in crate::proxy) struct Forger {
     aead: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
@@ -133,7 +133,7 @@ pub(super) struct Forger {
 }
 
 impl Forger {
-    pub(super) fn new(client: ClientConnection) -> Self {
+    pub(in crate::proxy) fn new(client: ClientConnection) -> Self {
         let is_tls13 = client.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let (sequence, secrets) = client.dangerous_extract_secrets().unwrap().tx;
         let (algorithm, key, iv) = match &secrets {
@@ -148,7 +148,7 @@ impl Forger {
     }
 
     /// A record of this content, in TLS 1.3 with so many zeros behind it.
-    pub(super) fn record(&mut self, content: u8, payload: &[u8], padding: usize) -> Vec<u8> {
+    pub(in crate::proxy) fn record(&mut self, content: u8, payload: &[u8], padding: usize) -> Vec<u8> {
         let mut body = payload.to_vec();
         if !self.is_tls13 {
             return self.seal(content, body);
@@ -159,7 +159,7 @@ impl Forger {
     }
 
     /// A record with this inside.
-    pub(super) fn seal(&mut self, outer: u8, mut body: Vec<u8>) -> Vec<u8> {
+    pub(in crate::proxy) fn seal(&mut self, outer: u8, mut body: Vec<u8>) -> Vec<u8> {
         let number = self.sequence.to_be_bytes();
         self.sequence += 1;
         let mut nonce = [0; 12];
