@@ -141,6 +141,21 @@ async fn a_client_without_a_suite_in_common_is_told() {
 }
 
 #[tokio::test]
+async fn a_record_that_was_tampered_with_is_answered_with_an_alert_at_once() {
+    for suite in [TLS13, TLS12] {
+        let (mut client, mut socket, mut stream) = connect(suite).await;
+        let mut bytes = say(&mut client, b"payload");
+        *bytes.last_mut().unwrap() ^= 1;
+        socket.write_all(&bytes).await.unwrap();
+        let error = stream.read(&mut [0; 16]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        drop(stream);
+        let error = receive(&mut client, &mut socket, 1).await.unwrap_err();
+        assert_eq!(error, Error::AlertReceived(AlertDescription::BadRecordMac));
+    }
+}
+
+#[tokio::test]
 async fn both_ends_may_close_in_order() {
     for suite in [TLS13, TLS12] {
         let (mut client, mut socket, mut stream) = connect(suite).await;
