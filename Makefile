@@ -10,6 +10,9 @@ TOOLS := $(CACHE)/tools
 HADOLINT_VERSION := 2.15.1
 HADOLINT := $(TOOLS)/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 DENY := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+FUZZ_VERSION := 0.13.2
+FUZZ := $(TOOLS)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
+FUZZ_SECONDS ?= 60
 
 .PHONY: help
 help: ## List what there is to run
@@ -29,11 +32,13 @@ lint: format clippy doc deny lint-dockerfile ## The cheap checks
 format: ## Formatting, as cargo fmt leaves it
 	cargo fmt --check
 	cargo fmt --check --manifest-path bench/peers/Cargo.toml
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 .PHONY: clippy
 clippy: ## Clippy, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --manifest-path bench/peers/Cargo.toml --target-dir $(TARGET) -- -D warnings
+	cargo clippy --locked --manifest-path fuzz/Cargo.toml --target-dir $(TARGET) -- -D warnings
 
 .PHONY: doc
 doc: ## Documentation of every public item
@@ -62,6 +67,16 @@ test-offline: ## Unit tests and golden files
 .PHONY: test-proxy
 test-proxy: ## The proxy over loopback, byte for byte
 	cargo test --locked --test proxy
+
+.PHONY: fuzz
+fuzz: $(FUZZ) ## Fuzz what reads bytes of strangers, each target for FUZZ_SECONDS (60)
+	for target in $$($(FUZZ) list); do \
+		$(FUZZ) run --sanitizer none "$$target" -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
+	done
+
+# There is no unsafe code that a sanitizer could watch, and without one the stable compiler does.
+$(FUZZ):
+	cargo install --quiet --locked --root $(TOOLS)/cargo-fuzz-$(FUZZ_VERSION) cargo-fuzz --version $(FUZZ_VERSION)
 
 .PHONY: test-clients
 test-clients: ## Real clients from other ecosystems: Node and Python

@@ -23,6 +23,9 @@ const OVERHEAD: usize = HEADER + EXPLICIT_NONCE + 1 + TAG;
 /// What one key protects at most, in bytes: AES-GCM is good for 2^24.5 records of full size (RFC 8446 §5.5), and less
 /// than half of that is used.
 const KEY_LIMIT: u64 = 1 << 37;
+/// How many records in a row may come without payload: as many as `BoringSSL` takes. New keys above all cost far
+/// more than the few bytes that ask for them.
+const MAX_WITHOUT_PAYLOAD: u8 = 32;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -104,6 +107,8 @@ pub(in crate::proxy) struct Records {
     sealed: u64,
     /// Whether the peer has asked for new keys and not got them.
     owes_key_update: bool,
+    /// Records since the last that had payload.
+    without_payload: u8,
     kernel: KernelConnection<ServerConnectionData>,
 }
 
@@ -114,7 +119,7 @@ impl Records {
         let is_tls13 = kernel.protocol_version() == ProtocolVersion::TLSv1_3;
         let key = |(sequence, secrets): (u64, ConnectionTrafficSecrets)| Key::new(sequence, &secrets, is_tls13);
         let (opening, sealing) = (key(secrets.rx)?, key(secrets.tx)?);
-        Ok(Self { opening, sealing, is_tls13, sealed: 0, owes_key_update: false, kernel })
+        Ok(Self { opening, sealing, is_tls13, sealed: 0, owes_key_update: false, without_payload: 0, kernel })
     }
 
     /// The version's label.
@@ -148,12 +153,20 @@ impl Records {
     fn open_record(&mut self, record: &[u8], room: &mut [u8]) -> Result<Content, Fault> {
         let (content, length) = self.opening.open(record, room, self.is_tls13)?;
         let content_bytes = &room[..length];
-        match content {
-            APPLICATION_DATA => Ok(Content::Payload(length)),
-            ALERT => self.judge_alert(content_bytes),
-            HANDSHAKE => self.follow_key_update(content_bytes).map(|()| Content::Nothing),
-            _ => Err(Fault::Unexpected),
-        }
+        let content = match content {
+            APPLICATION_DATA => Content::Payload(length),
+            ALERT => self.judge_alert(content_bytes)?,
+            HANDSHAKE => self.follow_key_update(content_bytes).map(|()| Content::Nothing)?,
+            _ => return Err(Fault::Unexpected),
+        };
+        self.count_payload(&content)?;
+        Ok(content)
+    }
+
+    fn count_payload(&mut self, content: &Content) -> Result<(), Fault> {
+        self.without_payload =
+            if matches!(content, Content::Payload(1..)) { 0 } else { self.without_payload.saturating_add(1) };
+        if self.without_payload > MAX_WITHOUT_PAYLOAD { Err(Fault::Unexpected) } else { Ok(()) }
     }
 
     fn judge_alert(&self, alert: &[u8]) -> Result<Content, Fault> {
@@ -268,12 +281,11 @@ impl Key {
         Ok(())
     }
 
-    /// Additional data of TLS 1.2 (RFC 5246 §6.2.3.3).
-    fn additional(&self, content: u8, length: usize) -> Result<[u8; 13], Fault> {
+    /// Additional data of TLS 1.2, which has the type and the version of the record's header (RFC 5246 §6.2.3.3).
+    fn additional(&self, header: &[u8], length: usize) -> Result<[u8; 13], Fault> {
         let mut additional = [0; 13];
         additional[..8].copy_from_slice(&self.sequence.to_be_bytes());
-        additional[8] = content;
-        additional[9..11].copy_from_slice(&LEGACY_VERSION);
+        additional[8..11].copy_from_slice(&header[..3]);
         additional[11..].copy_from_slice(&u16::try_from(length).map_err(|_| Fault::Overflow)?.to_be_bytes());
         Ok(additional)
     }
@@ -302,7 +314,7 @@ impl Key {
         let opened = if is_tls13 {
             self.aead.open_separate_gather(nonce, Aad::from(header), sealed, tag, room)
         } else {
-            let additional = self.additional(content, length)?;
+            let additional = self.additional(header, length)?;
             self.aead.open_separate_gather(nonce, Aad::from(additional), sealed, tag, room)
         };
         opened.map_err(|_| Fault::BadMac)?;
@@ -331,7 +343,7 @@ impl Key {
         let sealed = if is_tls13 {
             self.aead.seal_out_of_place_scatter(nonce, Aad::from(&*header), payload, out, &[content], trailer)
         } else {
-            let additional = self.additional(content, payload.len())?;
+            let additional = self.additional(header, payload.len())?;
             self.aead.seal_out_of_place_scatter(nonce, Aad::from(additional), payload, out, &[], trailer)
         };
         sealed.map_err(|_| Fault::Exhausted)?;
@@ -345,3 +357,8 @@ fn inner_content(inner: &[u8]) -> Result<(u8, usize), Fault> {
     let end = inner.iter().rposition(|byte| *byte != 0).ok_or(Fault::Unexpected)?;
     Ok((inner[end], end))
 }
+
+#[cfg(test)]
+pub(in crate::proxy) mod peer;
+#[cfg(test)]
+mod tests;

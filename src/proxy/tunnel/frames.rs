@@ -243,3 +243,8 @@ pub fn control_frame(opcode: Opcode, payload: &[u8], key: Option<[u8; MASK]>) ->
     }
     frame
 }
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;

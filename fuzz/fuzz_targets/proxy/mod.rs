@@ -1,0 +1,16 @@
+//! As in the package above, since the record layer is visible in the proxy only.
+
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../../src/proxy/tls/records/peer.rs"]
+mod peer;
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../../src/proxy/tls/records.rs"]
+mod records;
+
+mod session;
+
+pub use session::{Step, run};
+
+use records::Records;
