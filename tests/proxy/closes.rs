@@ -342,7 +342,9 @@ async fn a_reader_that_takes_nothing_is_cut_when_we_end() {
     let settings = Settings { close_timeout: SHORT, drain_window: Duration::ZERO, ..Settings::default() };
     let mut harness = Harness::start(table(rule(&[backend.own_endpoint()])), settings);
     let (client, mut peer) = open(&harness, &backend).await;
-    let chunk = from_server(BINARY, vec![7; 1 << 20]);
+    // One frame that is longer than what all sockets together hold.
+    peer.send([&[0x82, 127], (1_u64 << 40).to_be_bytes().as_slice()].concat()).await;
+    let chunk = vec![7; 1 << 20];
     while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), peer.stream.write(&chunk)).await {
         written.unwrap();
     }
