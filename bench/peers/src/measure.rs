@@ -52,7 +52,7 @@ fn processes() -> HashMap<i32, Process> {
     ids.filter_map(|id| Some((id, stat(id)?))).collect()
 }
 
-/// Reads /proc/ID/stat (proc_pid_stat(5)); nothing if the process has ended.
+/// Reads `/proc/ID/stat` (`proc_pid_stat(5)`); nothing if the process has ended.
 fn stat(id: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The second field is a name, which may contain anything; the third follows its last parenthesis.

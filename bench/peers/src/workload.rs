@@ -160,14 +160,14 @@ impl Cell<'_> {
         load.record();
         sleep(self.extent.measured);
         load.pause();
-        let (cpu, time) = (self.running.cpu() - cpu, start.elapsed());
+        let (cpu, time) = (self.running.cpu().saturating_sub(cpu), start.elapsed());
         let mut stats = load.end()?;
         let units = stats.times.len() as f64;
         ensure!(units > 0.0, "nothing was done");
         let mut sample = Sample::from([
             ("per_second", units / time.as_secs_f64()),
-            ("p50_us", stats.percentile(50.0)),
-            ("p99_us", stats.percentile(99.0)),
+            ("p50_us", stats.percentile(50)),
+            ("p99_us", stats.percentile(99)),
         ]);
         if self.running.root().is_some() {
             sample.insert("cpu_us", cpu.as_secs_f64() * 1e6 / units);
@@ -201,7 +201,7 @@ impl Cell<'_> {
         let (start, cpu) = (Instant::now(), self.running.cpu());
         load.record();
         load.reconnect()?;
-        let (cpu, time) = (self.running.cpu() - cpu, start.elapsed());
+        let (cpu, time) = (self.running.cpu().saturating_sub(cpu), start.elapsed());
         let mut stats = load.end()?;
         sleep(self.extent.settle);
         let left = self.running.memory() - empty;
@@ -210,7 +210,7 @@ impl Cell<'_> {
             ("left_mib", mebibytes(left)),
             ("storm_cpu_us", cpu.as_secs_f64() * 1e6 / self.extent.tunnels as f64),
             ("storm_s", time.as_secs_f64()),
-            ("storm_p99_us", stats.percentile(99.0)),
+            ("storm_p99_us", stats.percentile(99)),
         ]))
     }
 
@@ -238,8 +238,8 @@ impl Cell<'_> {
         }
         Ok(Sample::from([
             ("growth_mib", mebibytes(after - before)),
-            ("gap_ms", stats.percentile(100.0) / 1e3),
-            ("effect_ms", effects.percentile(50.0) / 1e3),
+            ("gap_ms", stats.percentile(100) / 1e3),
+            ("effect_ms", effects.percentile(50) / 1e3),
             ("processes", processes as f64),
         ]))
     }

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use rustls::{
-    ServerConfig,
+    ProtocolVersion, ServerConfig,
     server::{Accepted, Acceptor, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
 };
@@ -82,6 +82,10 @@ impl Started {
         if let Some(error) = failure {
             let _ = self.send(&mut to_send).await;
             return Err(invalid(error));
+        }
+        // The client of TLS 1.2 waits for it; in TLS 1.3 it is tickets, for which nobody waits.
+        if connection.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+            self.send(&mut to_send).await?;
         }
         let records = Records::take_over(connection).map_err(invalid)?;
         Ok(Stream::secured(self.socket, records, &self.received, &to_send))

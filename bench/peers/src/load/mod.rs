@@ -70,9 +70,9 @@ pub(crate) struct Stats {
 
 impl Stats {
     /// Microseconds that so many percent of the units did not exceed.
-    pub(crate) fn percentile(&mut self, percent: f64) -> f64 {
+    pub(crate) fn percentile(&mut self, percent: usize) -> f64 {
         self.times.sort_unstable();
-        let rank = (self.times.len() as f64 * percent / 100.0).ceil() as usize;
+        let rank = (self.times.len() * percent).div_ceil(100);
         self.times.get(rank.max(1) - 1).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
     }
 }
@@ -144,7 +144,9 @@ impl Load {
 
 /// A runtime for one thread: no client waits for another thread's lock.
 pub(crate) fn runtime() -> anyhow::Result<LocalRuntime> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?)
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?)
 }
 
 fn clients(

@@ -185,7 +185,7 @@ impl<'a> Running<'a> {
 
     /// The first of its processes.
     pub(crate) fn root(&self) -> Option<Pid> {
-        self.child.as_ref().map(|child| Pid::from_child(child))
+        self.child.as_ref().map(Pid::from_child)
     }
 
     /// CPU time so far.
