@@ -47,7 +47,8 @@ doc: ## Documentation of every public item
 .PHONY: deny
 deny: $(DENY) ## Dependencies: bans, licences, sources
 	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
-	$(DENY) --locked --manifest-path bench/peers/Cargo.toml check --config deny.toml --hide-inclusion-graph bans licenses sources
+	$(DENY) --locked --config deny.toml --manifest-path bench/peers/Cargo.toml check --hide-inclusion-graph bans licenses sources
+	$(DENY) --locked --config deny.toml --manifest-path fuzz/Cargo.toml check --hide-inclusion-graph bans licenses sources
 
 $(DENY):
 	cargo install --quiet --locked --root $(TOOLS)/cargo-deny-$(DENY_VERSION) cargo-deny --version $(DENY_VERSION)
