@@ -17,6 +17,8 @@ from common import compare, plan
 from frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, Connection, Socket, frame
 
 ENDLESS = itertools.repeat(1)
+# What the proxy cannot judge yet: it arrives when there is more, or at the end.
+HELD = {"1 bytes of a frame", "2 bytes of a frame", "3 bytes of a frame", "half a ping", "half a close"}
 
 
 def scripts(mask):
@@ -49,11 +51,11 @@ def scripts(mask):
     }
 
 
-async def from_the_server(url, script, end, one_by_one):
+async def from_the_server(url, script, before_the_end, end, one_by_one):
     query = {"send": script.hex(), "end": end} | ({"one_by_one": "yes"} if one_by_one else {})
     socket = await Socket.open(url, query="?" + urllib.parse.urlencode(query))
     connection = socket.connection
-    await connection.until(lambda: len(connection.received) >= len(script))
+    await connection.until(lambda: len(connection.received) >= before_the_end)
     await socket.send(b"seen")
     await connection.until(lambda: False)
     connection.transport.abort()
@@ -92,7 +94,8 @@ def cases(url, server):
         for name, script in scripts(mask=False).items():
             # Longer ones would not fit into a request.
             if len(script) < 1000:
-                yield f"the server sends {name}, {how}", from_the_server(url, script, end, one_by_one)
+                before_the_end = 0 if name in HELD and url != server else len(script)
+                yield f"the server sends {name}, {how}", from_the_server(url, script, before_the_end, end, one_by_one)
         for name, script in scripts(mask=True).items():
             if len(script) < 1000 or not one_by_one:
                 yield f"the client sends {name}, {how}", from_the_client(url, server, script, end, one_by_one)

@@ -89,6 +89,20 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+/// What this was told, but for where things are on this machine.
+fn told() -> Vec<String> {
+    let mut arguments = env::args().skip(1);
+    let mut told = Vec::new();
+    while let Some(argument) = arguments.next() {
+        if ["--switchyard", "--peers", "--out", "--revision"].contains(&argument.as_str()) {
+            arguments.next();
+        } else {
+            told.push(argument);
+        }
+    }
+    told
+}
+
 fn compare(options: &Options) -> anyhow::Result<()> {
     let is_ours = env::var_os("SWITCHYARD_TEST_NAMESPACE").is_some();
     ensure!(is_ours, "this wants a network namespace of its own: cargo run, which has a runner for it");
@@ -98,7 +112,7 @@ fn compare(options: &Options) -> anyhow::Result<()> {
     let all = systems::all(&programs)?;
     let mut report = Report {
         machine: machine()?,
-        arguments: env::args().skip(1).collect(),
+        arguments: told(),
         systems: Vec::new(),
         measurements: Vec::new(),
         failures: Vec::new(),
