@@ -82,7 +82,7 @@ pub fn prepare(arguments: &ServeArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The runtime of the main thread, which accepts connections and hands them to those that serve them.
+/// The runtime of the main thread. Connections are served by threads with runtimes of their own.
 ///
 /// # Errors
 /// When the system refuses what it needs.
