@@ -94,7 +94,7 @@ struct Shared {
     pool: Arc<pool::Pool>,
     identities: Arc<tls::Identities>,
     phase: watch::Receiver<Phase>,
-    /// Connections and tunnels.
+    /// Connections and tunnels of all threads: their number is limited, and the last of them is waited for.
     tasks: TaskTracker,
     /// Cuts the connections that did not end in time.
     cut: CancellationToken,
@@ -108,8 +108,8 @@ impl Proxy {
     /// When the threads cannot be started. Nothing has been served then.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let (phase, receiver) = watch::channel(Phase::Serving);
-        let (identities, cut) = (Arc::default(), CancellationToken::new());
-        let share = || self.share(&identities, &receiver, &cut);
+        let (identities, tasks, cut) = Default::default();
+        let share = || self.share(&identities, &receiver, &tasks, &cut);
         let workers = Workers::start(self.settings.threads, share)?;
         let mut accepting = tokio::task::JoinSet::new();
         let more = workers.len() - 1;
@@ -126,7 +126,7 @@ impl Proxy {
         tokio::time::sleep(self.settings.shutdown_delay).await;
         phase.send_replace(Phase::Stopping);
         while accepting.join_next().await.is_some() {}
-        self.end(&workers, &cut).await;
+        self.end(&tasks, &cut).await;
         workers.stop();
         Ok(())
     }
@@ -135,28 +135,29 @@ impl Proxy {
         &self,
         identities: &Arc<tls::Identities>,
         phase: &watch::Receiver<Phase>,
+        tasks: &TaskTracker,
         cut: &CancellationToken,
     ) -> Shared {
         let Self { table, session_keys, settings, metrics, tunnels } = self.clone();
         let pool = pool::Pool::new(&settings);
-        let (identities, phase, cut) = (identities.clone(), phase.clone(), cut.clone());
-        let tasks = TaskTracker::new();
+        let (identities, phase, tasks, cut) = (identities.clone(), phase.clone(), tasks.clone(), cut.clone());
         Shared { table, session_keys, settings, metrics, tunnels, pool, identities, phase, tasks, cut }
     }
 
     /// Ends what is open, spread over the drain window.
-    async fn end(&self, workers: &Workers, cut: &CancellationToken) {
+    async fn end(&self, tasks: &TaskTracker, cut: &CancellationToken) {
+        tasks.close();
         let window = self.settings.drain_window;
         // A request may take its grace, and a tunnel that ends last takes time to end in order.
         let grace = self.settings.request_grace.max(2 * self.settings.close_timeout + self.settings.linger_timeout);
         let drained = async {
             self.tunnels.drain(window).await;
-            workers.drained().await;
+            tasks.wait().await;
         };
         if tokio::time::timeout(window + grace, drained).await.is_err() {
             cut.cancel();
             self.tunnels.end_all();
-            let _ = tokio::time::timeout(2 * self.settings.linger_timeout, workers.drained()).await;
+            let _ = tokio::time::timeout(2 * self.settings.linger_timeout, tasks.wait()).await;
         }
     }
 }

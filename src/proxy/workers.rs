@@ -37,14 +37,6 @@ impl Workers {
         self.workers.iter().map(|worker| (&worker.handle, &worker.shared))
     }
 
-    /// Waits until all connections have ended.
-    pub(super) async fn drained(&self) {
-        for Worker { shared, .. } in &self.workers {
-            shared.tasks.close();
-            shared.tasks.wait().await;
-        }
-    }
-
     /// Ends the threads, and drops what still runs there.
     pub(super) fn stop(self) {
         self.over.cancel();

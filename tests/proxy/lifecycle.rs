@@ -371,6 +371,29 @@ async fn a_tunnel_is_logged_once_when_it_opens_and_once_when_it_closes_without_s
 }
 
 #[tokio::test]
+async fn the_limit_of_connections_holds_for_all_threads_together() {
+    let settings = Settings { threads: 2, max_connections: 1, ..Settings::default() };
+    let harness = Harness::start(RouteTable::default(), settings);
+    let request = format!("HEAD / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let (mut first, head) = harness.ask(&request).await;
+    assert_eq!(head.status(), 404);
+    let mut waiting = Vec::new();
+    for _ in 0..16 {
+        // The kernel shares these out over both threads.
+        let mut late = harness.client().await;
+        late.send(&request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        waiting.push(late);
+    }
+    first.send(&request).await;
+    assert_eq!(first.head().await.status(), 404);
+    assert!(harness.counted(r#"requests_total{namespace="",route="",code="404"} 2"#), "the others wait");
+    drop(first);
+    for mut late in waiting {
+        assert_eq!(late.head().await.status(), 404);
+    }
+}
+
+#[tokio::test]
 async fn at_the_limit_of_connections_clients_wait_until_others_have_ended() {
     let settings = Settings { max_connections: 1, ..Settings::default() };
     let harness = Harness::start(RouteTable::default(), settings);
