@@ -386,7 +386,9 @@ async fn the_limit_of_connections_holds_for_all_threads_together() {
     }
     first.send(&request).await;
     assert_eq!(first.head().await.status(), 404);
-    assert!(harness.counted(r#"requests_total{namespace="",route="",code="404"} 2"#), "the others wait");
+    // The other thread may have been waiting for a connection already; it takes that one, and no more.
+    let served = |count| harness.counted(&format!(r#"requests_total{{namespace="",route="",code="404"}} {count}"#));
+    assert!(served(2) || served(3), "the others wait");
     drop(first);
     for mut late in waiting {
         assert_eq!(late.head().await.status(), 404);
