@@ -133,7 +133,8 @@ pub(super) async fn accept(proxy: Arc<Shared>, listener: Listener) {
 }
 
 /// Waits until another connection may be served. At the limit nothing is accepted: clients wait in the kernel's queue,
-/// and file descriptors are left for backends, for the admin port and for what is read from files.
+/// and file descriptors are left for backends, for the admin port and for what is read from files. A thread that waits
+/// for a connection when the limit is reached still takes one.
 async fn room(proxy: &Shared) {
     if proxy.tasks.len() < proxy.settings.max_connections {
         return;
