@@ -29,7 +29,7 @@ use super::settings::Settings;
 
 /// What a client may send ahead while its request is being answered. One that sends more is no longer looked after
 /// until then.
-const MAX_AHEAD: usize = 16 * 1024;
+pub(super) const MAX_AHEAD: usize = 16 * 1024;
 
 const IDLE: u8 = 0;
 const BUSY: u8 = 1;
@@ -107,26 +107,24 @@ pub(super) struct ClientIo<S> {
     pub(super) timed_out: Option<Wait>,
     /// Whether hyper's own answer to a head that it could not read was swallowed. It has no body and no reason.
     pub(super) muted: bool,
-    /// What the next wait between requests is for.
-    between: Wait,
     /// Whether TLS has bytes that the client's socket did not take.
     unflushed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
-    pub(super) fn new(stream: S, stage: Arc<Stage>, limits: Limits) -> Self {
-        let timer = Box::pin(tokio::time::sleep(limits.head));
+    /// The first request has to have come by `deadline`.
+    pub(super) fn new(stream: S, stage: Arc<Stage>, limits: Limits, deadline: Instant) -> Self {
+        let timer = Box::pin(tokio::time::sleep_until(deadline));
         Self {
             stream,
             stage,
             limits,
             ahead: BytesMut::new(),
             ended: false,
-            waiting: None,
+            waiting: Some(Wait::Head),
             timer,
             timed_out: None,
             muted: false,
-            between: Wait::Head,
             unflushed: false,
         }
     }
@@ -152,8 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
             return self.poll_progress(cx);
         }
         if self.waiting.is_none() {
-            let wait = std::mem::replace(&mut self.between, Wait::Next);
-            self.wait_for(wait);
+            self.wait_for(Wait::Next);
         }
         self.poll_timer(cx)
     }
@@ -181,7 +178,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
     fn received(&mut self) {
         self.progressed();
         if self.stage.now() != BUSY && self.waiting != Some(Wait::Head) {
-            self.between = Wait::Next;
             self.wait_for(Wait::Head);
         }
     }

@@ -7,22 +7,24 @@ use std::{
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
 
 use super::{
     Phase, Shared,
     client_io::{ClientIo, Limits, Stage, Wait},
+    direct::{self, Opened},
     error::Refusal,
     reached, reply,
     service::Service,
     stream::{self, Stream},
     tls::Peer,
     tunnel::Tunnel,
+    upgrade::Begun,
 };
 
 /// What a head may have.
 const MAX_HEAD: usize = 64 * 1024;
-const MAX_FIELDS: usize = 100;
+pub(super) const MAX_FIELDS: usize = 100;
 /// What hyper and the `http` crate take for a target.
 const MAX_TARGET: usize = 65_534;
 
@@ -37,15 +39,33 @@ fn server() -> http1::Builder {
 
 /// Serves a connection until it ends or becomes a tunnel, which then runs as a task of its own.
 pub(super) async fn serve(proxy: Arc<Shared>, client: Stream, peer: Peer) {
+    let deadline = Instant::now() + proxy.settings.head_timeout;
+    let mut phase = proxy.phase.clone();
+    match direct::open(&proxy, client, &peer, deadline, &mut phase).await {
+        Opened::Tunnel(tunnel) => drop(proxy.tasks.spawn(tunnel.run())),
+        // Boxed, so that the connections that end above do not carry what hyper needs.
+        Opened::Http(client, begun) => Box::pin(serve_http(proxy, client, peer, begun, deadline, phase)).await,
+        Opened::Gone => {}
+    }
+}
+
+async fn serve_http(
+    proxy: Arc<Shared>,
+    client: Stream,
+    peer: Peer,
+    begun: Option<Begun>,
+    deadline: Instant,
+    mut phase: watch::Receiver<Phase>,
+) {
     let stage = Arc::new(Stage::default());
-    let io = ClientIo::new(client, stage.clone(), Limits::from(&proxy.settings));
-    let service = Arc::new(Service { proxy: proxy.clone(), peer, stage, opening: Mutex::default() });
+    let io = ClientIo::new(client, stage.clone(), Limits::from(&proxy.settings), deadline);
+    let service =
+        Arc::new(Service { proxy: proxy.clone(), peer, stage, begun: Mutex::new(begun), opening: Mutex::default() });
     let answer = {
         let service = service.clone();
         service_fn(move |request| service.clone().answer(request))
     };
     let mut connection = server().serve_connection(TokioIo::new(io), answer);
-    let mut phase = proxy.phase.clone();
     let stopped = tokio::select! {
         served = &mut connection => Some(served),
         () = reached(&mut phase, Phase::Stopping) => None,
@@ -60,10 +80,10 @@ pub(super) async fn serve(proxy: Arc<Shared>, client: Stream, peer: Peer) {
     let opening = service.opening.lock().expect("no holder panics").take();
     match (served, opening) {
         (Ok(()), Some(opening)) => {
-            let (client, ahead) = parts.io.into_inner().into_inner();
-            let early = [&parts.read_buf[..], &ahead].concat();
+            let (mut client, ahead) = parts.io.into_inner().into_inner();
+            client.unread(&[&parts.read_buf[..], &ahead].concat());
             drop((parts.read_buf, ahead));
-            let tunnel = Tunnel::open(&proxy.tunnels, proxy.metrics.clone(), client, &early, *opening);
+            let tunnel = Tunnel::open(&proxy.tunnels, proxy.metrics.clone(), client, *opening);
             proxy.tasks.spawn(tunnel.run());
         }
         (served, _) => finish(&proxy, parts.io.into_inner(), &parts.read_buf, served.err()).await,
@@ -117,8 +137,9 @@ fn answered_by_hyper(refusal: &Refusal) -> bool {
     !matches!(refusal, Refusal::HeadTimeout | Refusal::HttpVersion)
 }
 
+/// Whether it is the target that makes a head too large: it is too long, or all that was read of the head ends in it.
 fn target_is_too_long(head: &[u8]) -> bool {
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or(head);
-    let target = line.split(|byte| *byte == b' ').nth(1);
-    target.is_some_and(|target| target.len() > MAX_TARGET)
+    let mut parts = head.split(|byte| matches!(byte, b' ' | b'\r'));
+    let (_method, target, rest) = (parts.next(), parts.next(), parts.next());
+    target.is_some_and(|target| target.len() > MAX_TARGET || rest.is_none())
 }

@@ -8,10 +8,7 @@ use http::{
     },
 };
 
-use super::{
-    error::Refusal,
-    handshake::{has_token, tokens},
-};
+use super::{error::Refusal, fields::Fields};
 
 /// Fields that are meant for the next hop only. `Proxy` is no field at all, but CGI makes a variable of it that
 /// libraries believe.
@@ -43,7 +40,7 @@ const KEPT: [HeaderName; 7] = [
 
 /// Removes what ends here from a request, and issues anew what the next hop must know.
 pub(super) fn request_fields(headers: &mut HeaderMap) {
-    let (trailers, chunked) = (has_token(headers, &TE, "trailers"), headers.contains_key(TRANSFER_ENCODING));
+    let (trailers, chunked) = (headers.has_token(&TE, "trailers"), headers.contains_key(TRANSFER_ENCODING));
     strip(headers);
     if trailers {
         // A sender of TE names it in Connection (RFC 9110 §10.1.4).
@@ -83,17 +80,14 @@ fn answer_fields(headers: &mut HeaderMap) {
 
 /// Removes the fields for the next hop, and those that `Connection` names. `Trailer` stays: it announces what is
 /// passed on.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> =
-        tokens(headers.get_all(CONNECTION).iter()).filter_map(|name| name.parse().ok()).collect();
-    let trailer: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        if !KEPT.contains(name) {
-            headers.remove(name);
-        }
+pub(super) fn strip(fields: &mut impl Fields) {
+    let named: Vec<HeaderName> = fields.tokens(&CONNECTION).filter_map(|name| name.parse().ok()).collect();
+    let trailer: Vec<Vec<u8>> = fields.lines(&TRAILER).map(<[u8]>::to_vec).collect();
+    for name in named.iter().filter(|name| !KEPT.contains(name)).chain(&HOP_BY_HOP) {
+        fields.remove(name);
     }
     for value in trailer {
-        headers.append(TRAILER, value);
+        fields.add(TRAILER, value);
     }
 }
 

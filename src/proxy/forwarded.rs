@@ -1,11 +1,11 @@
 //! What backends are told about the client: `X-Forwarded-*` and `Forwarded` (RFC 7239).
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
+use http::{HeaderName, header::FORWARDED};
 use ipnet::IpNet;
 
-use super::handshake::tokens;
+use super::fields::{Fields, visible};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -32,8 +32,8 @@ impl Hop<'_> {
 }
 
 /// Whether the client came over TLS, to us or to a trusted proxy before us.
-pub(super) fn is_secure(headers: &HeaderMap, tls: bool, trusted: bool) -> bool {
-    tls || (trusted && said_scheme(headers).is_some_and(|scheme| is_tls(&scheme)))
+pub(super) fn is_secure(fields: &impl Fields, tls: bool, trusted: bool) -> bool {
+    tls || (trusted && said_scheme(fields).is_some_and(|scheme| is_tls(&scheme)))
 }
 
 fn is_tls(scheme: &str) -> bool {
@@ -42,19 +42,19 @@ fn is_tls(scheme: &str) -> bool {
 
 /// The scheme that the proxy before us says the client used. `X-Forwarded-Proto` goes first: we pass it on as it was
 /// given, while our own element of `Forwarded` tells of our hop only.
-fn said_scheme(headers: &HeaderMap) -> Option<String> {
-    said(headers, &PROTO).map(str::to_owned).or_else(|| forwarded_scheme(headers))
+fn said_scheme(fields: &impl Fields) -> Option<String> {
+    said(fields, &PROTO).map(str::to_owned).or_else(|| forwarded_scheme(fields))
 }
 
 /// What the proxy before us wrote into a field: the last value, since it may have appended to what the client sent.
-fn said<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    tokens(headers.get_all(name).iter()).filter(|value| !value.is_empty()).last()
+fn said<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> Option<&'a str> {
+    fields.tokens(name).filter(|value| !value.is_empty()).last()
 }
 
 /// `proto` of the last element of `Forwarded`. Nothing, where a client left a quotation open to swallow what the
 /// proxy has appended.
-fn forwarded_scheme(headers: &HeaderMap) -> Option<String> {
-    let lines: Option<Vec<&str>> = headers.get_all(FORWARDED).iter().map(|line| line.to_str().ok()).collect();
+fn forwarded_scheme(fields: &impl Fields) -> Option<String> {
+    let lines: Option<Vec<&str>> = fields.lines(&FORWARDED).map(visible).collect();
     let line = lines?.join(",");
     let last = *split_unquoted(&line, ',')?.last()?;
     split_unquoted(last, ';')?.into_iter().find_map(|pair| {
@@ -76,12 +76,13 @@ fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
 }
 
 /// The address of the client: the last one in `X-Forwarded-For` that no trusted proxy has, where the peer is one.
-pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted_proxies: &[IpNet]) -> IpAddr {
+pub(super) fn client(fields: &impl Fields, peer: IpAddr, trusted_proxies: &[IpNet]) -> IpAddr {
     let trusted = |address: &IpAddr| trusted_proxies.iter().any(|net| net.contains(address));
     if !trusted(&peer) {
         return peer;
     }
-    let said: Vec<&str> = tokens(headers.get_all(FOR).iter()).collect();
+    let name = FOR;
+    let said: Vec<&str> = fields.tokens(&name).collect();
     let mut client = peer;
     for address in said.into_iter().rev() {
         let Ok(address) = address.parse::<IpAddr>() else { break };
@@ -94,43 +95,43 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted_proxies: &[IpNet
 }
 
 /// Tells the backend about the request's way. What an untrusted peer sent under these names goes.
-pub(super) fn set(headers: &mut HeaderMap, hop: &Hop<'_>) {
+pub(super) fn set(fields: &mut impl Fields, hop: &Hop<'_>) {
     if !hop.trusted {
-        for name in [FOR, PROTO, HOST, PORT, FORWARDED] {
-            headers.remove(name);
+        for name in &[FOR, PROTO, HOST, PORT, FORWARDED] {
+            fields.remove(name);
         }
     }
     let element = element(hop);
-    let scheme = said_scheme(headers).unwrap_or_else(|| hop.scheme().to_owned());
-    let port = port(said(headers, &HOST).unwrap_or(hop.authority), &scheme).to_owned();
-    append(headers, FOR, &hop.peer.to_string());
-    append(headers, FORWARDED, &element);
+    let scheme = said_scheme(fields).map_or(Cow::Borrowed(hop.scheme()), Cow::Owned);
+    let port = port(said(fields, &HOST).unwrap_or(hop.authority), &scheme).to_owned();
+    append(fields, FOR, hop.peer.to_string());
+    append(fields, FORWARDED, element);
     // One value, since many backends read the first of a list, which may be the client's own.
-    replace(headers, PROTO, &scheme);
-    for (name, value) in [(HOST, hop.authority), (PORT, &port)] {
-        if !headers.contains_key(&name) {
-            replace(headers, name, value);
-        }
+    fields.set(PROTO, bytes(scheme));
+    if !fields.has(&HOST) {
+        fields.set(HOST, hop.authority.as_bytes().to_vec());
+    }
+    if !fields.has(&PORT) {
+        fields.set(PORT, port.into_bytes());
     }
 }
 
-fn replace(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
+fn bytes(text: Cow<'static, str>) -> Cow<'static, [u8]> {
+    match text {
+        Cow::Borrowed(text) => text.as_bytes().into(),
+        Cow::Owned(text) => text.into_bytes().into(),
     }
 }
 
 /// One line: some backends read only the first or the last of several.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    let mut line: Vec<u8> =
-        headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
-    if !line.is_empty() {
-        line.extend_from_slice(b", ");
+fn append(fields: &mut impl Fields, name: HeaderName, value: String) {
+    let mut line = fields.lines(&name).collect::<Vec<_>>().join(&b", "[..]);
+    if line.is_empty() {
+        return fields.set(name, value.into_bytes());
     }
+    line.extend_from_slice(b", ");
     line.extend_from_slice(value.as_bytes());
-    if let Ok(line) = HeaderValue::from_bytes(&line) {
-        headers.insert(name, line);
-    }
+    fields.set(name, line);
 }
 
 /// RFC 7239 §4; an IPv6 address is bracketed and quoted (§6), a host always quoted, since it may have a port.
@@ -154,6 +155,8 @@ fn port<'a>(authority: &'a str, scheme: &str) -> &'a str {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {

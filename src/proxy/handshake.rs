@@ -3,11 +3,14 @@
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
-    HeaderMap, HeaderName, Method, Version,
+    Method, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE, ValueIter,
+        CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
+        UPGRADE,
     },
 };
+
+use super::fields::Fields;
 
 /// What is appended to a key before it is hashed (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -54,46 +57,45 @@ pub(super) enum Fault {
 }
 
 /// What a request asks for, by its head alone.
-pub(super) fn intent(method: &Method, version: Version, headers: &HeaderMap) -> Intent {
+pub(super) fn intent(method: &Method, version: Version, fields: &impl Fields) -> Intent {
     if version != Version::HTTP_11 {
         return Intent::Plain;
     }
-    let upgrade = has_token(headers, &UPGRADE, "websocket");
-    let connection = has_token(headers, &CONNECTION, "upgrade");
-    let rest = headers.contains_key(SEC_WEBSOCKET_KEY) || headers.contains_key(SEC_WEBSOCKET_VERSION);
+    let upgrade = fields.has_token(&UPGRADE, "websocket");
+    let connection = fields.has_token(&CONNECTION, "upgrade");
+    let rest = fields.has(&SEC_WEBSOCKET_KEY) || fields.has(&SEC_WEBSOCKET_VERSION);
     match (upgrade, connection) {
-        (true, true) => checked(method, headers).map_or_else(Intent::Faulty, |()| Intent::Upgrade),
+        (true, true) => checked(method, fields).map_or_else(Intent::Faulty, |()| Intent::Upgrade),
         // Fields of a handshake in a request for something else (h2c, say) are no evidence of a loss.
-        (false, _) if rest && *method == Method::GET && !headers.contains_key(UPGRADE) => {
-            Intent::Faulty(Fault::NoUpgrade)
-        }
+        (false, _) if rest && *method == Method::GET && !fields.has(&UPGRADE) => Intent::Faulty(Fault::NoUpgrade),
         (true, false) if rest && *method == Method::GET => Intent::Faulty(Fault::NoConnection),
         _ => Intent::Plain,
     }
 }
 
-fn checked(method: &Method, headers: &HeaderMap) -> Result<(), Fault> {
+fn checked(method: &Method, fields: &impl Fields) -> Result<(), Fault> {
     if *method != Method::GET {
         return Err(Fault::Method);
     }
-    if headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| !is_zero(length))
-    {
+    if fields.has(&TRANSFER_ENCODING) || fields.lines(&CONTENT_LENGTH).any(|length| !is_zero(length)) {
         return Err(Fault::Body);
     }
-    let mut versions = headers.get_all(SEC_WEBSOCKET_VERSION).iter();
-    if versions.next().is_none_or(|version| version != "13") || versions.next().is_some() {
+    if fields.only(&SEC_WEBSOCKET_VERSION) != Some(b"13") {
         return Err(Fault::Version);
     }
-    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
-    let sixteen = |key: &http::HeaderValue| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
-    if keys.next().is_none_or(|key| !sixteen(key)) || keys.next().is_some() {
+    if fields.only(&SEC_WEBSOCKET_KEY).is_none_or(|key| !is_nonce(key)) {
         return Err(Fault::Key);
     }
     Ok(())
 }
 
-fn is_zero(length: &http::HeaderValue) -> bool {
-    !length.is_empty() && length.as_bytes().iter().all(|digit| *digit == b'0')
+fn is_zero(length: &[u8]) -> bool {
+    !length.is_empty() && length.iter().all(|digit| *digit == b'0')
+}
+
+fn is_nonce(key: &[u8]) -> bool {
+    // As much as base64 of the right length may decode to.
+    STANDARD.decode_slice(key, &mut [0; 18]) == Ok(16)
 }
 
 /// Why an answer to our own handshake is none (RFC 6455 §4.1).
@@ -114,15 +116,14 @@ pub(super) enum BadSwitch {
 }
 
 /// Checks a 101 that came for a handshake whose key asks for this answer.
-pub(super) fn check_switch(headers: &HeaderMap, accept: &str) -> Result<(), BadSwitch> {
-    if !has_token(headers, &UPGRADE, "websocket") {
+pub(super) fn check_switch(fields: &impl Fields, accept: &str) -> Result<(), BadSwitch> {
+    if !fields.has_token(&UPGRADE, "websocket") {
         return Err(BadSwitch::NoUpgrade);
     }
-    if !has_token(headers, &CONNECTION, "upgrade") {
+    if !fields.has_token(&CONNECTION, "upgrade") {
         return Err(BadSwitch::NoConnection);
     }
-    let mut accepts = headers.get_all(http::header::SEC_WEBSOCKET_ACCEPT).iter();
-    if accepts.next().is_none_or(|sent| sent != accept) || accepts.next().is_some() {
+    if fields.only(&SEC_WEBSOCKET_ACCEPT) != Some(accept.as_bytes()) {
         return Err(BadSwitch::Accept);
     }
     Ok(())
@@ -136,25 +137,17 @@ pub(super) fn accept_of(key: &[u8]) -> String {
     STANDARD.encode(hash.finish())
 }
 
-/// Whether a list field has a token, in any of its lines, in any case. A version (`websocket/13`) does not count.
-pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    tokens(headers.get_all(name).iter()).any(|there| there.eq_ignore_ascii_case(token))
-}
-
-/// The elements of a list field.
-pub(super) fn tokens(values: ValueIter<'_, http::HeaderValue>) -> impl Iterator<Item = &str> {
-    values.filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
     fn of(method: &Method, version: Version, fields: &[(&'static str, &'static str)]) -> Intent {
         let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        intent(method, version, &fields.collect())
+        intent(method, version, &fields.collect::<HeaderMap>())
     }
 
     fn get(fields: &[(&'static str, &'static str)]) -> Intent {
@@ -227,7 +220,7 @@ mod tests {
     fn a_switch_needs_all_three_fields() {
         let check = |fields: &[(&'static str, &'static str)]| {
             let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            check_switch(&fields.collect(), &accept_of(KEY.as_bytes()))
+            check_switch(&fields.collect::<HeaderMap>(), &accept_of(KEY.as_bytes()))
         };
         let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let (upgrade, connection) = (("upgrade", "WebSocket"), ("connection", "upgrade"));

@@ -33,7 +33,7 @@ pub(super) async fn pass(
     }
     forward::answer(&mut response)?;
     // What the backend's Connection names must not take our cookie with it.
-    let mut response = routed.sign(response, &endpoint);
+    routed.sign(response.headers_mut(), &endpoint);
     let unwanted = hold.and_then(Hold::refuse);
     if unwanted.is_some() {
         // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).

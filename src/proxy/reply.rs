@@ -8,7 +8,8 @@ use http::{
 use super::{
     body::{self, Body},
     error::Refusal,
-    handshake::{Fault, tokens},
+    fields::Fields,
+    handshake::Fault,
 };
 
 /// Whether a client would rather have JSON than text.
@@ -21,7 +22,7 @@ pub(super) fn wants_json(headers: &HeaderMap) -> bool {
 /// that of its kind. `*/*` is no wish for anything.
 fn quality(headers: &HeaderMap, media_type: &str, kind: &str) -> f32 {
     let of = |wanted: &str| {
-        let ranges = tokens(headers.get_all(ACCEPT).iter()).filter_map(|range| {
+        let ranges = headers.tokens(&ACCEPT).filter_map(|range| {
             let mut parts = range.split(';').map(str::trim);
             parts.next()?.eq_ignore_ascii_case(wanted).then(|| weight(parts))
         });

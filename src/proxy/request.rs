@@ -1,51 +1,51 @@
 //! What is checked of every request before it is routed.
 
 use http::{
-    HeaderMap, Method, Version,
+    Method, Uri, Version,
     header::{HOST, TRANSFER_ENCODING},
-    request::Parts,
 };
 
-use super::error::Refusal;
+use super::{
+    error::Refusal,
+    fields::{Fields, visible},
+};
 
 /// Checks a request's framing and target, and gives the authority that it is for.
-pub(super) fn check(head: &Parts) -> Result<String, Refusal> {
-    if head.method == Method::CONNECT {
+pub(super) fn check(method: &Method, version: Version, uri: &Uri, fields: &impl Fields) -> Result<String, Refusal> {
+    if *method == Method::CONNECT {
         return Err(Refusal::Connect);
     }
-    check_coding(head.version, &head.headers)?;
-    let host = host(&head.headers);
+    check_coding(version, fields)?;
+    let host = host(fields);
     // The target's authority wins, but a Host there must still be (RFC 9112 §3.2.2); HTTP/1.0 has none.
-    let authority = match (head.uri.scheme(), head.uri.authority()) {
+    let authority = match (uri.scheme(), uri.authority()) {
         (Some(_), Some(authority)) => match host {
-            Err(Refusal::NoHost) if head.version == Version::HTTP_10 => authority.to_string(),
+            Err(Refusal::NoHost) if version == Version::HTTP_10 => authority.to_string(),
             host => host.map(|_| authority.to_string())?,
         },
         (None, Some(_)) => return Err(Refusal::MalformedTarget),
         _ => host?.to_owned(),
     };
-    check_path(head.uri.path())?;
+    check_path(uri.path())?;
     Ok(authority)
 }
 
-fn host(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let mut hosts = headers.get_all(HOST).iter();
+fn host(fields: &impl Fields) -> Result<&str, Refusal> {
+    let mut hosts = fields.lines(&HOST);
     let host = hosts.next().ok_or(Refusal::NoHost)?;
     if hosts.next().is_some() {
         return Err(Refusal::RepeatedHost);
     }
-    host.to_str().map_err(|_| Refusal::MalformedHost)
+    visible(host).ok_or(Refusal::MalformedHost)
 }
 
 /// One `chunked` and nothing else (RFC 9112 §6.1): any other coding is one that we and the backend may read
 /// differently.
-fn check_coding(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+fn check_coding(version: Version, fields: &impl Fields) -> Result<(), Refusal> {
+    let mut codings = fields.lines(&TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
-        (Some(coding), None) if version == Version::HTTP_11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            Ok(())
-        }
+        (Some(coding), None) if version == Version::HTTP_11 && coding.eq_ignore_ascii_case(b"chunked") => Ok(()),
         _ => Err(Refusal::TransferCoding),
     }
 }
@@ -91,7 +91,8 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        check(&request.body(()).unwrap().into_parts().0)
+        let request = request.body(()).unwrap();
+        check(request.method(), request.version(), request.uri(), request.headers())
     }
 
     #[test]

@@ -2,10 +2,19 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{Response, header::SET_COOKIE};
+use http::header::SET_COOKIE;
 use tokio::time::Instant;
 
-use super::{Shared, dial, session::Sticky, tunnel::TunnelNames};
+use super::{
+    Shared,
+    dial::{self, DialError},
+    error::Refusal,
+    fields::Fields,
+    pool::unreachable,
+    session::Sticky,
+    stream::Stream,
+    tunnel::TunnelNames,
+};
 use crate::table::{Candidates, Endpoint, InUse, Rule};
 
 /// A request that has a rule, with all that outlives the look at the table.
@@ -19,12 +28,36 @@ pub(super) struct Routed {
     pub rng: fastrand::Rng,
 }
 
+/// A connection of its own to an endpoint.
+pub(super) struct Connected {
+    pub endpoint: Arc<Endpoint>,
+    pub in_use: InUse,
+    pub backend: Stream,
+}
+
 impl Routed {
     /// The next endpoint to try, counted from now on.
     pub(super) fn pick(&mut self) -> Option<(Arc<Endpoint>, InUse)> {
         let endpoint = self.candidates.next(&mut self.rng, dial::uptime())?;
         let in_use = endpoint.state.enter();
         Some((endpoint, in_use))
+    }
+
+    /// Connects to the first endpoint that takes a connection.
+    pub(super) async fn connect(&mut self) -> Result<Connected, Refusal> {
+        let mut last = DialError::Failed;
+        while let Some((endpoint, in_use)) = self.pick() {
+            match dial::dial(&endpoint, self.rule.timeouts.backend_connect).await {
+                Ok(socket) => return Ok(Connected { endpoint, in_use, backend: Stream::from(socket) }),
+                Err(error) => last = error,
+            }
+        }
+        Err(unreachable(&last, self.candidates.service()))
+    }
+
+    /// When a handshake has to have its answer.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.rule.timeouts.handshake.map(|limit| self.started + limit)
     }
 
     /// What a tunnel to this endpoint is known by.
@@ -39,10 +72,9 @@ impl Routed {
     }
 
     /// Adds the session cookie where the client needs a new one.
-    pub(super) fn sign<B>(&self, mut response: Response<B>, endpoint: &Endpoint) -> Response<B> {
+    pub(super) fn sign(&self, answer: &mut impl Fields, endpoint: &Endpoint) {
         if let Some(cookie) = self.sticky.as_ref().and_then(|sticky| sticky.cookie(&endpoint.id)) {
-            response.headers_mut().append(SET_COOKIE, cookie);
+            answer.add(SET_COOKIE, cookie.into_bytes());
         }
-        response
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::header::COOKIE;
 
+use super::fields::Fields;
 use crate::table::{EndpointId, Persistence, Secure, Session, SessionKeys};
 
 /// What a request says about its session, and what is needed to answer it.
@@ -21,11 +22,11 @@ impl Sticky {
     pub(super) fn take(
         persistence: &Persistence,
         keys: Arc<SessionKeys>,
-        headers: &mut HeaderMap,
+        fields: &mut impl Fields,
         secure: bool,
         now: u64,
     ) -> Self {
-        let tokens = take_cookie(headers, &persistence.cookie);
+        let tokens = take_cookie(fields, &persistence.cookie);
         Self { persistence: persistence.clone(), keys, tokens, secure, now }
     }
 
@@ -37,7 +38,7 @@ impl Sticky {
     }
 
     /// The `Set-Cookie` for a request that this endpoint answers; nothing when the client has the right one.
-    pub(super) fn cookie(&self, endpoint: &EndpointId) -> Option<HeaderValue> {
+    pub(super) fn cookie(&self, endpoint: &EndpointId) -> Option<String> {
         let session = self.session().filter(|session| session.belongs_to(endpoint));
         let issued = match session {
             Some(session) if !session.wants_new_signature() => return None,
@@ -52,27 +53,24 @@ impl Sticky {
             Secure::Auto => self.secure,
         };
         let secure = if secure { "; Secure" } else { "" };
-        HeaderValue::from_str(&format!("{cookie}={token}{attributes}{secure}")).ok()
+        Some([cookie, "=", &token, attributes, secure].concat())
     }
 }
 
 /// Takes the cookies of a name out of all `Cookie` fields and gives their values. The others stay as they were sent;
 /// a field that has no other goes.
-fn take_cookie(headers: &mut HeaderMap, name: &str) -> Vec<String> {
+fn take_cookie(fields: &mut impl Fields, name: &str) -> Vec<String> {
     let mut taken = Vec::new();
     let mut kept = Vec::new();
-    for line in headers.get_all(COOKIE) {
+    for line in fields.lines(&COOKIE) {
         let before = taken.len();
-        let rest = split_cookie(line.as_bytes(), name.as_bytes(), &mut taken);
-        match HeaderValue::from_bytes(&rest) {
-            Ok(rest) if taken.len() > before => kept.push(rest),
-            _ => kept.push(line.clone()),
-        }
+        let rest = split_cookie(line, name.as_bytes(), &mut taken);
+        kept.push(if taken.len() > before { rest } else { line.to_vec() });
     }
     if !taken.is_empty() {
-        headers.remove(COOKIE);
+        fields.remove(&COOKIE);
         for line in kept.into_iter().filter(|line| !line.is_empty()) {
-            headers.append(COOKIE, line);
+            fields.add(COOKIE, line);
         }
     }
     taken
@@ -97,6 +95,7 @@ fn unquoted(value: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
@@ -150,7 +149,6 @@ mod tests {
             Sticky::take(&persistence(Secure::Auto), keys.clone(), &mut headers(lines), false, now)
         };
         let first = sticky(&[], 1000).cookie(&endpoint("a")).unwrap();
-        let first = first.to_str().unwrap();
         let (pair, attributes) = first.split_once(';').unwrap();
         assert_eq!(attributes, " Path=/; HttpOnly; SameSite=Lax");
         assert!(sticky(&[pair], 2000).session().unwrap().belongs_to(&endpoint("a")));
@@ -170,7 +168,7 @@ mod tests {
         for (setting, came_secure, expected) in cases {
             let sticky = Sticky::take(&persistence(setting), keys.clone(), &mut HeaderMap::new(), came_secure, 0);
             let cookie = sticky.cookie(&endpoint("a")).unwrap();
-            assert_eq!(cookie.to_str().unwrap().ends_with("; Secure"), expected, "{setting:?}");
+            assert_eq!(cookie.ends_with("; Secure"), expected, "{setting:?}");
         }
     }
 
@@ -183,7 +181,7 @@ mod tests {
         let mut sent = headers(&[&format!("chat={token}")]);
         let sticky = Sticky::take(&persistence(Secure::Never), keys.clone(), &mut sent, false, 5000);
         let cookie = sticky.cookie(&endpoint("a")).unwrap();
-        let renewed = cookie.to_str().unwrap().split([';', '=']).nth(1).unwrap().to_owned();
+        let renewed = cookie.split([';', '=']).nth(1).unwrap().to_owned();
         assert_eq!(keys.read(&renewed, "shop/chat/main", 5000, None).unwrap().issued(), 1000);
     }
 

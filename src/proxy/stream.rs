@@ -258,7 +258,14 @@ fn poll_read(socket: &mut TcpStream, cx: &mut Context<'_>, room: &mut [u8]) -> P
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.tls.is_none() && this.ahead.rest().is_empty() {
+        let ahead = this.ahead.rest();
+        if !ahead.is_empty() {
+            let length = ahead.len().min(buf.remaining());
+            buf.put_slice(&ahead[..length]);
+            this.ahead.take(length);
+            return Poll::Ready(Ok(()));
+        }
+        if this.tls.is_none() {
             return Pin::new(&mut this.socket).poll_read(cx, buf);
         }
         with_buffers(|buffers| {

@@ -1,29 +1,37 @@
 //! The handshake with the backend, on a connection of its own that never goes to the pool.
 
-use std::future::poll_fn;
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
 
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    Request, Response, StatusCode,
     header::{
         CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_VERSION, TE, UPGRADE,
+        SEC_WEBSOCKET_VERSION, TE, TRAILER, UPGRADE,
     },
 };
 use hyper::{body::Incoming, client::conn::http1::Connection};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     body::{self, Body, Guarded},
-    dial::{DialError, dial},
     error::Refusal,
+    fields::Fields,
     forward,
     handshake::{accept_of, check_switch},
-    pool::{self, unreachable},
-    routed::Routed,
+    pool,
+    routed::{Connected, Routed},
+    stream::Stream,
     tunnel::{Opening, TunnelLimits, frames::Extensions},
 };
-use crate::table::{Endpoint, InUse};
 
 /// What came of a handshake.
 pub(super) enum Outcome {
@@ -33,72 +41,80 @@ pub(super) enum Outcome {
     Answered(Response<Body>),
 }
 
+/// A handshake that has been sent to its endpoint, or why it could not be.
+pub(super) struct Begun {
+    pub routed: Routed,
+    /// The answer that belongs to its key.
+    pub accept: String,
+    pub connected: Result<Connected, Refusal>,
+}
+
 /// Passes a handshake on, to the first endpoint that takes the connection.
-pub(super) async fn upgrade(routed: Routed, request: Request<Body>) -> Result<Outcome, Refusal> {
-    match routed.rule.timeouts.handshake {
-        Some(limit) => tokio::time::timeout_at(routed.started + limit, attempt(routed, request))
-            .await
-            .unwrap_or(Err(Refusal::HandshakeTimeout)),
-        None => attempt(routed, request).await,
-    }
-}
-
-async fn attempt(mut routed: Routed, mut request: Request<Body>) -> Result<Outcome, Refusal> {
-    let key = prepare(request.headers_mut());
-    let mut last = DialError::Failed;
-    while let Some((endpoint, in_use)) = routed.pick() {
-        let stream = match dial(&endpoint, routed.rule.timeouts.backend_connect).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                last = error;
-                continue;
-            }
-        };
+pub(super) async fn upgrade(mut routed: Routed, mut request: Request<Body>) -> Result<Outcome, Refusal> {
+    let deadline = routed.deadline();
+    let exchange = async move {
+        let accept = prepare(request.headers_mut());
+        let connected = routed.connect().await?;
         // From here on, something of the request may have been sent: no other endpoint may see it.
-        return match exchange(stream, request).await? {
-            Exchanged::Answered(mut response) => {
-                forward::answer(&mut response)?;
-                let response = routed.sign(response, &endpoint);
-                Ok(Outcome::Answered(response.map(|body| Body::new(Guarded::new(body, in_use)))))
-            }
-            Exchanged::Switched(response, stream, early) => {
-                let accept = accept_of(key.as_bytes());
-                check_switch(response.headers(), &accept)?;
-                let response = routed.sign(switched(response, &accept)?, &endpoint);
-                let extensions = extensions(response.headers());
-                let opening = opening(&routed, &endpoint, Switched { stream, early, extensions }, in_use);
-                Ok(Outcome::Switched(response, Box::new(opening)))
-            }
-        };
+        answer(&routed, connected, &accept, request, false).await
+    };
+    in_time(deadline, exchange).await
+}
+
+/// Goes on with a handshake of which the backend has the request.
+pub(super) async fn resume(begun: Begun, request: Request<Body>) -> Result<Outcome, Refusal> {
+    let Begun { routed, accept, connected } = begun;
+    in_time(routed.deadline(), answer(&routed, connected?, &accept, request, true)).await
+}
+
+/// Gives a handshake until its deadline.
+pub(super) async fn in_time<T>(
+    deadline: Option<Instant>,
+    handshake: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, handshake).await.unwrap_or(Err(Refusal::HandshakeTimeout)),
+        None => handshake.await,
     }
-    Err(unreachable(&last, routed.candidates.service()))
 }
 
-/// What is known of the backend once it has switched.
-struct Switched {
-    stream: TcpStream,
-    early: bytes::Bytes,
-    extensions: Extensions,
+/// What the backend answers.
+async fn answer(
+    routed: &Routed,
+    connected: Connected,
+    accept: &str,
+    request: Request<Body>,
+    is_sent: bool,
+) -> Result<Outcome, Refusal> {
+    let Connected { endpoint, in_use, backend } = connected;
+    match exchange(BackendIo { stream: backend, is_sent, is_asked: false, reader: None }, request).await? {
+        Exchanged::Answered(mut response) => {
+            forward::answer(&mut response)?;
+            routed.sign(response.headers_mut(), &endpoint);
+            Ok(Outcome::Answered(response.map(|body| Body::new(Guarded::new(body, in_use)))))
+        }
+        Exchanged::Switched(mut response, backend) => {
+            check_switch(response.headers(), accept)?;
+            forward::answer(&mut response)?;
+            switched(response.headers_mut(), accept);
+            routed.sign(response.headers_mut(), &endpoint);
+            let extensions = extensions(response.headers());
+            let opening = opening(routed, Connected { endpoint, in_use, backend }, extensions);
+            Ok(Outcome::Switched(response.map(|_| body::empty()), Box::new(opening)))
+        }
+    }
 }
 
-fn opening(routed: &Routed, endpoint: &Endpoint, switched: Switched, in_use: InUse) -> Opening {
+/// The tunnel to an endpoint that has switched.
+pub(super) fn opening(routed: &Routed, connected: Connected, extensions: Extensions) -> Opening {
     let limits = TunnelLimits::new(&routed.rule.timeouts, &routed.proxy.settings);
-    let Switched { stream: backend, early, extensions } = switched;
-    Opening {
-        backend,
-        early,
-        extensions,
-        names: routed.names(endpoint),
-        limits,
-        keepalive: routed.rule.keepalive,
-        in_use,
-    }
+    let Connected { endpoint, in_use, backend } = connected;
+    Opening { backend, extensions, names: routed.names(&endpoint), limits, keepalive: routed.rule.keepalive, in_use }
 }
 
 /// What the backend has agreed to with the client (RFC 6455 §9.1).
-fn extensions(headers: &HeaderMap) -> Extensions {
-    let fields = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter();
-    let offers = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+pub(super) fn extensions(fields: &impl Fields) -> Extensions {
+    let offers = fields.lines(&SEC_WEBSOCKET_EXTENSIONS).flat_map(|line| line.split(|byte| *byte == b','));
     let mut agreed = Extensions::None;
     for offer in offers {
         let name = offer.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
@@ -111,44 +127,44 @@ fn extensions(headers: &HeaderMap) -> Extensions {
     agreed
 }
 
-/// Makes the request our own handshake (RFC 6455 §4.1). The key is the client's: it proves to the client that the
-/// backend has understood, not just we.
-fn prepare(headers: &mut HeaderMap) -> HeaderValue {
-    let key = headers.get(SEC_WEBSOCKET_KEY).cloned().expect("a request without a key is no upgrade");
-    forward::strip(headers);
-    for name in [CONTENT_LENGTH, EXPECT, TE] {
-        headers.remove(name);
+/// Makes the fields of a request our own handshake (RFC 6455 §4.1), and gives the answer that belongs to it. The key is
+/// the client's: the answer proves to the client that the backend has understood, not just we.
+pub(super) fn prepare(fields: &mut impl Fields) -> String {
+    let key = fields.only(&SEC_WEBSOCKET_KEY).expect("a request without a key is no upgrade").to_vec();
+    let accept = accept_of(&key);
+    forward::strip(fields);
+    for name in &[CONTENT_LENGTH, EXPECT, TE, TRAILER] {
+        fields.remove(name);
     }
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-    headers.insert(SEC_WEBSOCKET_KEY, key.clone());
-    key
+    fields.set(UPGRADE, b"websocket");
+    fields.set(CONNECTION, b"Upgrade");
+    fields.set(SEC_WEBSOCKET_VERSION, b"13");
+    // It is gone where the client named it in Connection.
+    fields.set(SEC_WEBSOCKET_KEY, key);
+    accept
 }
 
-/// The client's 101: ours for this hop, with what the backend says to the client itself.
-fn switched(mut response: Response<Incoming>, accept: &str) -> Result<Response<Body>, Refusal> {
-    forward::answer(&mut response)?;
-    let headers = response.headers_mut();
-    headers.remove(CONTENT_LENGTH);
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    let accept = HeaderValue::from_str(accept).expect("base64 is a field value");
-    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    Ok(response.map(|_| body::empty()))
+/// Makes the fields of a 101 ours for this hop, with what the backend says to the client itself.
+pub(super) fn switched(fields: &mut impl Fields, accept: &str) {
+    for name in &[CONTENT_LENGTH, TRAILER] {
+        fields.remove(name);
+    }
+    fields.set(UPGRADE, b"websocket");
+    fields.set(CONNECTION, b"Upgrade");
+    fields.set(SEC_WEBSOCKET_ACCEPT, accept.as_bytes().to_vec());
 }
 
 enum Exchanged {
-    Switched(Response<Incoming>, TcpStream, bytes::Bytes),
+    Switched(Response<Incoming>, Stream),
     Answered(Response<Incoming>),
 }
 
-type BackendConnection = Connection<TokioIo<TcpStream>, Body>;
+type BackendConnection = Connection<TokioIo<BackendIo>, Body>;
 
 /// Sends the request and reads the head of the answer; interim ones (100, 103) are none. The connection is driven
 /// here rather than by a task, so that a client that goes away takes it with it.
-async fn exchange(stream: TcpStream, request: Request<Body>) -> Result<Exchanged, Refusal> {
-    let handshake = pool::client().handshake(TokioIo::new(stream)).await;
+async fn exchange(backend: BackendIo, request: Request<Body>) -> Result<Exchanged, Refusal> {
+    let handshake = pool::client().handshake(TokioIo::new(backend)).await;
     let (mut sender, mut connection) = handshake.map_err(|_| Refusal::BadAnswer)?;
     let sending = sender.send_request(request);
     tokio::pin!(sending);
@@ -173,7 +189,50 @@ async fn exchange(stream: TcpStream, request: Request<Body>) -> Result<Exchanged
 
 fn into_tunnel(response: Response<Incoming>, connection: BackendConnection) -> Exchanged {
     let parts = connection.into_parts();
-    // Copied, since what hyper gives pins its whole buffer.
-    let early = bytes::Bytes::copy_from_slice(&parts.read_buf);
-    Exchanged::Switched(response, parts.io.into_inner(), early)
+    let mut backend = parts.io.into_inner().stream;
+    backend.unread(&parts.read_buf);
+    Exchanged::Switched(response, backend)
+}
+
+/// A connection with a backend as hyper sees it.
+struct BackendIo {
+    stream: Stream,
+    /// Whether the backend has the request already. Then what hyper writes, which is that request, goes nowhere; and
+    /// nothing can be read before, since hyper takes what comes unasked for an error.
+    is_sent: bool,
+    is_asked: bool,
+    reader: Option<Waker>,
+}
+
+impl AsyncRead for BackendIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.is_sent && !this.is_asked {
+            this.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for BackendIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.is_sent {
+            return Pin::new(&mut this.stream).poll_write(cx, buf);
+        }
+        this.is_asked = true;
+        if let Some(reader) = this.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
 }

@@ -2,6 +2,7 @@
 
 mod checks;
 mod closes;
+mod direct;
 mod lifecycle;
 mod pings;
 mod plain;

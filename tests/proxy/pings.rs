@@ -355,9 +355,13 @@ async fn a_peer_is_given_up_although_the_other_side_pings_it_as_well() {
     let backend = RawBackend::bind().await;
     let pings = Some(Pings { interval: SHORT, timeout: Some(SHORT) });
     let harness = Harness::with_rule(pinging(&backend, pings, None));
-    let (mut client, mut peer) = open(&harness, &backend).await;
-    // Never answered, and in the way of a ping of ours.
-    peer.send(from_server(PING, "there?")).await;
+    let mut client = harness.client().await;
+    client.send(handshake("/ws", "")).await;
+    let mut peer = backend.accept().await;
+    peer.head().await;
+    // Never answered, and in the way of a ping of ours, since it is there before the first one is due.
+    peer.send([switching("").as_bytes(), &from_server(PING, "there?")].concat()).await;
+    assert_eq!(client.head().await.status(), 101);
     client.expect_frame(PING, "there?").await;
     peer.backend_parts(1001).await;
     harness.tunnels(0).await;

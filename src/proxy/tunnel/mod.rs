@@ -21,10 +21,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
 pub(super) use clock::TunnelLimits;
 pub use end::{Cause, Closer, TunnelEnd};
@@ -46,11 +43,8 @@ use crate::{
 };
 
 /// What a tunnel is opened with once the client has its 101.
-#[derive(Debug)]
 pub(super) struct Opening {
-    pub backend: TcpStream,
-    /// What the backend sent right after its 101.
-    pub early: bytes::Bytes,
+    pub backend: Stream,
     /// What the 101 says of extensions.
     pub extensions: Extensions,
     pub names: TunnelNames,
@@ -106,21 +100,12 @@ fn pinger(pings: Option<Pings>, now: Instant) -> Option<Box<Pinger>> {
 
 impl Tunnel {
     /// Opens a tunnel: from here on it is listed and counted, before anything runs it.
-    pub(super) fn open(
-        tunnels: &Arc<Tunnels>,
-        metrics: Arc<Metrics>,
-        mut client: Stream,
-        early: &[u8],
-        opening: Opening,
-    ) -> Self {
-        let Opening { backend, early: from_backend, extensions, names, limits, keepalive, in_use } = opening;
+    pub(super) fn open(tunnels: &Arc<Tunnels>, metrics: Arc<Metrics>, client: Stream, opening: Opening) -> Self {
+        let Opening { backend, extensions, names, limits, keepalive, in_use } = opening;
         metrics.tunnel_opened(&names.route, &names.service, &names.endpoint);
         let registered = tunnels.register(names);
         log_open(&registered);
         let now = Instant::now();
-        let mut backend = Stream::from(backend);
-        client.unread(early);
-        backend.unread(&from_backend);
         Self {
             client: Side::new(client, Sender::Client, extensions, pinger(keepalive.client, now)),
             backend: Side::new(backend, Sender::Server, extensions, pinger(keepalive.backend, now)),
@@ -416,7 +401,7 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
@@ -432,7 +417,9 @@ mod tests {
         (connected.unwrap(), accepted.unwrap().0)
     }
 
-    fn opening(backend: TcpStream, early: Vec<u8>) -> Opening {
+    fn opening(backend: TcpStream, early: &[u8]) -> Opening {
+        let mut backend = Stream::from(backend);
+        backend.unread(early);
         let object = ObjectName::new("shop", "chat");
         let names = TunnelNames {
             route: object.clone(),
@@ -444,7 +431,6 @@ mod tests {
         let limits = TunnelLimits::new(&Timeouts::default(), &Settings::default());
         Opening {
             backend,
-            early: early.into(),
             extensions: Extensions::None,
             names,
             limits,
@@ -458,9 +444,11 @@ mod tests {
         let ((mut client, accepted), (dialled, backend)) = (connected().await, connected().await);
         // More than the sockets hold, so that some is still ours when the backend is gone.
         let early = vec![7; 32 << 20];
-        let (length, opening) = (early.len(), opening(dialled, early));
+        let (length, opening) = (early.len(), opening(dialled, &early));
         let (tunnels, metrics) = (Arc::default(), Arc::default());
-        let tunnel = Tunnel::open(&tunnels, metrics, Stream::from(accepted), b"talk", opening);
+        let mut accepted = Stream::from(accepted);
+        accepted.unread(b"talk");
+        let tunnel = Tunnel::open(&tunnels, metrics, accepted, opening);
         backend.set_zero_linger().unwrap();
         drop(backend);
         client.write_all(&vec![1; 100_000]).await.unwrap();
@@ -479,7 +467,7 @@ mod tests {
         let (tunnels, metrics) = (Arc::default(), Arc::<Metrics>::default());
         let open = || metrics.encode().contains(r#"tunnels_open{namespace="shop",route="chat"} 1"#);
         let client = Stream::from(accepted);
-        let tunnel = Tunnel::open(&tunnels, metrics.clone(), client, b"", opening(dialled, Vec::new()));
+        let tunnel = Tunnel::open(&tunnels, metrics.clone(), client, opening(dialled, b""));
         assert!(open());
         drop(tunnel);
         assert!(!open() && !metrics.encode().contains("endpoint=\"chat-0\""));

@@ -1,0 +1,279 @@
+//! Handshakes without an HTTP connection around them: one head in, one head out, each way.
+//!
+//! Nearly all connections are for one handshake, which comes first and whole, and is answered by a whole 101. Such a
+//! head is passed on line by line, without hyper and its maps. Whatever is not so, on either side, is put back and left
+//! to hyper, down to the answers to what is refused: nothing here has an answer of its own but the 101. So whoever gets
+//! a head in pieces gets the same from hyper, which tests hold against this.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    mem::MaybeUninit,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use http::{
+    Method, Uri, Version,
+    header::{CONTENT_LENGTH, DATE, EXPECT, TRANSFER_ENCODING},
+};
+use httparse::Status;
+use tokio::{
+    io::AsyncWriteExt,
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    Phase, Shared,
+    client_io::MAX_AHEAD,
+    connection::MAX_FIELDS,
+    error::Refusal,
+    fields::{Fields, Lines},
+    forward,
+    handshake::{Intent, check_switch, intent},
+    reached, request,
+    routed::{Connected, Routed},
+    routing::{self, Asked},
+    service::Handshake,
+    stream::{HEADROOM, Stream, with_buffers},
+    tls::Peer,
+    tunnel::{Tunnel, frames::Extensions},
+    upgrade::{self, Begun},
+};
+
+/// What became of the first bytes of a connection.
+pub(super) enum Opened {
+    /// The client has its 101.
+    Tunnel(Tunnel),
+    /// It is hyper's, with what has been done of its first request.
+    Http(Stream, Option<Begun>),
+    /// The client went away.
+    Gone,
+}
+
+/// A client's handshake, and what goes to the backend for it.
+struct Asking {
+    routed: Routed,
+    /// The head as it came.
+    head: Box<[u8]>,
+    /// What came behind it.
+    early: Vec<u8>,
+    request: Vec<u8>,
+    accept: String,
+}
+
+/// A backend's 101.
+struct Switch {
+    connected: Connected,
+    extensions: Extensions,
+    /// The 101 for the client.
+    head: Vec<u8>,
+}
+
+/// What a backend made of a handshake.
+enum Answer {
+    Switch(Switch),
+    /// Something else, all of which is still to be read.
+    Other(Connected),
+}
+
+/// Serves a connection up to its tunnel, if it begins with a handshake.
+pub(super) async fn open(
+    proxy: &Arc<Shared>,
+    mut client: Stream,
+    peer: &Peer,
+    deadline: Instant,
+    phase: &mut watch::Receiver<Phase>,
+) -> Opened {
+    let first = tokio::select! {
+        biased;
+        first = poll_fn(|cx| poll_handshake(cx, proxy, &mut client, peer)) => first,
+        () = reached(phase, Phase::Stopping) => None,
+        () = sleep_until(deadline) => None,
+    };
+    let Some(Asking { mut routed, head, mut early, request, accept }) = first else {
+        return Opened::Http(client, None);
+    };
+    let mut pending = Handshake::of(&proxy.metrics);
+    pending.result = Some((Some(routed.rule.route.clone()), "client_gone"));
+    let answered = tokio::select! {
+        biased;
+        answered = upgrade::in_time(routed.deadline(), exchange(&mut routed, &request, &accept)) => answered,
+        // Counted before the endpoint is given up.
+        () = async { gone(&mut client, &mut early, proxy.settings.half_closed_timeout).await; pending.count() } => {
+            return Opened::Gone;
+        }
+    };
+    client.unread(&early);
+    match answered {
+        Ok(Answer::Switch(Switch { connected, extensions, head })) => {
+            if client.write_all(&head).await.is_err() {
+                return Opened::Gone;
+            }
+            pending.result = Some((Some(routed.rule.route.clone()), "switched"));
+            proxy.metrics.request(Some(&routed.rule.route), 101);
+            proxy.metrics.handshake_duration(routed.started.elapsed());
+            let opening = upgrade::opening(&routed, connected, extensions);
+            Opened::Tunnel(Tunnel::open(&proxy.tunnels, proxy.metrics.clone(), client, opening))
+        }
+        Ok(Answer::Other(connected)) => hand_over(client, &head, pending, routed, accept, Ok(connected)),
+        Err(refusal) => hand_over(client, &head, pending, routed, accept, Err(refusal)),
+    }
+}
+
+fn hand_over(
+    mut client: Stream,
+    head: &[u8],
+    mut pending: Handshake<'_>,
+    routed: Routed,
+    accept: String,
+    connected: Result<Connected, Refusal>,
+) -> Opened {
+    client.unread(head);
+    pending.result = None;
+    Opened::Http(client, Some(Begun { routed, accept, connected }))
+}
+
+/// Receives once. Nothing, with everything put back, if that is not a handshake that can be served here.
+fn poll_handshake(cx: &mut Context<'_>, proxy: &Arc<Shared>, client: &mut Stream, peer: &Peer) -> Poll<Option<Asking>> {
+    with_buffers(|buffers| {
+        let Ok(length) = ready!(client.poll_receive(cx, buffers)) else { return Poll::Ready(None) };
+        let received = &buffers.plain[HEADROOM..HEADROOM + length];
+        let asking = understand(proxy, peer, received);
+        if asking.is_none() {
+            client.unread(received);
+        }
+        Poll::Ready(asking)
+    })
+}
+
+/// Makes of a client's head the one that goes to the backend.
+fn understand(proxy: &Arc<Shared>, peer: &Peer, received: &[u8]) -> Option<Asking> {
+    let started = Instant::now();
+    let mut room = [MaybeUninit::uninit(); MAX_FIELDS];
+    let mut head = httparse::Request::new(&mut []);
+    let Ok(Status::Complete(length)) = head.parse_with_uninit_headers(received, &mut room) else { return None };
+    if head.method != Some("GET") || head.version != Some(1) {
+        return None;
+    }
+    let (method, version) = (Method::GET, Version::HTTP_11);
+    let mut fields = Lines::new(head.headers);
+    let is_unusual = [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT].iter().any(|name| fields.has(name));
+    if is_unusual || intent(&method, version, &fields) != Intent::Upgrade {
+        return None;
+    }
+    let uri = Uri::try_from(head.path?).ok().filter(|uri| uri.authority().is_none())?;
+    let authority = request::check(&method, version, &uri, &fields).ok()?;
+    let asked = Asked { uri: &uri, authority: &authority, intent: Intent::Upgrade, started };
+    let routed = routing::route(proxy, peer, asked, &mut fields, &mut None).ok()?;
+    let accept = upgrade::prepare(&mut fields);
+    let mut request = Vec::with_capacity(length + 512);
+    for part in ["GET ", uri.path_and_query()?.as_str(), " HTTP/1.1\r\n"] {
+        request.extend_from_slice(part.as_bytes());
+    }
+    fields.write(&mut request);
+    Some(Asking { routed, head: received[..length].into(), early: received[length..].into(), request, accept })
+}
+
+/// Sends a handshake to the first endpoint that takes the connection, and receives the answer.
+async fn exchange(routed: &mut Routed, request: &[u8], accept: &str) -> Result<Answer, Refusal> {
+    let mut connected = routed.connect().await?;
+    connected.backend.write_all(request).await.map_err(|_| Refusal::BadAnswer)?;
+    let switch = poll_fn(|cx| poll_answer(cx, routed, &mut connected, accept)).await?;
+    Ok(match switch {
+        Some((head, extensions)) => Answer::Switch(Switch { connected, extensions, head }),
+        None => Answer::Other(connected),
+    })
+}
+
+/// Receives once. Nothing, with everything put back, if that is not a 101 that can be passed on here.
+fn poll_answer(
+    cx: &mut Context<'_>,
+    routed: &Routed,
+    connected: &mut Connected,
+    accept: &str,
+) -> Poll<Result<Option<(Vec<u8>, Extensions)>, Refusal>> {
+    with_buffers(|buffers| {
+        let Connected { endpoint, backend, .. } = connected;
+        let Ok(length @ 1..) = ready!(backend.poll_receive(cx, buffers)) else {
+            return Poll::Ready(Err(Refusal::BadAnswer));
+        };
+        let received = &buffers.plain[HEADROOM..HEADROOM + length];
+        let mut room = [MaybeUninit::uninit(); MAX_FIELDS];
+        let mut head = httparse::Response::new(&mut []);
+        let parsed =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut head, received, &mut room);
+        let switch = match parsed {
+            Ok(Status::Complete(end)) if head.code == Some(101) && head.version == Some(1) => {
+                let mut fields = Lines::new(head.headers);
+                switch(&mut fields, head.reason, accept, |fields| routed.sign(fields, endpoint)).map(|made| (made, end))
+            }
+            _ => None,
+        };
+        backend.unread(&received[switch.as_ref().map_or(0, |(_, end)| *end)..]);
+        Poll::Ready(Ok(switch.map(|(made, _)| made)))
+    })
+}
+
+/// Makes of a backend's 101 the one for the client.
+fn switch<'a>(
+    fields: &mut Lines<'a>,
+    reason: Option<&str>,
+    accept: &str,
+    sign: impl FnOnce(&mut Lines<'a>),
+) -> Option<(Vec<u8>, Extensions)> {
+    if fields.has(&CONTENT_LENGTH) || fields.has(&TRANSFER_ENCODING) || check_switch(fields, accept).is_err() {
+        return None;
+    }
+    forward::strip(fields);
+    upgrade::switched(fields, accept);
+    sign(fields);
+    if !fields.has(&DATE) {
+        fields.add(DATE, date());
+    }
+    let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or("Switching Protocols");
+    let mut head = Vec::with_capacity(512);
+    for part in ["HTTP/1.1 101 ", reason, "\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
+    fields.write(&mut head);
+    Some((head, upgrade::extensions(fields)))
+}
+
+/// The current date as a field's value (RFC 9110 §5.6.7), made once a second.
+fn date() -> Vec<u8> {
+    thread_local! {
+        static DATE: Cell<(u64, [u8; 29])> = const { Cell::new((0, [0; 29])) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (made, mut date) = DATE.get();
+    if made != second {
+        let text = httpdate::fmt_http_date(now);
+        date.copy_from_slice(text.as_bytes());
+        DATE.set((second, date));
+    }
+    date.to_vec()
+}
+
+/// Ready when the client has gone: reset its connection, or closed its half and got nothing for so long. What it sends
+/// ahead is kept; behind a lot of that it is no longer looked after, as in `client_io`.
+async fn gone(client: &mut Stream, early: &mut Vec<u8>, half_closed: Duration) {
+    while early.len() < MAX_AHEAD {
+        let received = poll_fn(|cx| {
+            with_buffers(|buffers| {
+                let length = ready!(client.poll_receive(cx, buffers))?;
+                early.extend_from_slice(&buffers.plain[HEADROOM..HEADROOM + length]);
+                Poll::Ready(std::io::Result::Ok(length))
+            })
+        });
+        match received.await {
+            Ok(1..) => {}
+            Ok(0) => return sleep(half_closed).await,
+            Err(_) => return,
+        }
+    }
+    std::future::pending().await
+}
