@@ -92,12 +92,15 @@ enum Name<'a> {
     Ours(HeaderName),
 }
 
-impl Name<'_> {
-    fn is(&self, name: &HeaderName) -> bool {
-        match self {
-            Self::Sent(sent) => sent.eq_ignore_ascii_case(name.as_str()),
-            Self::Ours(ours) => ours == name,
-        }
+impl Line<'_> {
+    /// Whether it has this name, which is in lower case. Asked many times for each head, and nearly always in vain.
+    #[inline]
+    fn is(&self, name: &str) -> bool {
+        let own = match &self.name {
+            Name::Sent(sent) => sent,
+            Name::Ours(ours) => ours.as_str(),
+        };
+        own.len() == name.len() && own.eq_ignore_ascii_case(name)
     }
 }
 
@@ -145,11 +148,13 @@ fn push_title_case(head: &mut Vec<u8>, name: &str) {
 
 impl Fields for Lines<'_> {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(|line| line.name.is(name)).map(|line| &*line.value)
+        let name = name.as_str();
+        self.0.iter().filter(move |line| line.is(name)).map(|line| &*line.value)
     }
 
     fn remove(&mut self, name: &HeaderName) {
-        self.0.retain(|line| !line.name.is(name));
+        let name = name.as_str();
+        self.0.retain(|line| !line.is(name));
     }
 
     fn add(&mut self, name: HeaderName, value: impl Into<Cow<'static, [u8]>>) {
@@ -160,14 +165,14 @@ impl Fields for Lines<'_> {
     }
 
     fn set(&mut self, name: HeaderName, value: impl Into<Cow<'static, [u8]>>) {
-        let Some(first) = self.0.iter().position(|line| line.name.is(&name)) else { return self.add(name, value) };
+        let Some(first) = self.0.iter().position(|line| line.is(name.as_str())) else { return self.add(name, value) };
         let value = value.into();
         if !is_value(&value) {
             return self.remove(&name);
         }
         self.0[first].value = value;
         let mut index = 0..;
-        self.0.retain(|line| index.next() <= Some(first) || !line.name.is(&name));
+        self.0.retain(|line| index.next() <= Some(first) || !line.is(name.as_str()));
     }
 }
 

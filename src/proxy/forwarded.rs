@@ -101,10 +101,11 @@ pub(super) fn set(fields: &mut impl Fields, hop: &Hop<'_>) {
             fields.remove(name);
         }
     }
-    let element = element(hop);
+    let peer = hop.peer.to_string();
+    let element = element(hop, &peer);
     let scheme = said_scheme(fields).map_or(Cow::Borrowed(hop.scheme()), Cow::Owned);
     let port = port(said(fields, &HOST).unwrap_or(hop.authority), &scheme).to_owned();
-    append(fields, FOR, hop.peer.to_string());
+    append(fields, FOR, peer);
     append(fields, FORWARDED, element);
     // One value, since many backends read the first of a list, which may be the client's own.
     fields.set(PROTO, bytes(scheme));
@@ -135,12 +136,9 @@ fn append(fields: &mut impl Fields, name: HeaderName, value: String) {
 }
 
 /// RFC 7239 §4; an IPv6 address is bracketed and quoted (§6), a host always quoted, since it may have a port.
-fn element(hop: &Hop<'_>) -> String {
-    let address = match hop.peer {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"[{address}]\""),
-    };
-    format!("for={address};host=\"{}\";proto={}", hop.authority, hop.scheme())
+fn element(hop: &Hop<'_>, peer: &str) -> String {
+    let (before, after) = if hop.peer.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
+    ["for=", before, peer, after, ";host=\"", hop.authority, "\";proto=", hop.scheme()].concat()
 }
 
 /// The port that the client asked: that of the authority, else that of the scheme.

@@ -2,8 +2,9 @@
 //!
 //! The life of a connection:
 //! 1. [`listen`] accepts it; `tls` shakes hands, with the certificate that the current table has for the name.
-//! 2. `connection` serves HTTP/1.1 on it. For each request, `request` checks the head, `handshake` tells what it asks
-//!    for, and `service` looks at the table once, keeping the rule and not the table.
+//! 2. If it begins with a whole handshake, `direct` passes that on line by line. Everything else is HTTP/1.1 by hyper
+//!    (`connection`, `service`). Either way `request` checks the head, `handshake` tells what it asks for, and `routing`
+//!    looks at the table once, keeping the rule and not the table.
 //! 3. A plain request goes over the `pool` (`plain`), an upgrade over a connection of its own (`upgrade`). Endpoints
 //!    are tried in the rule's order while nothing of the request has been sent.
 //! 4. Behind a 101 that was checked, hyper gives both connections back by value, with the bytes that came early, and

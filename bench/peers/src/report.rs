@@ -32,7 +32,7 @@ const fn plain(workload: &'static str, figure: &'static str, title: &'static str
 }
 
 /// What there is a target for, and what explains it.
-const HEADLINES: [Row; 27] = [
+const HEADLINES: [Row; 29] = [
     row("handshake-full", "cpu_us", "full TLS 1.3 handshake + upgrade, CPU µs", Target::Ratio(0.75)),
     row("handshake-resumed", "cpu_us", "resumed handshake + upgrade, CPU µs", Target::Ratio(0.75)),
     row("upgrade-ws", "cpu_us", "plain upgrade, CPU µs", Target::Ratio(1.1)),
@@ -52,6 +52,8 @@ const HEADLINES: [Row; 27] = [
     plain("fairness-wss", "beside_p99_us", "a quiet tunnel over wss beside ten full ones, p99 µs"),
     row("tunnels-ws", "kib_each", "idle tunnel over ws, KiB", Target::Most(2.0)),
     row("tunnels-wss", "kib_each", "idle tunnel over wss, KiB", Target::Most(6.0)),
+    plain("tunnels-ws", "idle_cpu_ms", "CPU while all tunnels over ws are idle, ms each second"),
+    plain("tunnels-wss", "idle_cpu_ms", "CPU while all tunnels over wss are idle, ms each second"),
     plain("tunnels-ws", "left_mib", "memory left after they closed, ws, MiB"),
     plain("tunnels-wss", "left_mib", "memory left after they closed, wss, MiB"),
     row("changes", "growth_mib", "memory growth after 20 changes under 2,000 wss tunnels, MiB", Target::Most(1.0)),

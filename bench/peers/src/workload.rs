@@ -195,7 +195,11 @@ impl Cell<'_> {
         sleep(self.extent.warm_up);
         let empty = self.running.memory();
         let load = self.load(Pattern::Hold, self.extent.tunnels, SMALL)?;
-        sleep(self.extent.settle);
+        // The first half is for what opening them leaves to be done.
+        sleep(self.extent.settle / 2);
+        let before = self.running.cpu();
+        sleep(self.extent.settle / 2);
+        let idle = self.running.cpu().saturating_sub(before).div_duration_f64(self.extent.settle / 2);
         let each = (self.running.memory() - empty) / self.extent.tunnels as f64;
 
         let (start, cpu) = (Instant::now(), self.running.cpu());
@@ -207,6 +211,7 @@ impl Cell<'_> {
         let left = self.running.memory() - empty;
         Ok(Sample::from([
             ("kib_each", each / KIB as f64),
+            ("idle_cpu_ms", idle * 1e3),
             ("left_mib", mebibytes(left)),
             ("storm_cpu_us", cpu.as_secs_f64() * 1e6 / self.extent.tunnels as f64),
             ("storm_s", time.as_secs_f64()),

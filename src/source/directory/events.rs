@@ -16,8 +16,8 @@ use notify::{
 
 use super::POLL_INTERVAL;
 
-/// An editor's save is several events; they belong together.
-const QUIET: Duration = Duration::from_millis(25);
+/// An editor's save is several events, a few milliseconds apart at most; they belong together.
+const QUIET: Duration = Duration::from_millis(10);
 /// Nobody waits longer for a save to end, nor for a writer that does not close its file.
 const LONGEST: Duration = Duration::from_millis(500);
 /// How often a directory is looked for that has gone.
