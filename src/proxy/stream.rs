@@ -4,7 +4,7 @@
 //! not take at once is kept here, at its exact size, and so is the beginning of a TLS record whose end has not come.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io::{self, IoSlice},
     ops::Range,
     os::fd::AsFd,
@@ -42,6 +42,11 @@ pub(super) fn tune(socket: &impl AsFd) -> io::Result<()> {
 
 /// What is read from a socket at once, at most.
 pub(super) const READ: usize = 64 * 1024;
+/// The same where much waits already: what is read may have to wait as well.
+const FRUGAL_READ: usize = 8 * 1024;
+/// How many bytes may wait on a thread before less is read at once. They wait for a thousand slow peers and more, each
+/// of which has been sent a full read.
+const MUCH: usize = 64 << 20;
 /// Room before what is received, for what a tunnel has kept of what came before.
 pub(super) const HEADROOM: usize = MAX_INCOMPLETE;
 const PLAIN: usize = HEADROOM + MAX_RECORD + READ;
@@ -71,7 +76,17 @@ struct Waiting {
     taken: usize,
 }
 
+thread_local! {
+    /// What waits on the thread in all.
+    static WAITING: Cell<usize> = const { Cell::new(0) };
+}
+
 impl Waiting {
+    fn new(bytes: Box<[u8]>) -> Self {
+        WAITING.set(WAITING.get() + bytes.len());
+        Self { bytes, taken: 0 }
+    }
+
     fn rest(&self) -> &[u8] {
         &self.bytes[self.taken..]
     }
@@ -85,9 +100,21 @@ impl Waiting {
 
     fn push(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            *self = Self { bytes: [self.rest(), bytes].concat().into(), taken: 0 };
+            *self = Self::new([self.rest(), bytes].concat().into());
         }
     }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // A connection ends on its thread; saturating for one that a test moved to another.
+        WAITING.set(WAITING.get().saturating_sub(self.bytes.len()));
+    }
+}
+
+/// What is to be read at once now. All tunnels of a thread together hold no more than [`MUCH`], and a little for each.
+fn at_once() -> usize {
+    if WAITING.get() < MUCH { READ } else { FRUGAL_READ }
 }
 
 /// A connection.
@@ -155,7 +182,7 @@ impl Stream {
             return Poll::Ready(Ok(length));
         }
         let Some(tls) = &mut self.tls else {
-            return poll_read(&mut self.socket, cx, &mut buffers.plain[HEADROOM..HEADROOM + READ]);
+            return poll_read(&mut self.socket, cx, &mut buffers.plain[HEADROOM..HEADROOM + at_once()]);
         };
         loop {
             match tls.end {
@@ -233,7 +260,7 @@ impl Tls {
         let Buffers { plain, wire } = buffers;
         let mut filled = self.received.len();
         if !std::mem::take(&mut self.unopened) {
-            let read = ready!(poll_read(socket, cx, &mut wire[filled..filled + READ]))?;
+            let read = ready!(poll_read(socket, cx, &mut wire[filled..filled + at_once()]))?;
             if read == 0 {
                 // Many clients close without close_notify; frames and lengths tell what is whole, so nothing is lost.
                 self.end = Some(Ok(()));
@@ -349,4 +376,32 @@ pub(super) async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin, patie
         }
     });
     let _ = tokio::time::timeout(patience, drain).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, net::Ipv4Addr};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn less_is_read_at_once_while_much_waits_on_the_thread() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (mut peer, accepted) = (connect.await.unwrap(), listener.accept().await.unwrap().0);
+        peer.write_all(&vec![7; 4 * READ]).await.unwrap();
+        let mut stream = Stream::from(accepted);
+        let mut slow = Stream::from(peer);
+        let much = vec![0; MUCH];
+        slow.unread(&much);
+        for (taken, most) in [(0, FRUGAL_READ), (MUCH, READ)] {
+            slow.ahead.take(taken);
+            let received = poll_fn(|cx| with_buffers(|buffers| stream.poll_receive(cx, buffers))).await.unwrap();
+            assert!(received > 0 && received <= most, "{received} of {most}");
+            assert!(most == FRUGAL_READ || received > FRUGAL_READ, "{received}");
+        }
+        assert_eq!(WAITING.get(), 0);
+    }
 }
