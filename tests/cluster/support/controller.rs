@@ -34,7 +34,9 @@ impl Controller {
 
     /// Starts one of several that serve a class, with a name of its own.
     pub fn replica(bed: &Bed, class: &str, name: &str) -> Self {
-        let controller = Self::launch_with(bed.kubeconfig(), class, |command| drop(command.env("POD_NAME", name)));
+        let controller = Self::launch_with(bed.kubeconfig(), class, |command| {
+            command.env("POD_NAME", name);
+        });
         controller.wait_until_ready();
         controller
     }
