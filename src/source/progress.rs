@@ -78,7 +78,9 @@ mod tests {
 
     fn versions(of: &[(&str, Option<u64>)]) -> Versions {
         let mut versions = Versions::default();
-        of.iter().for_each(|(watch, version)| versions.set(watch, *version));
+        for (watch, version) in of {
+            versions.set(watch, *version);
+        }
         versions
     }
 

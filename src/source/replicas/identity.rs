@@ -100,9 +100,8 @@ impl Names {
 
 fn hash(text: &str) -> String {
     let digest = digest(&SHA256, text.as_bytes());
-    let mut hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    hex.truncate(HASH);
-    hex
+    let start = digest.as_ref().first_chunk().expect("the digest has 32 bytes");
+    format!("{:0HASH$x}", u32::from_be_bytes(*start))
 }
 
 #[cfg(test)]

@@ -143,8 +143,12 @@ impl Roll {
     fn replace(&mut self, now: Instant) {
         let list = self.list.take().unwrap_or_default();
         let gone: Vec<_> = self.known.keys().filter(|name| !list.contains_key(*name)).cloned().collect();
-        gone.iter().for_each(|name| self.remove(name));
-        list.into_values().for_each(|lease| self.set(lease, now));
+        for name in gone {
+            self.remove(&name);
+        }
+        for lease in list.into_values() {
+            self.set(lease, now);
+        }
         self.synced = true;
     }
 
@@ -230,7 +234,9 @@ mod tests {
         let mut roll = Roll::new("leader", "me");
         roll.apply(Event::Init, now);
         assert!(!roll.is_synced());
-        leases.into_iter().for_each(|lease| roll.apply(Event::InitApply(lease), now));
+        for lease in leases {
+            roll.apply(Event::InitApply(lease), now);
+        }
         roll.apply(Event::InitDone, now);
         roll
     }
