@@ -104,8 +104,12 @@ bench-table: ## What building a table costs at 10,000 routes and 100,000 endpoin
 	cargo bench --locked --bench table
 
 .PHONY: bench-apply
-bench-apply: control-plane ## From kubectl apply to the first connection served by the new table
+bench-apply: control-plane ## From kubectl apply to the first connection served by the new table, and to Programmed
 	cargo bench --locked --bench apply
+
+.PHONY: bench-scale
+bench-scale: control-plane ## What 10,000 routes, 10,000 Services and 100,000 endpoints in a cluster cost
+	cargo bench --locked --bench scale
 
 # The folder of a whole run is named after the day and the machine.
 CORES := $(or $(word $(shell nproc),one two three four five six seven eight),$(shell nproc))

@@ -26,7 +26,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch a cluster and serve its WebSocketRoutes
-    Controller(ServeArguments),
+    Controller(ControllerArguments),
     /// Serve the WebSocketRoutes of a directory of Kubernetes YAML
     Standalone(StandaloneArguments),
     /// Try Switchyard out: two echo servers, a certificate and manifests to edit, in a temporary place
@@ -35,6 +35,18 @@ pub enum Command {
     Check(CheckArguments),
     /// Print the CustomResourceDefinition
     Crd,
+}
+
+/// Flags of `controller`.
+#[derive(Debug, Args)]
+pub struct ControllerArguments {
+    /// Watch these namespaces only, so that the account needs rights in them and in no others; all replicas need the
+    /// same ones. A certificate of --default-certificate has to be in one of them [default: the whole cluster]
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', value_parser = dns_label, env = "SWITCHYARD_NAMESPACES")]
+    pub namespaces: Vec<String>,
+    /// The flags that all serving commands have.
+    #[command(flatten)]
+    pub serve: ServeArguments,
 }
 
 /// Flags of `standalone`.
@@ -179,7 +191,8 @@ fn dns_label(text: &str) -> Result<String, String> {
     if (1..=63).contains(&text.len()) && text.bytes().all(is_fit) && !text.starts_with('-') && !text.ends_with('-') {
         Ok(text.to_owned())
     } else {
-        Err("must be a DNS label, as className is: lower-case letters, digits and -, at most 63".into())
+        Err("must be a DNS label, as class names and namespaces are: lower-case letters, digits and -, at most 63"
+            .into())
     }
 }
 

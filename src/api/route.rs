@@ -42,6 +42,11 @@ pub const DEFAULT_COOKIE_PATH: &str = "/";
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"ResolvedRefs\")].status"
     ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

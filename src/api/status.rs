@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WebSocketRouteStatus {
-    /// One entry for each aspect of the route: Accepted, PartiallyInvalid, ResolvedRefs, BackendsReady. Each names
+    /// One entry for each aspect of the route: Accepted, PartiallyInvalid, ResolvedRefs, BackendsReady, Programmed. Each names
     /// the generation of the spec that it was judged on.
     #[serde(default)]
     #[schemars(length(max = 16))]
@@ -28,6 +28,8 @@ pub enum ConditionType {
     ResolvedRefs,
     /// Informational: each Service that the route names has an endpoint that takes new sessions.
     BackendsReady,
+    /// Every replica of the controller serves this generation of the spec.
+    Programmed,
 }
 
 impl ConditionType {
@@ -39,6 +41,7 @@ impl ConditionType {
             Self::PartiallyInvalid => "PartiallyInvalid",
             Self::ResolvedRefs => "ResolvedRefs",
             Self::BackendsReady => "BackendsReady",
+            Self::Programmed => "Programmed",
         }
     }
 }
@@ -68,6 +71,10 @@ pub enum ConditionReason {
     EndpointsReady,
     /// A Service has no endpoint that takes new sessions.
     NoReadyEndpoints,
+    /// Every replica serves this generation of the spec.
+    Programmed,
+    /// A replica does not serve this generation of the spec yet, or does not tell.
+    Pending,
 }
 
 impl ConditionReason {
@@ -86,6 +93,8 @@ impl ConditionReason {
             Self::InvalidCertificateRef => "InvalidCertificateRef",
             Self::EndpointsReady => "EndpointsReady",
             Self::NoReadyEndpoints => "NoReadyEndpoints",
+            Self::Programmed => "Programmed",
+            Self::Pending => "Pending",
         }
     }
 }

@@ -36,7 +36,10 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub enum Objects {
     /// The cluster of the kubeconfig or of the pod.
-    Cluster,
+    Cluster {
+        /// The namespaces that are watched; none for the whole cluster.
+        namespaces: Vec<String>,
+    },
     /// A directory of manifests.
     Directory(PathBuf),
 }
@@ -125,6 +128,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
         () = signals.next() => return Ok(()),
         ended = &mut control.ended => return Err(control::ended(ended)),
     }
+    control.announced().await;
     ready.published();
     serving(&bound);
 
@@ -137,9 +141,11 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
             ended = &mut control.ended => failure = Some(control::ended(ended)),
         }
         ready.stopping();
+        control.resign();
         signals.exit_at_next();
     };
     proxy.run(listeners, stop).await.context("the threads that serve cannot be started")?;
+    control.resigned().await;
     failure.map_or(Ok(()), Err)
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     app::{self, Defaults, Objects, Plan},
-    args::{ServeArguments, StandaloneArguments},
+    args::{ControllerArguments, StandaloneArguments},
 };
 
 /// What holds outside of a cluster.
@@ -25,14 +25,17 @@ pub(super) const DEFAULTS: Defaults = Defaults {
 ///
 /// # Errors
 /// As [`app::serve`].
-pub(super) fn controller(arguments: ServeArguments) -> anyhow::Result<()> {
+pub(super) fn controller(arguments: ControllerArguments) -> anyhow::Result<()> {
+    let ControllerArguments { mut namespaces, serve } = arguments;
+    namespaces.sort_unstable();
+    namespaces.dedup();
     let defaults = Defaults {
         public_https_port: Some(443),
         shutdown_delay: Duration::from_secs(5),
         drain_window: Duration::from_secs(60),
         ..DEFAULTS
     };
-    run(Plan { arguments, objects: Objects::Cluster, defaults })
+    run(Plan { arguments: serve, objects: Objects::Cluster { namespaces }, defaults })
 }
 
 /// Serves the routes of a directory.

@@ -19,6 +19,7 @@ use super::{Problem, object_name};
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) name: ObjectName,
+    pub(super) uid: Option<Arc<str>>,
     pub(super) created: Option<SystemTime>,
     pub(super) generation: i64,
     /// Whether the rules are known; if not, only the hostnames are, and TLS.
@@ -58,6 +59,7 @@ impl Draft {
     pub(super) fn of(object: &RouteObject) -> Self {
         let mut draft = Self {
             name: object_name(&object.metadata),
+            uid: object.metadata.uid.as_deref().map(Arc::from),
             created: object.metadata.creation_timestamp.as_ref().map(|time| SystemTime::from(time.0)),
             generation: object.metadata.generation.unwrap_or_default(),
             readable: true,

@@ -67,6 +67,7 @@ impl Findings {
         problems.extend(self.references);
         Verdict {
             route: draft.name.clone(),
+            uid: draft.uid.clone(),
             generation: draft.generation,
             conditions,
             problems,

@@ -36,6 +36,9 @@ pub struct VerdictCondition {
 pub struct Verdict {
     /// The route.
     pub route: ObjectName,
+    /// What tells it from another route of the same name, before it or after it; nothing where there is none
+    /// (manifests).
+    pub uid: Option<Arc<str>>,
     /// The generation of the spec that was judged; 0 where there is none (manifests).
     pub generation: i64,
     /// Its conditions, each type at most once, sorted by type.
@@ -51,6 +54,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Whether something of the route is served as claimed.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.condition(ConditionType::Accepted).is_some_and(|accepted| accepted.status)
+    }
+
     /// Its condition of a type, if it has one.
     #[must_use]
     pub fn condition(&self, type_: ConditionType) -> Option<&VerdictCondition> {

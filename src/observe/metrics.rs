@@ -45,6 +45,7 @@ pub struct Metrics {
     config_to_table: Histogram,
     table_generation: Gauge,
     table_routes: Gauge,
+    lease_holder: Gauge,
     series: std::sync::Arc<Series>,
 }
 
@@ -95,6 +96,9 @@ impl Metrics {
         let (table_generation, table_routes) = (Gauge::default(), Gauge::default());
         registry.register("table_generation", "Tables published since the start", table_generation.clone());
         registry.register("table_routes", "Routes in the current table", table_routes.clone());
+        let lease_holder = Gauge::default();
+        let help = "Whether this replica holds the Lease of its class and writes statuses: 1, else 0";
+        registry.register("lease_holder", help, lease_holder.clone());
         Self {
             registry,
             handshake_duration,
@@ -103,6 +107,7 @@ impl Metrics {
             config_to_table,
             table_generation,
             table_routes,
+            lease_holder,
             series,
         }
     }
@@ -160,6 +165,11 @@ impl Metrics {
     pub fn table_published(&self, generation: u64, routes: usize) {
         self.table_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.table_routes.set(i64::try_from(routes).unwrap_or(i64::MAX));
+    }
+
+    /// This replica has become the one that writes statuses, or no longer is.
+    pub fn lease_holder(&self, is_holder: bool) {
+        self.lease_holder.set(i64::from(is_holder));
     }
 
     /// A table was built, whether or not it differed from the one before.

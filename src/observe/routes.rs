@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     compile::{Problem, Verdict, VerdictCondition},
-    source::Report,
+    source::{Report, programmed_here},
     table::{Endpoint, Phase, Rule, WeightedBackend},
 };
 
@@ -85,14 +85,16 @@ pub(super) fn describe(report: &Report, file_problems: Vec<String>) -> Routes {
 }
 
 fn route(verdict: &Verdict) -> RouteView {
-    let Verdict { route, generation, conditions, problems: _, warnings, hostnames, rules } = verdict;
+    let Verdict { route, uid: _, generation, conditions, problems: _, warnings, hostnames, rules } = verdict;
+    // What other replicas serve is in the route's status; here is what this one does.
+    let (conditions, here) = (conditions.iter(), programmed_here(verdict));
     let warning = |Problem { path, message, .. }: &Problem| format!("{path}: {message}");
     RouteView {
         namespace: route.namespace.clone(),
         name: route.name.clone(),
         generation: *generation,
         hostnames: hostnames.iter().map(ToString::to_string).collect(),
-        conditions: conditions.iter().map(|one| condition(one, *generation)).collect(),
+        conditions: conditions.chain([&here]).map(|one| condition(one, *generation)).collect(),
         warnings: warnings.iter().map(warning).collect(),
         rules: rules.iter().map(|one| rule(one)).collect(),
     }

@@ -4,7 +4,9 @@ mod debounce;
 mod directory;
 mod kubernetes;
 pub mod manifest;
+mod progress;
 mod rebuild;
+mod replicas;
 mod signal;
 mod status;
 
@@ -13,9 +15,11 @@ use std::sync::Arc;
 pub use debounce::Debounce;
 pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
 pub use kubernetes::{ConnectError, KubernetesSource, Routes, connect};
+pub use progress::{Digest, Progress, Versions};
 pub use rebuild::{Build, Rebuild};
+pub use replicas::{Identity, Names, Replicas, Role, Standing};
 pub use signal::{Changes, Pending};
-pub use status::StatusWriter;
+pub use status::{StatusWriter, programmed_here};
 
 use crate::{
     compile::{ClusterView, Verdict},
@@ -26,6 +30,11 @@ use crate::{
 pub trait Source: Send + 'static {
     /// The objects of this moment.
     fn view(&self) -> ClusterView;
+
+    /// The same, with how far the routes in it were followed. Both are of the same moment.
+    fn look(&self) -> (ClusterView, Progress) {
+        (self.view(), Progress::default())
+    }
 
     /// Where a field of a route is written, as `file:line`, if it is written in a file.
     fn place(&self, _route: &ObjectName, _field: &str) -> Option<String> {
@@ -40,4 +49,8 @@ pub struct Report {
     pub generation: u64,
     /// What became of each route, sorted by name.
     pub verdicts: Arc<[Verdict]>,
+    /// How far the routes were followed for it.
+    pub progress: Progress,
+    /// The verdicts in short.
+    pub digest: Digest,
 }

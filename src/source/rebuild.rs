@@ -12,7 +12,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Changes, Debounce, Report, Source};
+use super::{Changes, Debounce, Digest, Progress, Report, Source};
 use crate::{
     compile::{self, Compiled, Memory, Problem, Settings, Verdict},
     table::{CurrentTable, ObjectName, RouteTable},
@@ -104,14 +104,14 @@ impl<S: Source> Rebuild<S> {
     fn build(&mut self) -> Build {
         let pending = self.changes.take();
         let started = Instant::now();
-        let view = self.source.view();
+        let (view, progress) = self.source.look();
         let compiled = compile::compile(&view, &self.settings, &mut self.memory, SystemTime::now());
         let Compiled { table, verdicts, setting_problems, next_look } = compiled;
         self.next_look = next_look;
         let routes = table.routes();
         let published = self.publish(table);
         let duration = started.elapsed();
-        self.tell(setting_problems, verdicts);
+        self.tell(setting_problems, verdicts, progress);
         self.debounce.built(Instant::now(), duration);
         let since_change = pending.map(|pending| pending.first.elapsed());
         Build { published, generation: self.generation, routes, duration, since_change }
@@ -134,7 +134,7 @@ impl<S: Source> Rebuild<S> {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 
-    fn tell(&mut self, setting_problems: Vec<String>, verdicts: Vec<Verdict>) {
+    fn tell(&mut self, setting_problems: Vec<String>, verdicts: Vec<Verdict>, progress: Progress) {
         if setting_problems != self.setting_problems {
             for problem in &setting_problems {
                 warn!(problem, "a setting cannot take effect");
@@ -142,7 +142,9 @@ impl<S: Source> Rebuild<S> {
             self.setting_problems = setting_problems;
         }
         log_changes(&self.source, &self.reports.borrow().verdicts, &verdicts);
-        self.reports.send_replace(Report { generation: self.generation, verdicts: verdicts.into() });
+        let digest = Digest::of(&verdicts);
+        let report = Report { generation: self.generation, verdicts: verdicts.into(), progress, digest };
+        self.reports.send_replace(report);
     }
 }
 

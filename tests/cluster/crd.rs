@@ -14,7 +14,7 @@ fn the_api_server_takes_the_crd_and_shows_its_columns() {
     bed.plane.apply(&[objects::route(namespace, "chat", "columns.example.com", "chat")]);
     let shown = bed.plane.kubectl(&["get", "wsr", "-n", namespace], "").unwrap();
     let head: Vec<_> = shown.lines().next().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(head, ["NAME", "HOSTS", "ACCEPTED", "RESOLVED", "AGE"]);
+    assert_eq!(head, ["NAME", "HOSTS", "ACCEPTED", "RESOLVED", "PROGRAMMED", "AGE"]);
     assert!(shown.contains("columns.example.com"), "{shown}");
 }
 

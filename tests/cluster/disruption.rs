@@ -128,3 +128,36 @@ fn lax_crd() -> serde_json::Value {
         json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     crd
 }
+
+#[test]
+fn lists_are_streamed_where_the_api_server_does_that() {
+    let Some(bed) = Bed::bare() else { return };
+    bed.install_crd();
+    let namespace = bed.namespace("streams");
+    bed.plane.apply(&[objects::route(namespace, "chat", "streams.example.com", "chat")]);
+    let lists = || {
+        let metrics = bed.plane.kubectl(&["get", "--raw", "/metrics"], "").unwrap();
+        let lists = metrics.lines().filter(|line| {
+            let has = |text: &str| line.contains(text);
+            has("apiserver_request_total{") && has(r#"verb="LIST""#) && has(r#"resource="websocketroutes""#)
+        });
+        lists.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = lists();
+    let controller = Controller::start(&bed, namespace);
+    bed.wait_for(namespace, "chat", "Accepted", "True", "Accepted");
+    assert_eq!(lists(), before);
+    assert!(!controller.log().contains("asking for pages"), "{}", controller.log());
+}
+
+#[test]
+fn lists_come_in_pages_where_the_api_server_refuses_to_stream_them() {
+    let Some(bed) = Bed::with_flags(&["--feature-gates=WatchList=false"]) else { return };
+    bed.install_crd();
+    let namespace = bed.namespace("pages");
+    bed.plane.apply(&[objects::route(namespace, "chat", "pages.example.com", "chat")]);
+    let controller = Controller::start(&bed, namespace);
+    bed.wait_for(namespace, "chat", "Programmed", "True", "Programmed");
+    assert!(controller.log().contains("asking for pages"), "{}", controller.log());
+    assert!(!controller.log().contains("cannot"), "{}", controller.log());
+}

@@ -8,7 +8,7 @@
 set -euo pipefail
 
 case ${1##*/} in
-  cluster-* | apply-* | peers) ;;
+  cluster-* | apply-* | scale-* | peers) ;;
   *) exec "$@" ;;
 esac
 unshared=(unshare --net --pid --mount-proc --fork --kill-child)

@@ -5,9 +5,11 @@
 mod chart;
 mod crd;
 mod disruption;
+mod replicas;
 mod routing;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod status;
 mod support;
 mod tls;
+mod truth;

@@ -126,6 +126,7 @@ fn what_the_compiler_says_is_told_at_the_field_that_it_names() {
     };
     let verdict = Verdict {
         route: ObjectName::new("golden", "several-rules"),
+        uid: None,
         generation: 0,
         conditions: Vec::new(),
         problems: vec![problem],

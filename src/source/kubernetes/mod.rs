@@ -13,8 +13,12 @@ use std::{collections::HashMap, sync::Arc};
 use kube::{Api, Client, Config, runtime::watcher};
 use tokio::{sync::watch as signal, task::JoinSet};
 
-use self::{kind::Watched, store::Store, watch::Teller};
-use super::{Changes, Source};
+use self::{
+    kind::Watched,
+    store::{Reached, Store},
+    watch::Teller,
+};
+use super::{Changes, Progress, Source, progress::WHOLE_CLUSTER};
 use crate::{
     api::RouteObject,
     compile::{ClusterView, SecretObject, ServiceObject, SliceObject, TLS_SECRET_TYPE},
@@ -45,15 +49,15 @@ pub async fn connect() -> Result<Client, ConnectError> {
     Ok(Client::try_from(config)?)
 }
 
-/// Watches the cluster.
+/// Watches the cluster, or some namespaces of it.
 ///
 /// The watches end when it is dropped.
 #[derive(Debug)]
 pub struct KubernetesSource {
-    routes: Store<RouteObject>,
-    services: Store<ServiceObject>,
-    slices: Store<SliceObject>,
-    secrets: Store<SecretObject>,
+    routes: Stores<RouteObject>,
+    services: Stores<ServiceObject>,
+    slices: Stores<SliceObject>,
+    secrets: Stores<SecretObject>,
     routes_seen: signal::Receiver<()>,
     synced: signal::Receiver<usize>,
     watches: JoinSet<()>,
@@ -62,26 +66,40 @@ pub struct KubernetesSource {
 /// The routes as the cluster has them, with their status; shared with whoever writes it.
 #[derive(Clone, Debug)]
 pub struct Routes {
-    store: Store<RouteObject>,
+    stores: Stores<RouteObject>,
     seen: signal::Receiver<()>,
 }
 
+/// The objects of one kind: a store for each watch.
+#[derive(Clone, Debug)]
+struct Stores<K>(Arc<[(Scope, Store<K>)]>);
+
+/// What one watch watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Scope {
+    Cluster,
+    Namespace(String),
+}
+
 impl KubernetesSource {
-    /// Starts to watch; `changes` is touched whenever something changes that routing depends on.
+    /// Starts to watch these namespaces, the whole cluster where there are none; `changes` is touched whenever
+    /// something changes that routing depends on.
     #[must_use]
-    pub fn start(client: &Client, changes: &Changes) -> Self {
+    pub fn start(client: &Client, namespaces: &[String], changes: &Changes) -> Self {
         let (synced_sender, synced) = signal::channel(0);
         let (routes_sender, routes_seen) = signal::channel(());
         let teller = Teller::new(changes.clone(), synced_sender);
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         // Other Secrets, such as the accounts' tokens, are none of our business and would only cost memory.
         let tls_only = config.clone().fields(&format!("type={TLS_SECRET_TYPE}"));
+        let scopes = Scope::of(namespaces);
         let mut watches = JoinSet::new();
+        let routes_teller = teller.clone().with_seen(routes_sender);
         Self {
-            routes: watch(client, config.clone(), teller.clone().with_seen(routes_sender), &mut watches),
-            services: watch(client, config.clone(), teller.clone(), &mut watches),
-            slices: watch(client, config, teller.clone(), &mut watches),
-            secrets: watch(client, tls_only, teller, &mut watches),
+            routes: watch(client, &scopes, &config, &routes_teller, &mut watches),
+            services: watch(client, &scopes, &config, &teller, &mut watches),
+            slices: watch(client, &scopes, &config, &teller, &mut watches),
+            secrets: watch(client, &scopes, &tls_only, &teller, &mut watches),
             routes_seen,
             synced,
             watches,
@@ -99,18 +117,24 @@ impl KubernetesSource {
     /// The routes, for the status writer.
     #[must_use]
     pub fn routes(&self) -> Routes {
-        Routes { store: self.routes.clone(), seen: self.routes_seen.clone() }
+        Routes { stores: self.routes.clone(), seen: self.routes_seen.clone() }
     }
 }
 
 impl Source for KubernetesSource {
     fn view(&self) -> ClusterView {
-        ClusterView {
-            routes: self.routes.objects(),
+        self.look().0
+    }
+
+    fn look(&self) -> (ClusterView, Progress) {
+        let (routes, progress) = self.routes.objects_and_progress();
+        let view = ClusterView {
+            routes,
             services: self.services.by_name(),
             slices: by_service(self.slices.objects()),
             secrets: self.secrets.by_name(),
-        }
+        };
+        (view, progress)
     }
 }
 
@@ -118,13 +142,13 @@ impl Routes {
     /// All of them, in no order.
     #[must_use]
     pub fn objects(&self) -> Vec<Arc<RouteObject>> {
-        self.store.objects()
+        self.stores.objects()
     }
 
     /// One of them.
     #[must_use]
     pub fn object(&self, name: &ObjectName) -> Option<Arc<RouteObject>> {
-        self.store.object(name)
+        self.stores.object(name)
     }
 
     /// Waits until any of them, or its status, has changed since this was last waited for.
@@ -136,11 +160,71 @@ impl Routes {
     }
 }
 
-/// Starts the watch of one kind.
-fn watch<K: Watched>(client: &Client, config: watcher::Config, teller: Teller, watches: &mut JoinSet<()>) -> Store<K> {
-    let (store, writer) = store::store();
-    watches.spawn(watch::run(Api::<K>::all(client.clone()), config, writer, teller));
-    store
+impl<K> Stores<K> {
+    fn objects(&self) -> Vec<Arc<K>> {
+        self.0.iter().flat_map(|(_, store)| store.objects()).collect()
+    }
+
+    fn by_name(&self) -> HashMap<ObjectName, Arc<K>> {
+        let mut stores = self.0.iter().map(|(_, store)| store.by_name());
+        let mut all = stores.next().unwrap_or_default();
+        stores.for_each(|more| all.extend(more));
+        all
+    }
+
+    fn object(&self, name: &ObjectName) -> Option<Arc<K>> {
+        self.0.iter().find_map(|(_, store)| store.object(name))
+    }
+
+    fn objects_and_progress(&self) -> (Vec<Arc<K>>, Progress) {
+        let (mut all, mut progress) = (Vec::new(), Progress::default());
+        for (scope, store) in self.0.iter() {
+            let (objects, Reached { seen, changed }) = store.objects_and_reached();
+            all.extend(objects);
+            progress.seen.set(scope.key(), seen);
+            progress.changed.set(scope.key(), changed);
+        }
+        (all, progress)
+    }
+}
+
+impl Scope {
+    fn of(namespaces: &[String]) -> Vec<Self> {
+        match namespaces {
+            [] => vec![Self::Cluster],
+            namespaces => namespaces.iter().cloned().map(Self::Namespace).collect(),
+        }
+    }
+
+    fn key(&self) -> &str {
+        match self {
+            Self::Cluster => WHOLE_CLUSTER,
+            Self::Namespace(namespace) => namespace,
+        }
+    }
+
+    fn api<K: Watched>(&self, client: &Client) -> Api<K> {
+        match self {
+            Self::Cluster => Api::all(client.clone()),
+            Self::Namespace(namespace) => Api::namespaced(client.clone(), namespace),
+        }
+    }
+}
+
+/// Starts the watches of one kind.
+fn watch<K: Watched>(
+    client: &Client,
+    scopes: &[Scope],
+    config: &watcher::Config,
+    teller: &Teller,
+    watches: &mut JoinSet<()>,
+) -> Stores<K> {
+    let start = |scope: &Scope| {
+        let (store, writer) = store::store();
+        watches.spawn(watch::run(scope.api::<K>(client), config.clone(), writer, teller.clone()));
+        (scope.clone(), store)
+    };
+    Stores(scopes.iter().map(start).collect())
 }
 
 /// Groups slices by their Service. Those of one Service are sorted, so that two views of the same slices are equal.

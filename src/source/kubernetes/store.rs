@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
 
 use super::kind::{Change, Watched};
@@ -18,7 +19,22 @@ type Objects<K> = HashMap<ObjectName, Arc<K>>;
 
 /// The reading side, which any number may share.
 #[derive(Debug)]
-pub(super) struct Store<K>(Arc<RwLock<Objects<K>>>);
+pub(super) struct Store<K>(Arc<RwLock<Kept<K>>>);
+
+#[derive(Debug)]
+struct Kept<K> {
+    objects: Objects<K>,
+    reached: Reached,
+}
+
+/// How far a watch has come. Nothing where a version is no number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// All events up to this version are in the store.
+    pub(super) seen: Option<u64>,
+    /// The version of the last event that routing depends on.
+    pub(super) changed: Option<u64>,
+}
 
 /// The writing side. There is one.
 #[derive(Debug)]
@@ -26,12 +42,15 @@ pub(super) struct Writer<K> {
     store: Store<K>,
     /// A list on its way: it replaces everything once it is complete, so that a list that breaks off does no harm.
     list: Objects<K>,
+    /// The newest version in it. The list may be newer than that, which nobody tells.
+    newest: Option<u64>,
 }
 
 /// An empty store.
 pub(super) fn store<K>() -> (Store<K>, Writer<K>) {
-    let store = Store(Arc::default());
-    (store.clone(), Writer { store, list: HashMap::new() })
+    let kept = Kept { objects: HashMap::new(), reached: Reached { seen: Some(0), changed: Some(0) } };
+    let store = Store(Arc::new(RwLock::new(kept)));
+    (store.clone(), Writer { store, list: HashMap::new(), newest: Some(0) })
 }
 
 impl<K> Clone for Store<K> {
@@ -43,20 +62,25 @@ impl<K> Clone for Store<K> {
 impl<K> Store<K> {
     /// All objects, in no order.
     pub(super) fn objects(&self) -> Vec<Arc<K>> {
-        self.read(|objects| objects.values().cloned().collect())
+        self.read(|kept| kept.objects.values().cloned().collect())
+    }
+
+    /// All objects, in no order, and how far the watch had come when they were like this.
+    pub(super) fn objects_and_reached(&self) -> (Vec<Arc<K>>, Reached) {
+        self.read(|kept| (kept.objects.values().cloned().collect(), kept.reached))
     }
 
     /// All objects by name.
     pub(super) fn by_name(&self) -> Objects<K> {
-        self.read(Clone::clone)
+        self.read(|kept| kept.objects.clone())
     }
 
     /// One object.
     pub(super) fn object(&self, name: &ObjectName) -> Option<Arc<K>> {
-        self.read(|objects| objects.get(name).cloned())
+        self.read(|kept| kept.objects.get(name).cloned())
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Objects<K>) -> T) -> T {
+    fn read<T>(&self, read: impl FnOnce(&Kept<K>) -> T) -> T {
         read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -65,8 +89,12 @@ impl<K: Watched> Writer<K> {
     /// Takes an event, and tells what it changed.
     pub(super) fn apply(&mut self, event: Event<K>) -> Change {
         match event {
-            Event::Init => self.list = HashMap::new(),
-            Event::InitApply(object) => drop(self.list.insert(object_name(object.meta()), Arc::new(object))),
+            Event::Init => (self.list, self.newest) = (HashMap::new(), Some(0)),
+            Event::InitApply(object) => {
+                // No number is no newest version, whatever the others are.
+                self.newest = self.newest.zip(version(object.meta())).map(|(one, other)| one.max(other));
+                self.list.insert(object_name(object.meta()), Arc::new(object));
+            }
             Event::InitDone => return self.replace(),
             Event::Apply(object) => return self.set(object),
             Event::Delete(object) => return self.remove(&object),
@@ -75,17 +103,24 @@ impl<K: Watched> Writer<K> {
     }
 
     fn set(&self, object: K) -> Change {
-        let name = object_name(object.meta());
-        let change = self.store.object(&name).map_or(Change::Routing, |before| object.change(&before));
-        if change > Change::Nothing {
-            self.write(|objects| drop(objects.insert(name, Arc::new(object))));
-        }
-        change
+        let (name, version) = (object_name(object.meta()), version(object.meta()));
+        self.write(|kept| {
+            let change = kept.objects.get(&name).map_or(Change::Routing, |before| object.change(before));
+            if change > Change::Nothing {
+                kept.objects.insert(name, Arc::new(object));
+            }
+            kept.reached.note(version, change);
+            change
+        })
     }
 
     fn remove(&self, object: &K) -> Change {
-        let removed = self.write(|objects| objects.remove(&object_name(object.meta())));
-        if removed.is_some() { Change::Routing } else { Change::Nothing }
+        self.write(|kept| {
+            let removed = kept.objects.remove(&object_name(object.meta()));
+            let change = if removed.is_some() { Change::Routing } else { Change::Nothing };
+            kept.reached.note(version(object.meta()), change);
+            change
+        })
     }
 
     fn replace(&mut self) -> Change {
@@ -96,13 +131,33 @@ impl<K: Watched> Writer<K> {
         for (name, object) in &mut list {
             change = change.max(keep_if_same(object, before.get(name)));
         }
-        self.write(|objects| *objects = list);
+        let newest = self.newest;
+        self.write(|kept| {
+            kept.objects = list;
+            kept.reached.note(newest, change);
+            // The last event that this store has heard of may have been of an object that is gone.
+            kept.reached.changed = kept.reached.changed.zip(newest).map(|(changed, newest)| changed.min(newest));
+        });
         change
     }
 
-    fn write<T>(&self, write: impl FnOnce(&mut Objects<K>) -> T) -> T {
+    fn write<T>(&self, write: impl FnOnce(&mut Kept<K>) -> T) -> T {
         write(&mut self.store.0.write().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+impl Reached {
+    fn note(&mut self, version: Option<u64>, change: Change) {
+        self.seen = version;
+        if change == Change::Routing {
+            self.changed = version;
+        }
+    }
+}
+
+/// The version of an object. Those of one kind grow with each write.
+fn version(metadata: &ObjectMeta) -> Option<u64> {
+    metadata.resource_version.as_ref()?.parse().ok()
 }
 
 /// Puts the stored object in the place of a listed one that is no different.
@@ -186,5 +241,28 @@ mod tests {
         assert!(store.objects()[0].spec.is_err());
         assert_eq!(writer.apply(Event::Delete(route("2", "Pending"))), Change::Routing);
         assert_eq!(store.objects().len(), 0);
+    }
+
+    #[test]
+    fn a_store_tells_how_far_its_watch_has_come() {
+        let (store, mut writer) = store();
+        let reached = |store: &Store<RouteObject>| {
+            let (_, Reached { seen, changed }) = store.objects_and_reached();
+            (seen, changed)
+        };
+        writer.apply(Event::Init);
+        writer.apply(Event::InitApply(route("7", "Invalid")));
+        assert_eq!(reached(&store), (Some(0), Some(0)), "a list counts once it is complete");
+        writer.apply(Event::InitDone);
+        assert_eq!(reached(&store), (Some(7), Some(7)));
+        writer.apply(Event::Apply(route("9", "Conflicted")));
+        assert_eq!(reached(&store), (Some(9), Some(7)), "a status changes no routing");
+        writer.apply(Event::Delete(route("12", "Conflicted")));
+        assert_eq!(reached(&store), (Some(12), Some(12)));
+        writer.apply(Event::Init);
+        writer.apply(Event::InitDone);
+        assert_eq!(reached(&store), (Some(0), Some(0)), "no listed object tells of more");
+        writer.apply(Event::Apply(route("opaque", "Invalid")));
+        assert_eq!(reached(&store), (None, None));
     }
 }

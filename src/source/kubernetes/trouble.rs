@@ -15,7 +15,7 @@ const CALM: Duration = Duration::from_secs(30);
 
 /// The failures of one watch. Each cause is told once, and that it is over.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     kind: &'static str,
     when_unknown: &'static str,
     told: Option<String>,
@@ -25,12 +25,12 @@ pub(super) struct Trouble {
 
 impl Trouble {
     /// No trouble yet with a kind; `when_unknown` says what to do when the API server does not know it.
-    pub(super) fn new(kind: &'static str, when_unknown: &'static str) -> Self {
+    pub(crate) fn new(kind: &'static str, when_unknown: &'static str) -> Self {
         Self { kind, when_unknown, told: None, failures: 0, last: None }
     }
 
     /// Notes a failure; gives back how long to rest.
-    pub(super) fn begins(&mut self, error: &watcher::Error, now: Instant) -> Duration {
+    pub(crate) fn begins(&mut self, error: &watcher::Error, now: Instant) -> Duration {
         if self.last.is_some_and(|last| now.duration_since(last) > CALM) {
             self.failures = 0;
         }
@@ -43,7 +43,7 @@ impl Trouble {
     }
 
     /// Notes that objects arrive.
-    pub(super) fn is_over(&mut self) {
+    pub(crate) fn is_over(&mut self) {
         if self.told.take().is_some() {
             info!(kind = self.kind, "watching again");
         }
@@ -83,7 +83,14 @@ pub(super) fn needs_list(error: &watcher::Error) -> bool {
     !matches!(status.code, 401 | 403 | 429 | 500 | 503)
 }
 
-fn status(error: &watcher::Error) -> Option<&Status> {
+/// Whether a watch failed because the API server, one that is older or told not to, takes no part in streaming lists.
+pub(super) fn refuses_streams(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else { return false };
+    matches!(status.code, 400 | 422)
+}
+
+/// What the API server said, if it did.
+pub(crate) fn status(error: &watcher::Error) -> Option<&Status> {
     use kube::Error::Api;
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
     match error {
@@ -138,6 +145,16 @@ mod tests {
         assert!(later > LONGEST_REST / 2 && later < LONGEST_REST * 2, "{later:?}");
         let calm = trouble.begins(&failure(403, "no"), now + CALM * 2);
         assert!(calm <= FIRST_REST * 2, "{calm:?}");
+    }
+
+    #[test]
+    fn a_watch_that_is_not_valid_with_a_list_in_it_refuses_streams() {
+        let failure = |code| {
+            let status = Status::failure("sendInitialEvents is forbidden for watch", "").with_code(code);
+            watcher::Error::WatchStartFailed(kube::Error::Api(status.boxed()))
+        };
+        assert!(refuses_streams(&failure(422)) && refuses_streams(&failure(400)));
+        assert!(!refuses_streams(&failure(403)) && !refuses_streams(&failure(404)), "no list would be answered either");
     }
 
     #[test]

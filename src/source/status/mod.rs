@@ -3,7 +3,9 @@
 //! Verdicts come from the rebuild loop and the stored status from the routes' watch; only where they differ something
 //! is written, so our own writes cannot loop. Whatever the API server does, the rebuild loop is never held up.
 
+mod events;
 mod plan;
+mod programmed;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,12 +22,17 @@ use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tracing::{debug, info, warn};
 
-use self::plan::{Memory, Now, Plan, Writer, retry_after};
-use super::{Report, Routes, kubernetes::trouble::chain};
+pub use self::programmed::programmed_here;
+use self::{
+    events::Events,
+    plan::{Memory, Now, Opinion, Plan, Writer, retry_after},
+    programmed::Needs,
+};
+use super::{Report, Role, Routes, Standing, kubernetes::trouble::chain};
 use crate::{
     api::{GROUP, KIND, RouteObject, VERSION},
     compile::{Verdict, object_name},
@@ -38,13 +45,18 @@ const WRITES_AT_ONCE: usize = 8;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// A write that has no answer after so long has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the last write of a replica that could not renew its Lease may take; the Lease is good for longer still.
+const LAST_WRITE: Duration = Duration::from_secs(3);
 
-/// Writes the status of the routes of a class.
+/// Writes the status of the routes of a class, where this replica is the one that does.
 pub struct StatusWriter {
     client: Client,
     writer: Arc<Writer>,
     routes: Routes,
+    events: Events,
     verdicts: Arc<[Verdict]>,
+    needs: Needs,
+    standing: Standing,
     memories: HashMap<ObjectName, Memory>,
     queue: VecDeque<ObjectName>,
     busy: HashSet<ObjectName>,
@@ -56,12 +68,20 @@ pub struct StatusWriter {
     told: Option<String>,
 }
 
+/// A write.
+#[derive(Debug)]
+struct Write {
+    name: ObjectName,
+    wish: Vec<Condition>,
+    /// The conditions that it replaces.
+    stored: Vec<Condition>,
+    before: Arc<RouteObject>,
+}
+
 /// What became of a write.
 #[derive(Debug)]
 struct Outcome {
-    name: ObjectName,
-    wish: Vec<Condition>,
-    before: Arc<RouteObject>,
+    write: Write,
     answer: Result<RouteObject, Failure>,
 }
 
@@ -74,14 +94,17 @@ struct Failure {
 }
 
 impl StatusWriter {
-    /// A writer for the routes of a class; the field manager is `switchyard/<class>`.
+    /// A writer for the routes of a class; the field manager is `switchyard/<class>`. Events name the replica.
     #[must_use]
-    pub fn new(client: Client, class: &str, routes: Routes) -> Self {
+    pub fn new(client: Client, class: &str, replica: &str, routes: Routes) -> Self {
         Self {
+            events: Events::start(client.clone(), class, replica),
             client,
             writer: Arc::new(Writer::new(class)),
             routes,
             verdicts: Arc::default(),
+            needs: Needs::default(),
+            standing: Standing::default(),
             memories: HashMap::new(),
             queue: VecDeque::new(),
             busy: HashSet::new(),
@@ -93,7 +116,7 @@ impl StatusWriter {
     }
 
     /// Writes until the sender of the reports is gone.
-    pub async fn run(mut self, mut reports: watch::Receiver<Report>) {
+    pub async fn run(mut self, mut reports: watch::Receiver<Report>, mut standings: watch::Receiver<Standing>) {
         // Before the first build there is no verdict on anything, so nothing to tell of any route.
         while reports.changed().await.is_ok() {
             if reports.borrow_and_update().generation > 0 {
@@ -101,13 +124,22 @@ impl StatusWriter {
             }
         }
         loop {
-            self.verdicts = reports.borrow_and_update().verdicts.clone();
+            self.hear(&reports.borrow_and_update());
+            self.standing = standings.borrow_and_update().clone();
             let next = self.look();
             let looked = Instant::now();
-            if self.work_until_news(&mut reports, next).await.is_none() {
+            if self.work_until_news(&mut reports, &mut standings, next).await.is_none() {
                 return;
             }
             sleep_until(looked + LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Takes what was built last.
+    fn hear(&mut self, report: &Report) {
+        if !Arc::ptr_eq(&self.verdicts, &report.verdicts) {
+            self.needs.note(report, Instant::now());
+            self.verdicts = report.verdicts.clone();
         }
     }
 
@@ -135,12 +167,25 @@ impl StatusWriter {
         let position = self.verdicts.binary_search_by(|verdict| verdict.route.cmp(name));
         let verdict = position.ok().map(|position| &self.verdicts[position]);
         let unknown = Memory::default();
-        self.writer.plan(route, verdict, self.memories.get(name).unwrap_or(&unknown), now)
+        let memory = self.memories.get(name).unwrap_or(&unknown);
+        let opinion = verdict.map(|verdict| self.opinion(verdict, memory.stored(route)));
+        self.writer.plan(route, opinion.as_ref(), memory, now)
+    }
+
+    fn opinion(&self, verdict: &Verdict, stored: &[Condition]) -> Opinion {
+        let (programmed, hold_until) = self.needs.condition(verdict, stored, &self.standing);
+        let conditions = verdict.conditions.iter().cloned().chain([programmed]).collect();
+        Opinion { generation: verdict.generation, conditions, hold_until }
     }
 
     /// Writes what is in the queue until there is a reason to look at all routes again; nothing when there will be
     /// none any more.
-    async fn work_until_news(&mut self, reports: &mut watch::Receiver<Report>, next: Option<Instant>) -> Option<()> {
+    async fn work_until_news(
+        &mut self,
+        reports: &mut watch::Receiver<Report>,
+        standings: &mut watch::Receiver<Standing>,
+        next: Option<Instant>,
+    ) -> Option<()> {
         loop {
             let rest_until = self.rest_until.filter(|rest| *rest > Instant::now());
             if rest_until.is_none() {
@@ -148,6 +193,7 @@ impl StatusWriter {
             }
             tokio::select! {
                 changed = reports.changed() => return changed.ok(),
+                Ok(()) = standings.changed() => return Some(()),
                 () = self.routes.changed() => return Some(()),
                 Some(outcome) = self.writes.join_next() => {
                     if !self.note(outcome.expect("a write does not panic, and nobody cancels it")) {
@@ -163,25 +209,39 @@ impl StatusWriter {
     /// Starts as many writes as may be on their way. Each is planned anew: what led to its place in the queue may be
     /// old.
     fn start_writes(&mut self) {
-        while self.writes.len() < WRITES_AT_ONCE
+        while self.standing.role.may_write(Instant::now())
+            && self.writes.len() < WRITES_AT_ONCE
             && let Some(name) = self.queue.pop_front()
         {
             let Some(route) = self.routes.object(&name).filter(|_| !self.busy.contains(&name)) else { continue };
             if let Plan::Write(wish) = self.plan(&name, &route, now()) {
                 self.busy.insert(name.clone());
-                self.writes.spawn(write(self.client.clone(), self.writer.clone(), name, wish, route));
+                let unknown = Memory::default();
+                let stored = self.memories.get(&name).unwrap_or(&unknown).stored(&route).to_vec();
+                let write = Write { name, wish, stored, before: route };
+                self.writes.spawn(write.carry_out(self.client.clone(), self.writer.clone(), self.give_up_at()));
             }
+        }
+    }
+
+    /// When a write that is begun now has failed if there is no answer: not after another replica may write.
+    fn give_up_at(&self) -> Instant {
+        let limit = Instant::now() + WRITE_TIMEOUT;
+        match self.standing.role {
+            Role::Holder { until } => limit.min(until + LAST_WRITE),
+            Role::Follower | Role::Barred { .. } => limit,
         }
     }
 
     /// Notes what became of a write; tells whether the queue still holds all that has to be written.
     fn note(&mut self, outcome: Outcome) -> bool {
-        let Outcome { name, wish, before, answer } = outcome;
+        let Outcome { write: Write { name, wish, stored, before }, answer } = outcome;
         self.busy.remove(&name);
         let memory = self.memories.entry(name.clone()).or_default();
         match answer {
             Ok(answer) => {
                 debug!(route = %name, conditions = wish.len(), "wrote the status");
+                self.events.tell(&answer, &stored, &wish);
                 memory.wrote(wish, &before, answer, Instant::now());
                 self.failures = 0;
                 if self.told.take().is_some() {
@@ -230,22 +290,19 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-async fn write(
-    client: Client,
-    writer: Arc<Writer>,
-    name: ObjectName,
-    wish: Vec<Condition>,
-    before: Arc<RouteObject>,
-) -> Outcome {
-    let answer = match timeout(WRITE_TIMEOUT, apply(client, &writer, &name, &wish, &before)).await {
-        Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-        Err(_) => Err(Failure { cause: "the API server does not answer".to_owned(), only_this: false }),
-    };
-    if answer.as_ref().is_err_and(|failure| failure.only_this) {
-        // The route has most likely been deleted: let the watch tell of it before anybody hears of this.
-        sleep(LOOK_INTERVAL).await;
+impl Write {
+    async fn carry_out(self, client: Client, writer: Arc<Writer>, give_up_at: Instant) -> Outcome {
+        let Self { name, wish, stored: _, before } = &self;
+        let answer = match timeout_at(give_up_at, apply(client, &writer, name, wish, before)).await {
+            Ok(answer) => answer.map_err(|error| Failure::of(&error)),
+            Err(_) => Err(Failure { cause: "the API server does not answer".to_owned(), only_this: false }),
+        };
+        if answer.as_ref().is_err_and(|failure| failure.only_this) {
+            // The route has most likely been deleted: let the watch tell of it before anybody hears of this.
+            sleep(LOOK_INTERVAL).await;
+        }
+        Outcome { write: self, answer }
     }
-    Outcome { name, wish, before, answer }
 }
 
 /// Server-side apply. It fails for an object that does not fit the schema, one from an older CRD say, even though only

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::{
     api::{ConditionType, RouteObject},
-    compile::{Verdict, VerdictCondition},
+    compile::VerdictCondition,
 };
 
-/// A change of `BackendsReady` alone is written at most this often for a route: pods come and go, and each write is
-/// one for the API server and for everybody who watches routes.
-const READINESS_INTERVAL: Duration = Duration::from_secs(10);
+/// Nothing but small changes is written at most this often for a route: pods come and go, and each write is one for
+/// the API server and for everybody who watches routes.
+const SMALL_INTERVAL: Duration = Duration::from_secs(10);
 /// A write that failed is tried again after this long, then after twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// The longest time between two tries.
@@ -25,11 +25,12 @@ const CONTEST: Duration = Duration::from_secs(60);
 /// What the API allows.
 const LONGEST_MESSAGE: usize = 32_768;
 
-const OURS: [ConditionType; 4] = [
+const OURS: [ConditionType; 5] = [
     ConditionType::Accepted,
     ConditionType::PartiallyInvalid,
     ConditionType::ResolvedRefs,
     ConditionType::BackendsReady,
+    ConditionType::Programmed,
 ];
 
 /// Who writes.
@@ -50,11 +51,22 @@ pub(super) struct Now {
     pub(super) time: Timestamp,
 }
 
+/// What a route should say.
+#[derive(Clone, Debug)]
+pub(super) struct Opinion {
+    /// The generation of the spec that was judged; 0 where there is none.
+    pub(super) generation: i64,
+    /// The conditions.
+    pub(super) conditions: Vec<VerdictCondition>,
+    /// When it will not differ for the better any more, if that is to be waited for.
+    pub(super) hold_until: Option<Instant>,
+}
+
 /// What is remembered of the writes to one route.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     written: Option<Written>,
-    readiness_at: Option<Instant>,
+    small_at: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
     /// How often in a row the same was written, because somebody had written something else: a replica of another
@@ -89,26 +101,29 @@ impl Writer {
         Self { class: class.to_owned(), manager: format!("switchyard/{class}") }
     }
 
-    /// What to do about a route, given the newest verdict on it.
-    pub(super) fn plan(&self, route: &RouteObject, verdict: Option<&Verdict>, memory: &Memory, now: Now) -> Plan {
-        let Some(wish) = self.wish(route, verdict, memory, now) else { return Plan::Nothing };
-        let differing = differing(&wish, memory.stored(route));
+    /// What to do about a route, given the newest opinion of it.
+    pub(super) fn plan(&self, route: &RouteObject, opinion: Option<&Opinion>, memory: &Memory, now: Now) -> Plan {
+        let Some(wish) = self.wish(route, opinion, memory, now) else { return Plan::Nothing };
+        let stored = memory.stored(route);
+        let differing = differing(&wish, stored);
         let released = wish.is_empty() && !memory.is_ahead_of(route);
         if differing.is_empty() && !released || memory.was_in_vain(&wish, route) {
             return Plan::Nothing;
         }
-        match memory.not_before(&wish, &differing, now.instant) {
+        let is_small = !differing.is_empty() && differing.iter().all(|type_| is_small(*type_, &wish, stored));
+        let held = opinion.and_then(|opinion| opinion.hold_until).filter(|at| *at > now.instant);
+        match memory.not_before(&wish, is_small, now.instant).max(held) {
             Some(at) => Plan::Later(at),
             None => Plan::Write(wish),
         }
     }
 
     /// The conditions that a route should have of us, none for one that we only have to let go. Nothing where it is
-    /// not ours to write, or not yet: the verdict on its newest spec is on its way.
+    /// not ours to write, or not yet: the opinion of its newest spec is on its way.
     fn wish(
         &self,
         route: &RouteObject,
-        verdict: Option<&Verdict>,
+        opinion: Option<&Opinion>,
         memory: &Memory,
         now: Now,
     ) -> Option<Vec<Condition>> {
@@ -116,9 +131,9 @@ impl Writer {
         if class != self.class {
             return self.holds(route).then(Vec::new);
         }
-        let verdict = verdict?;
-        (verdict.generation == route.metadata.generation.unwrap_or_default())
-            .then(|| conditions(verdict, memory.stored(route), now.time))
+        let opinion = opinion?;
+        (opinion.generation == route.metadata.generation.unwrap_or_default())
+            .then(|| conditions(opinion, memory.stored(route), now.time))
     }
 
     /// Whether fields of the route's status belong to this writer.
@@ -130,8 +145,10 @@ impl Writer {
 impl Memory {
     /// Notes a write of `wish` that replaced `before`, and its answer.
     pub(super) fn wrote(&mut self, wish: Vec<Condition>, before: &RouteObject, answer: RouteObject, now: Instant) {
-        if differing(&wish, self.stored(before)) == [ConditionType::BackendsReady] {
-            self.readiness_at = Some(now);
+        let stored = self.stored(before);
+        let mut differing = differing(&wish, stored).into_iter().peekable();
+        if differing.peek().is_some() && differing.all(|type_| is_small(type_, &wish, stored)) {
+            self.small_at = Some(now);
         }
         self.contested = if self.was_written_lately(&wish, now) { self.contested + 1 } else { 0 };
         self.written = Some(Written {
@@ -153,7 +170,7 @@ impl Memory {
     }
 
     /// The conditions that the API server holds, as far as we know: its answer may be ahead of the watch.
-    fn stored<'a>(&'a self, route: &'a RouteObject) -> &'a [Condition] {
+    pub(super) fn stored<'a>(&'a self, route: &'a RouteObject) -> &'a [Condition] {
         match &self.written {
             Some(written) if self.is_ahead_of(route) => &written.answer,
             _ => &route.status.conditions,
@@ -178,12 +195,11 @@ impl Memory {
     }
 
     /// The time before which nothing is written, if that is not over.
-    fn not_before(&self, wish: &[Condition], differing: &[ConditionType], now: Instant) -> Option<Instant> {
-        let readiness = self.readiness_at.filter(|_| differing == [ConditionType::BackendsReady]);
-        let readiness = readiness.map(|at| at + READINESS_INTERVAL);
+    fn not_before(&self, wish: &[Condition], is_small: bool, now: Instant) -> Option<Instant> {
+        let small = self.small_at.filter(|_| is_small).map(|at| at + SMALL_INTERVAL);
         let contested = self.written.as_ref().filter(|_| self.contested > 0 && self.was_written_lately(wish, now));
         let contested = contested.map(|written| written.at + retry_after(self.contested));
-        readiness.into_iter().chain(self.retry_at).chain(contested).max().filter(|at| *at > now)
+        small.into_iter().chain(self.retry_at).chain(contested).max().filter(|at| *at > now)
     }
 }
 
@@ -192,10 +208,10 @@ pub(super) fn retry_after(failures: u32) -> Duration {
     FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(LONGEST_RETRY)
 }
 
-/// The conditions of a verdict. The time of one whose status is the stored one's is taken over from there.
-fn conditions(verdict: &Verdict, stored: &[Condition], now: Timestamp) -> Vec<Condition> {
-    let generation = (verdict.generation > 0).then_some(verdict.generation);
-    verdict.conditions.iter().map(|condition| written(condition, generation, stored, now)).collect()
+/// The conditions of an opinion. The time of one whose status is the stored one's is taken over from there.
+fn conditions(opinion: &Opinion, stored: &[Condition], now: Timestamp) -> Vec<Condition> {
+    let generation = (opinion.generation > 0).then_some(opinion.generation);
+    opinion.conditions.iter().map(|condition| written(condition, generation, stored, now)).collect()
 }
 
 fn written(condition: &VerdictCondition, generation: Option<i64>, stored: &[Condition], now: Timestamp) -> Condition {
@@ -219,6 +235,18 @@ fn shortened(message: &str) -> String {
     message[..end.unwrap_or_default()].to_owned()
 }
 
+/// What a condition of a type has become in `after`, where it is another outcome than before.
+pub(super) fn turns<'a>(
+    before: &'a [Condition],
+    after: &'a [Condition],
+) -> impl Iterator<Item = (ConditionType, Option<&'a Condition>)> {
+    OURS.into_iter().filter_map(|type_| {
+        let (before, after) = (find(before, type_), find(after, type_));
+        let outcome = |found: Option<&'a Condition>| found.map(|found| (&found.status, &found.reason));
+        (outcome(before) != outcome(after)).then_some((type_, after))
+    })
+}
+
 /// Our types of condition that say something else in the two lists, or are in one of them only.
 fn differing(wish: &[Condition], stored: &[Condition]) -> Vec<ConditionType> {
     let differs = |type_: &ConditionType| match (find(wish, *type_), find(stored, *type_)) {
@@ -229,7 +257,19 @@ fn differing(wish: &[Condition], stored: &[Condition]) -> Vec<ConditionType> {
     OURS.into_iter().filter(differs).collect()
 }
 
-fn find(conditions: &[Condition], type_: ConditionType) -> Option<&Condition> {
+/// Whether what is new about a condition can wait: that backends are ready or not, or which replicas are late.
+fn is_small(type_: ConditionType, wish: &[Condition], stored: &[Condition]) -> bool {
+    match type_ {
+        ConditionType::BackendsReady => true,
+        ConditionType::Programmed => find(wish, type_).zip(find(stored, type_)).is_some_and(|(wish, stored)| {
+            let outcome = |of: &Condition| (of.status.clone(), of.reason.clone(), of.observed_generation);
+            outcome(wish) == outcome(stored)
+        }),
+        _ => false,
+    }
+}
+
+pub(super) fn find(conditions: &[Condition], type_: ConditionType) -> Option<&Condition> {
     conditions.iter().find(|condition| condition.type_ == type_.as_str())
 }
 

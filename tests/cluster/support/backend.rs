@@ -16,7 +16,14 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tokio_tungstenite::{WebSocketStream, accept_async, client_async, tungstenite::Message};
+use tokio_tungstenite::{
+    WebSocketStream, accept_async, client_async,
+    tungstenite::{
+        Message,
+        client::IntoClientRequest,
+        handshake::client::{Request, Response},
+    },
+};
 
 use super::{block_on, spawn};
 
@@ -87,11 +94,34 @@ impl Client {
     /// # Errors
     /// Says what went wrong, such as the status of an answer that is not 101.
     pub async fn open(proxy: SocketAddr, host: &str, path: &str) -> Result<Self, String> {
+        let request = format!("ws://{host}{path}").into_client_request().map_err(|error| error.to_string())?;
+        Self::send(proxy, request).await.map(|(client, _)| client)
+    }
+
+    /// Connects with this cookie; gives the one that is set, too.
+    ///
+    /// # Errors
+    /// Says what went wrong, such as the status of an answer that is not 101.
+    pub fn connect_with_cookie(
+        proxy: SocketAddr,
+        host: &str,
+        cookie: Option<&str>,
+    ) -> Result<(Self, Option<String>), String> {
+        let mut request = format!("ws://{host}/").into_client_request().map_err(|error| error.to_string())?;
+        if let Some(cookie) = cookie {
+            request.headers_mut().insert("cookie", cookie.parse().expect("it is a cookie's text"));
+        }
+        let (client, answer) = block_on(Self::send(proxy, request))?;
+        let set = answer.headers().get("set-cookie").and_then(|cookie| cookie.to_str().ok());
+        let set = set.and_then(|cookie| cookie.split(';').next()).map(str::to_owned);
+        Ok((client, set))
+    }
+
+    async fn send(proxy: SocketAddr, request: Request) -> Result<(Self, Response), String> {
         let stream = TcpStream::connect(proxy).await.map_err(|error| error.to_string())?;
-        let url = format!("ws://{host}{path}");
-        let (mut socket, _) = client_async(url, stream).await.map_err(|error| error.to_string())?;
+        let (mut socket, answer) = client_async(request, stream).await.map_err(|error| error.to_string())?;
         match socket.next().await {
-            Some(Ok(message)) => Ok(Self { socket, backend: message.to_string() }),
+            Some(Ok(message)) => Ok((Self { socket, backend: message.to_string() }, answer)),
             other => Err(format!("no greeting: {other:?}")),
         }
     }

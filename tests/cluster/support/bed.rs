@@ -1,13 +1,17 @@
 //! A control plane with Switchyard's CRD and the chart's rights in it.
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{Api, Client};
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{Api, Client, api::ListParams};
 use serde_json::json;
 use switchyard::api::RouteObject;
 
@@ -47,8 +51,13 @@ impl Bed {
 
     /// One for a test that does to it what others would not survive. It has no CRD.
     pub fn bare() -> Option<Self> {
+        Self::with_flags(&[])
+    }
+
+    /// The same, whose API server is given these flags as well.
+    pub fn with_flags(flags: &[&str]) -> Option<Self> {
         match Assets::find() {
-            Ok(assets) => Some(Self::install(ControlPlane::start(assets))),
+            Ok(assets) => Some(Self::install(ControlPlane::start(assets, flags))),
             Err(reason) if env::var_os("CI").is_some_and(|ci| ci == "true") => panic!("{reason}"),
             Err(reason) => {
                 eprintln!("skipped: {reason}");
@@ -99,6 +108,26 @@ impl Bed {
     pub fn route(&self, namespace: &str, name: &str) -> Result<RouteObject, String> {
         let api = Api::<RouteObject>::namespaced(self.client(), namespace);
         block_on(api.get(name)).map_err(|error| error.to_string())
+    }
+
+    /// The Leases of a class, by name, all that there are.
+    pub fn leases(&self, class: &str) -> BTreeMap<String, Lease> {
+        let api = Api::<Lease>::namespaced(self.client(), SYSTEM);
+        let params = ListParams::default().labels(&format!("switchyard.dev/class={class}"));
+        let leases = block_on(api.list(&params)).expect("an administrator may list them");
+        leases.into_iter().map(|lease| (lease.metadata.name.clone().unwrap_or_default(), lease)).collect()
+    }
+
+    /// The Lease for statuses of a class that serves the whole cluster, once there is one that somebody else holds.
+    pub fn leader_but(&self, class: &str, other: &str) -> LeaseSpec {
+        eventually(|| {
+            let lease = self.leases(class).remove(&format!("switchyard-{class}")).and_then(|lease| lease.spec);
+            let lease = lease.ok_or("there is no Lease")?;
+            match lease.holder_identity.as_deref() {
+                Some(holder) if holder != other => Ok(lease),
+                holder => Err(format!("it is held by {holder:?}")),
+            }
+        })
     }
 
     /// Waits until a route has a condition with this status and reason; gives the condition.

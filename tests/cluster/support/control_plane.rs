@@ -28,6 +28,7 @@ pub struct ControlPlane {
     folder: TempDir,
     assets: Assets,
     ports: Ports,
+    flags: Vec<String>,
     etcd: Mutex<Process>,
     api_server: Mutex<Process>,
     controller_manager: Option<Process>,
@@ -50,17 +51,19 @@ impl Drop for Process {
 }
 
 impl ControlPlane {
-    /// Starts one and waits until its API server is ready.
-    pub fn start(assets: Assets) -> Self {
+    /// Starts one and waits until its API server is ready, which is given these flags as well.
+    pub fn start(assets: Assets, flags: &[&str]) -> Self {
+        let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let folder = tempfile::tempdir().unwrap();
         let ports = Ports { etcd: free_port(), peer: free_port(), api: free_port() };
         write_credentials(folder.path(), ports.api);
         let etcd = start_etcd(&assets, folder.path(), &ports);
-        let api_server = start_api_server(&assets, folder.path(), &ports);
+        let api_server = start_api_server(&assets, folder.path(), &ports, &flags);
         let mut plane = Self {
             folder,
             assets,
             ports,
+            flags,
             etcd: Mutex::new(etcd),
             api_server: Mutex::new(api_server),
             controller_manager: None,
@@ -76,7 +79,7 @@ impl ControlPlane {
         let _ = process.0.kill();
         let _ = process.0.wait();
         between();
-        *process = start_api_server(&self.assets, self.folder.path(), &self.ports);
+        *process = start_api_server(&self.assets, self.folder.path(), &self.ports, &self.flags);
         drop(process);
         self.wait_until_ready();
     }
@@ -184,7 +187,7 @@ fn start_etcd(assets: &Assets, folder: &Path, ports: &Ports) -> Process {
     spawn(command, folder, "etcd")
 }
 
-fn start_api_server(assets: &Assets, folder: &Path, ports: &Ports) -> Process {
+fn start_api_server(assets: &Assets, folder: &Path, ports: &Ports, flags: &[String]) -> Process {
     let path = |name| argument(&folder.join(name));
     let mut command = Command::new(assets.program("kube-apiserver"));
     command.args([
@@ -203,6 +206,7 @@ fn start_api_server(assets: &Assets, folder: &Path, ports: &Ports) -> Process {
         "--authorization-mode=RBAC".to_owned(),
         format!("--token-auth-file={}", path("tokens.csv")),
     ]);
+    command.args(flags);
     spawn(command, folder, "kube-apiserver")
 }
 

@@ -4,16 +4,22 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
+    time::{Duration, Instant},
 };
 
-use super::{Bed, Client, control_plane::Process, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 
-/// A running `switchyard controller`.
+use super::{Bed, Client, SYSTEM, eventually};
+
+/// How long one that was told to stop may take.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
+
+/// A running `switchyard controller`. It is told to stop, and waited for, when it is dropped.
 pub struct Controller {
-    _process: Process,
+    process: Child,
     output: Arc<Mutex<String>>,
     log: Arc<Mutex<String>>,
 }
@@ -26,17 +32,55 @@ impl Controller {
         controller
     }
 
+    /// Starts one of several that serve a class, with a name of its own.
+    pub fn replica(bed: &Bed, class: &str, name: &str) -> Self {
+        let controller = Self::launch_with(bed.kubeconfig(), class, |command| {
+            command.env("POD_NAME", name);
+        });
+        controller.wait_until_ready();
+        controller
+    }
+
     /// Starts one without waiting.
     pub fn launch(kubeconfig: &Path, class: &str) -> Self {
+        Self::launch_with(kubeconfig, class, |_| {})
+    }
+
+    /// The same, with more flags or variables.
+    pub fn launch_with(kubeconfig: &Path, class: &str, more: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.args(["controller", "--class", class, "--shutdown-delay=0s", "--drain-window=0s"]);
         command.args(["--http-listen=127.0.0.1:0", "--https-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
         command.args(["--threads=1", "--log-level=info,switchyard::source=debug"]).env("KUBECONFIG", kubeconfig);
+        command.env("POD_NAMESPACE", SYSTEM);
+        more(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let output = collect(child.stdout.take().expect("it is piped"));
         let log = collect(child.stderr.take().expect("it is piped"));
-        Self { _process: Process(child), output, log }
+        Self { process: child, output, log }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).expect("it runs");
+    }
+
+    /// Ends it without a word to anybody.
+    pub fn kill(mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it was killed");
+    }
+
+    /// The value of a metric without labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let answer = super::backend::get(self.admin(), "localhost", "/metrics").ok()?;
+        answer.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     /// Where it serves plaintext.
@@ -92,6 +136,19 @@ impl Controller {
             let address = output.lines().find_map(|line| line.strip_prefix(&prefix)?.parse().ok());
             address.ok_or_else(|| format!("no {prefix:?} in:\n{output}\n{}", self.log()))
         })
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + STOPS_WITHIN;
+        let _ = kill_process(Pid::from_child(&self.process), Signal::CONT);
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

@@ -6,6 +6,7 @@ mod backend;
 mod bed;
 mod control_plane;
 mod controller;
+mod fill;
 pub mod objects;
 
 use std::{
@@ -20,6 +21,7 @@ pub use backend::{Backend, Client, certificate_sent};
 pub use bed::{Bed, RELEASE, SYSTEM, chart};
 pub use control_plane::ControlPlane;
 pub use controller::Controller;
+pub use fill::create;
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -38,8 +40,13 @@ pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
 
 /// Waits until `look` finds something; panics with what it said last when that takes too long. Other processes are
 /// involved, so this polls.
-pub fn eventually<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(40);
+pub fn eventually<T>(look: impl FnMut() -> Result<T, String>) -> T {
+    eventually_within(Duration::from_secs(40), look)
+}
+
+/// The same for what may take longer.
+pub fn eventually_within<T>(patience: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         match look() {
             Ok(found) => return found,

@@ -1,9 +1,7 @@
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::*;
-use crate::{api::ConditionReason, table::ObjectName};
+use crate::api::ConditionReason;
 
 const AT: &str = "2026-01-01T00:00:00Z";
 
@@ -37,29 +35,21 @@ fn condition(type_: &str, status: &str, reason: &str) -> serde_json::Value {
     })
 }
 
-fn verdict(conditions: &[(ConditionType, bool, ConditionReason)]) -> Verdict {
+fn opinion(conditions: &[(ConditionType, bool, ConditionReason)]) -> Opinion {
     let conditions = conditions.iter().map(|&(type_, status, reason)| {
         let message = "why".to_owned();
         VerdictCondition { type_, status, reason, message: message.into() }
     });
-    Verdict {
-        route: ObjectName::new("shop", "chat"),
-        generation: 3,
-        conditions: conditions.collect(),
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        hostnames: Arc::default(),
-        rules: Arc::default(),
-    }
+    Opinion { generation: 3, conditions: conditions.collect(), hold_until: None }
 }
 
-fn accepted() -> Verdict {
-    verdict(&[(ConditionType::Accepted, true, ConditionReason::Accepted)])
+fn accepted() -> Opinion {
+    opinion(&[(ConditionType::Accepted, true, ConditionReason::Accepted)])
 }
 
-fn ready(ready: bool) -> Verdict {
+fn ready(ready: bool) -> Opinion {
     let reason = if ready { ConditionReason::EndpointsReady } else { ConditionReason::NoReadyEndpoints };
-    verdict(&[
+    opinion(&[
         (ConditionType::Accepted, true, ConditionReason::Accepted),
         (ConditionType::BackendsReady, ready, reason),
     ])
@@ -77,8 +67,8 @@ fn wish(plan: Plan) -> Vec<Condition> {
     }
 }
 
-fn plan(route: &RouteObject, verdict: &Verdict, memory: &Memory, now: Now) -> Plan {
-    Writer::new("blue").plan(route, Some(verdict), memory, now)
+fn plan(route: &RouteObject, opinion: &Opinion, memory: &Memory, now: Now) -> Plan {
+    Writer::new("blue").plan(route, Some(opinion), memory, now)
 }
 
 #[test]
@@ -99,7 +89,7 @@ fn a_status_that_is_as_it_should_be_is_not_written() {
 #[test]
 fn the_transition_time_moves_with_the_status_only() {
     let stored = route("1", "blue", &json!([condition("Accepted", "False", "Invalid")]));
-    let conflicted = verdict(&[(ConditionType::Accepted, false, ConditionReason::Conflicted)]);
+    let conflicted = opinion(&[(ConditionType::Accepted, false, ConditionReason::Conflicted)]);
     let kept = wish(plan(&stored, &conflicted, &Memory::default(), now()));
     assert_eq!(kept[0].last_transition_time.0.to_string(), AT);
     let moved = wish(plan(&stored, &accepted(), &Memory::default(), now()));
@@ -115,9 +105,9 @@ fn a_condition_that_no_longer_holds_is_removed() {
 }
 
 #[test]
-fn a_verdict_on_an_older_spec_is_not_written() {
-    let verdict = Verdict { generation: 2, ..accepted() };
-    assert_eq!(plan(&pending("1"), &verdict, &Memory::default(), now()), Plan::Nothing);
+fn an_opinion_of_an_older_spec_is_not_written() {
+    let old = Opinion { generation: 2, ..accepted() };
+    assert_eq!(plan(&pending("1"), &old, &Memory::default(), now()), Plan::Nothing);
 }
 
 #[test]
@@ -176,8 +166,8 @@ fn readiness_alone_is_written_at_most_once_in_ten_seconds() {
     memory.wrote(wished, &down, up.clone(), start.instant);
 
     let soon = Now { instant: start.instant + Duration::from_secs(3), ..start };
-    assert_eq!(plan(&up, &ready(false), &memory, soon), Plan::Later(start.instant + READINESS_INTERVAL));
-    let late = Now { instant: start.instant + READINESS_INTERVAL, ..start };
+    assert_eq!(plan(&up, &ready(false), &memory, soon), Plan::Later(start.instant + SMALL_INTERVAL));
+    let late = Now { instant: start.instant + SMALL_INTERVAL, ..start };
     assert!(matches!(plan(&up, &ready(false), &memory, late), Plan::Write(_)));
 }
 
@@ -187,7 +177,7 @@ fn readiness_goes_along_with_another_condition_at_once() {
     let down = stored_ready("1", "False", "NoReadyEndpoints");
     let wished = wish(plan(&down, &ready(true), &memory, start));
     memory.wrote(wished, &down, stored_ready("2", "True", "EndpointsReady"), start.instant);
-    let conflicted = verdict(&[
+    let conflicted = opinion(&[
         (ConditionType::Accepted, false, ConditionReason::Conflicted),
         (ConditionType::BackendsReady, false, ConditionReason::NoReadyEndpoints),
     ]);
@@ -216,6 +206,52 @@ fn two_writers_who_differ_write_ever_more_slowly() {
     let contested = plan(&pending("5"), &accepted(), &memory, at(20));
     assert_eq!(contested, Plan::Later(at(10).instant + FIRST_RETRY * 2));
     assert!(matches!(plan(&pending("5"), &accepted(), &memory, at(10 + 500)), Plan::Write(_)));
-    let other = verdict(&[(ConditionType::Accepted, false, ConditionReason::Invalid)]);
+    let other = opinion(&[(ConditionType::Accepted, false, ConditionReason::Invalid)]);
     assert!(matches!(plan(&pending("5"), &other, &memory, at(20)), Plan::Write(_)), "news are not held up");
+}
+
+fn programmed(status: bool, message: &str) -> Opinion {
+    let mut opinion = accepted();
+    let reason = if status { ConditionReason::Programmed } else { ConditionReason::Pending };
+    let message = message.to_owned().into();
+    opinion.conditions.push(VerdictCondition { type_: ConditionType::Programmed, status, reason, message });
+    opinion
+}
+
+fn stored_programmed(version: &str, status: &str, reason: &str) -> RouteObject {
+    let accepted = condition("Accepted", "True", "Accepted");
+    route(version, "blue", &json!([accepted, condition("Programmed", status, reason)]))
+}
+
+#[test]
+fn which_replicas_are_late_is_written_at_most_once_in_ten_seconds_and_that_none_is_at_once() {
+    let (start, mut memory) = (now(), Memory::default());
+    let stored = stored_programmed("1", "False", "Pending");
+    let wished = wish(plan(&stored, &programmed(false, "a, b"), &memory, start));
+    let after = stored_programmed("2", "False", "Pending");
+    memory.wrote(wished, &stored, after.clone(), start.instant);
+    let later = plan(&after, &programmed(false, "a"), &memory, start);
+    assert_eq!(later, Plan::Later(start.instant + SMALL_INTERVAL));
+    assert!(matches!(plan(&after, &programmed(true, "all"), &memory, start), Plan::Write(_)));
+}
+
+#[test]
+fn a_write_that_may_say_more_in_a_moment_is_held() {
+    let (start, memory) = (now(), Memory::default());
+    let until = start.instant + Duration::from_millis(500);
+    let late = Opinion { hold_until: Some(until), ..programmed(false, "a") };
+    assert_eq!(plan(&pending("1"), &late, &memory, start), Plan::Later(until));
+    assert!(matches!(plan(&pending("1"), &late, &memory, Now { instant: until, ..start }), Plan::Write(_)));
+}
+
+#[test]
+fn a_condition_turns_when_its_status_or_reason_is_another() {
+    let conditions = |of: &[(&str, &str, &str)]| -> Vec<Condition> {
+        let one = |(type_, status, reason): &(&str, &str, &str)| condition(type_, status, reason);
+        of.iter().map(|of| serde_json::from_value(one(of)).unwrap()).collect()
+    };
+    let before = conditions(&[("Accepted", "True", "Accepted"), ("PartiallyInvalid", "True", "Invalid")]);
+    let after = conditions(&[("Accepted", "True", "Accepted"), ("ResolvedRefs", "False", "UnknownPort")]);
+    let turns: Vec<_> = turns(&before, &after).map(|(type_, after)| (type_, after.is_some())).collect();
+    assert_eq!(turns, [(ConditionType::PartiallyInvalid, false), (ConditionType::ResolvedRefs, true)]);
 }

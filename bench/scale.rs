@@ -1,0 +1,167 @@
+//! What a large cluster costs: 10,000 routes, 10,000 Services and 100,000 endpoints in a real API server. Run by
+//! `make bench-scale`.
+//!
+//! Told are the time from the start of a controller until it is ready, until all statuses are written, its memory
+//! (PSS), the processor's time that it takes while nothing happens and while 50 endpoints change each second, and the
+//! requests that it sends.
+
+#[path = "../tests/shared/mod.rs"]
+mod shared;
+#[path = "../tests/cluster/support/mod.rs"]
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use switchyard::api::WebSocketRoute;
+
+use support::{Bed, Controller, block_on, create, eventually_within, objects};
+
+const NAMESPACE: &str = "scale";
+const ROUTES: usize = 10_000;
+const ENDPOINTS: usize = 10;
+const CHANGES_PER_SECOND: u32 = 50;
+const WINDOW: Duration = Duration::from_secs(30);
+/// How long what is slow here may take before it counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// The kernel counts the time of processes in hundredths of a second.
+const TICK: Duration = Duration::from_millis(10);
+
+fn main() {
+    let Some(bed) = Bed::shared() else { return };
+    bed.namespace(NAMESPACE);
+    block_on(fill(&bed.client()));
+    let routes = ROUTES;
+    println!("{routes} routes, {routes} Services, {} endpoints", ROUTES * ENDPOINTS);
+
+    let (before, started) = (requests(bed), Instant::now());
+    let controller = Controller::launch(bed.kubeconfig(), NAMESPACE);
+    eventually_within(PATIENCE, || if controller.is_ready() { Ok(()) } else { Err("not ready".to_owned()) });
+    println!("ready after {:.1} s", started.elapsed().as_secs_f64());
+    println!("memory when ready: {} MiB", pss(&controller));
+    eventually_within(PATIENCE, || match block_on(programmed(&bed.client())) {
+        ROUTES => Ok(()),
+        some => Err(format!("{some} routes are programmed")),
+    });
+    println!("all statuses written after {:.1} s", started.elapsed().as_secs_f64());
+    println!("memory then: {} MiB", pss(&controller));
+    tell_requests("requests until then", &before, &requests(bed));
+
+    let before = requests(bed);
+    println!("processor, nothing happening: {:.1} % of one", used_during(&controller, || std::thread::sleep(WINDOW)));
+    tell_requests("requests in that time", &before, &requests(bed));
+    let before = requests(bed);
+    let used = used_during(&controller, || block_on(churn(&bed.client())));
+    println!("processor, {CHANGES_PER_SECOND} endpoints changing each second: {used:.1} % of one");
+    tell_requests("requests in that time, the changes included", &before, &requests(bed));
+    println!("memory at the end: {} MiB", pss(&controller));
+}
+
+async fn fill(client: &Client) {
+    create::<Service>(client, NAMESPACE, (0..ROUTES).map(|number| objects::service(NAMESPACE, &name(number)))).await;
+    create::<EndpointSlice>(client, NAMESPACE, (0..ROUTES).map(|number| slice(number, 0))).await;
+    let route =
+        |number| objects::route(NAMESPACE, &name(number), &format!("route-{number}.example.com"), &name(number));
+    create::<WebSocketRoute>(client, NAMESPACE, (0..ROUTES).map(route)).await;
+}
+
+/// Replaces one endpoint of a slice, again and again, evenly spread over time.
+async fn churn(client: &Client) {
+    let api = Api::<EndpointSlice>::namespaced(client.clone(), NAMESPACE);
+    let (began, spacing) = (Instant::now(), Duration::from_secs(1) / CHANGES_PER_SECOND);
+    for number in 0.. {
+        let at = began + spacing * number;
+        if at >= began + WINDOW {
+            return;
+        }
+        tokio::time::sleep_until(at.into()).await;
+        let number = number as usize % ROUTES;
+        let patch = Patch::Merge(json!({ "endpoints": slice(number, 1)["endpoints"] }));
+        api.patch(&name(number), &PatchParams::default(), &patch).await.expect("the API server takes it");
+    }
+}
+
+fn slice(number: usize, replaced: usize) -> Value {
+    let endpoint = |endpoint: usize| {
+        let host = if endpoint < replaced { endpoint + ENDPOINTS } else { endpoint };
+        let address = format!("198.18.{}.{}", number % 250, host + 1);
+        let uid = format!("{number}-{host}");
+        json!({ "addresses": [address], "conditions": { "ready": true }, "targetRef": { "kind": "Pod", "name": uid, "uid": uid } })
+    };
+    let mut slice = objects::slice(NAMESPACE, &name(number), &name(number), &[]);
+    slice["endpoints"] = (0..ENDPOINTS).map(endpoint).collect();
+    slice
+}
+
+fn name(number: usize) -> String {
+    format!("chat-{number}")
+}
+
+/// How many routes are programmed.
+async fn programmed(client: &Client) -> usize {
+    let api = Api::<WebSocketRoute>::namespaced(client.clone(), NAMESPACE);
+    let routes = api.list(&ListParams::default()).await.expect("the API server answers");
+    let is_programmed = |route: &&WebSocketRoute| {
+        let mut conditions = route.status.iter().flat_map(|status| &status.conditions);
+        conditions.any(|one| one.type_ == "Programmed" && one.status == "True")
+    };
+    routes.items.iter().filter(is_programmed).count()
+}
+
+/// The memory of the process that is its own, and its share of what is not.
+fn pss(controller: &Controller) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", controller.id())).expect("it runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel tells");
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("it is a number") / 1_024
+}
+
+/// The share of a processor that a controller takes while something is done.
+fn used_during(controller: &Controller, work: impl FnOnce()) -> f64 {
+    let (before, began) = (used(controller), Instant::now());
+    work();
+    let used = used(controller).saturating_sub(before);
+    used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0
+}
+
+fn used(controller: &Controller) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{}/stat", controller.id())).expect("it runs");
+    let (_, fields) = text.rsplit_once(')').expect("the name is in brackets");
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u32>().expect("it is a number"));
+    TICK * ticks.sum::<u32>()
+}
+
+/// The requests that the API server has answered of the resources that a controller asks for, watches when they end.
+fn requests(bed: &Bed) -> BTreeMap<String, u64> {
+    let metrics = bed.plane.kubectl(&["get", "--raw", "/metrics"], "").expect("the API server answers");
+    let mut requests = BTreeMap::new();
+    for line in metrics.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
+        let label = |name: &str| line.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split('"').next());
+        let (Some(verb), Some(resource)) = (label("verb"), label("resource")) else { continue };
+        if ["websocketroutes", "services", "endpointslices", "secrets", "leases", "events"].contains(&resource) {
+            let count = line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok()).unwrap_or_default();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
+            let count = count as u64;
+            *requests.entry(format!("{verb} {resource}")).or_default() += count;
+        }
+    }
+    requests
+}
+
+fn tell_requests(what: &str, before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) {
+    println!("{what}:");
+    for (request, count) in after {
+        let count = count - before.get(request).unwrap_or(&0);
+        if count > 0 {
+            println!("  {count:>6} {request}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! When a replica tells what it serves. Pure: instants come from the caller.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::election::RENEW;
+use crate::source::{Digest, Progress, Report};
+
+/// The shortest time between two Leases that tell of new tables.
+const SPACING: Duration = Duration::from_millis(200);
+
+/// What this replica serves, and what it has told of that.
+#[derive(Debug, Default)]
+pub(super) struct Announcement {
+    serves: Option<Content>,
+    told: Option<(Content, Instant)>,
+    rest_until: Option<Instant>,
+}
+
+/// What is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    /// How far the routes were followed.
+    pub(super) progress: Progress,
+    /// What was made of them.
+    pub(super) digest: Digest,
+}
+
+impl Announcement {
+    /// Notes what is served now.
+    pub(super) fn serves(&mut self, report: &Report) {
+        let Report { generation, verdicts: _, progress, digest } = report;
+        if *generation > 0 {
+            self.serves = Some(Content { progress: progress.clone(), digest: *digest });
+        }
+    }
+
+    /// What is to be told, and when; nothing before there is a table.
+    pub(super) fn next(&self, now: Instant) -> Option<(&Content, Instant)> {
+        let serves = self.serves.as_ref()?;
+        let at = match &self.told {
+            None => now,
+            Some((told, at)) if told.is_news_to(serves) => *at + SPACING,
+            Some((_, at)) => *at + RENEW,
+        };
+        Some((serves, self.rest_until.map_or(at, |rest| rest.max(at))))
+    }
+
+    /// Notes that this was told.
+    pub(super) fn told(&mut self, content: Content, now: Instant) {
+        self.told = Some((content, now));
+        self.rest_until = None;
+    }
+
+    /// Notes that it could not be told, and is not for a while.
+    pub(super) fn failed(&mut self, now: Instant, rest: Duration) {
+        self.rest_until = Some(now + rest);
+    }
+
+    /// Whether anything has been told.
+    pub(super) fn has_told(&self) -> bool {
+        self.told.is_some()
+    }
+}
+
+impl Content {
+    /// Versions that have only been seen go along with the next renewal: no route has changed in them.
+    fn is_news_to(&self, serves: &Self) -> bool {
+        self.progress.changed != serves.progress.changed || self.digest != serves.digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::progress::WHOLE_CLUSTER;
+
+    fn report(seen: u64, changed: u64) -> Report {
+        let mut report = Report { generation: 1, ..Report::default() };
+        report.progress.seen.set(WHOLE_CLUSTER, Some(seen));
+        report.progress.changed.set(WHOLE_CLUSTER, Some(changed));
+        report
+    }
+
+    fn due(announcement: &Announcement, now: Instant) -> Instant {
+        announcement.next(now).unwrap().1
+    }
+
+    #[test]
+    fn nothing_is_told_before_there_is_a_table() {
+        let mut announcement = Announcement::default();
+        announcement.serves(&Report::default());
+        assert!(announcement.next(Instant::now()).is_none());
+    }
+
+    #[test]
+    fn a_new_table_is_told_at_once_but_not_twice_in_200_milliseconds() {
+        let (mut announcement, now) = (Announcement::default(), Instant::now());
+        announcement.serves(&report(7, 7));
+        assert_eq!(due(&announcement, now), now);
+        let content = announcement.next(now).unwrap().0.clone();
+        announcement.told(content, now);
+        announcement.serves(&report(9, 8));
+        assert_eq!(due(&announcement, now), now + SPACING);
+    }
+
+    #[test]
+    fn what_changes_no_route_waits_for_the_next_renewal() {
+        let (mut announcement, now) = (Announcement::default(), Instant::now());
+        announcement.serves(&report(7, 7));
+        announcement.told(announcement.next(now).unwrap().0.clone(), now);
+        announcement.serves(&report(9, 7));
+        assert_eq!(due(&announcement, now), now + RENEW);
+        assert_eq!(announcement.next(now).unwrap().0.progress, report(9, 7).progress);
+    }
+}

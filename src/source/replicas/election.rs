@@ -1,0 +1,135 @@
+//! Who writes statuses. Pure: instants come from the caller.
+//!
+//! A Lease belongs to whom it names until nobody has renewed it for as long as it says, measured by the clock of who
+//! looks at it, from when it was seen to change: the clocks of two machines are never compared. Its holder counts from
+//! before it asked for the renewal, and stops well before that time is over.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::roll::{Leader, Seen};
+
+/// How long a Lease is good for without a renewal.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+/// How often it is renewed.
+pub(super) const RENEW: Duration = Duration::from_secs(4);
+/// How long after the request for its last renewal a holder writes.
+const HOLD: Duration = Duration::from_secs(10);
+
+/// This replica's part in it.
+#[derive(Debug)]
+pub(super) struct Election {
+    me: String,
+    /// When the renewal was asked for that succeeded last.
+    renewed: Option<Instant>,
+    /// No attempt before this.
+    rest_until: Option<Instant>,
+}
+
+/// What to do about the Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There is none: create it.
+    Create,
+    /// It is ours, or free: write our name into the one of this version.
+    Take,
+    /// Nothing before this.
+    Wait(Instant),
+}
+
+impl Election {
+    /// A replica that holds nothing.
+    pub(super) fn new(me: &str) -> Self {
+        Self { me: me.to_owned(), renewed: None, rest_until: None }
+    }
+
+    /// What to do now, given the Lease as it was seen last.
+    pub(super) fn step(&self, lease: Option<&Seen<Leader>>, now: Instant) -> Step {
+        let (step, at) = match lease {
+            None => (Step::Create, now),
+            Some(lease) if lease.of.holder == self.me => (Step::Take, self.renewed.map_or(now, |at| at + RENEW)),
+            Some(lease) if lease.of.holder.is_empty() => (Step::Take, now),
+            Some(lease) => (Step::Take, lease.expires()),
+        };
+        let at = self.rest_until.map_or(at, |rest| rest.max(at));
+        if at > now { Step::Wait(at) } else { step }
+    }
+
+    /// Until when we hold the Lease as it was seen last; nothing where we do not.
+    pub(super) fn held_until(&self, lease: Option<&Seen<Leader>>, now: Instant) -> Option<Instant> {
+        let until = self.renewed? + HOLD;
+        let is_ours = lease.is_some_and(|lease| lease.of.holder == self.me);
+        (is_ours && now < until).then_some(until)
+    }
+
+    /// Notes that a Lease with our name in it was written; the request for it began then.
+    pub(super) fn wrote(&mut self, began: Instant) {
+        self.renewed = Some(began);
+        self.rest_until = None;
+    }
+
+    /// Notes that the Lease could not be written, and is left alone for a while.
+    pub(super) fn failed(&mut self, now: Instant, rest: Duration) {
+        self.rest_until = Some(now + rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lease(holder: &str, since: Instant) -> Seen<Leader> {
+        let of = Leader { holder: holder.into(), transitions: 0, acquired: None };
+        Seen { of, duration: LEASE, version: "1".into(), since }
+    }
+
+    #[test]
+    fn a_lease_that_is_not_there_is_created_and_a_free_one_taken() {
+        let (election, now) = (Election::new("a"), Instant::now());
+        assert_eq!(election.step(None, now), Step::Create);
+        assert_eq!(election.step(Some(&lease("", now)), now), Step::Take);
+    }
+
+    #[test]
+    fn a_lease_of_another_is_taken_once_it_was_not_renewed_for_its_time() {
+        let (election, now) = (Election::new("a"), Instant::now());
+        let other = lease("b", now);
+        assert_eq!(election.step(Some(&other), now + 14 * SECOND), Step::Wait(now + LEASE));
+        assert_eq!(election.step(Some(&other), now + LEASE), Step::Take);
+        let renewed = lease("b", now + 14 * SECOND);
+        assert_eq!(election.step(Some(&renewed), now + LEASE), Step::Wait(now + 29 * SECOND));
+    }
+
+    #[test]
+    fn a_holder_renews_in_time_and_stops_before_others_may_take_over() {
+        let (mut election, now) = (Election::new("a"), Instant::now());
+        election.wrote(now);
+        let ours = lease("a", now + SECOND);
+        assert_eq!(election.step(Some(&ours), now + SECOND), Step::Wait(now + RENEW));
+        assert_eq!(election.step(Some(&ours), now + RENEW), Step::Take);
+        election.failed(now + RENEW, SECOND);
+        assert_eq!(election.step(Some(&ours), now + RENEW), Step::Wait(now + RENEW + SECOND));
+        assert_eq!(election.held_until(Some(&ours), now + 9 * SECOND), Some(now + HOLD));
+        assert_eq!(election.held_until(Some(&ours), now + HOLD), None);
+        assert!(HOLD + 4 * SECOND < LEASE);
+    }
+
+    #[test]
+    fn who_is_no_longer_named_holds_nothing() {
+        let (mut election, now) = (Election::new("a"), Instant::now());
+        election.wrote(now);
+        assert_eq!(election.held_until(Some(&lease("b", now)), now), None);
+        assert_eq!(election.held_until(None, now), None);
+    }
+
+    #[test]
+    fn a_container_that_starts_again_goes_on_with_the_lease_of_its_pod() {
+        let (election, now) = (Election::new("a"), Instant::now());
+        let ours = lease("a", now);
+        assert_eq!(election.held_until(Some(&ours), now), None, "not before it was renewed");
+        assert_eq!(election.step(Some(&ours), now), Step::Take);
+    }
+}

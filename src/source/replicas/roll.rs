@@ -1,0 +1,300 @@
+//! The Leases as they were seen: who holds the one for statuses, and who else serves. Pure: instants come from the
+//! caller.
+
+use std::{collections::BTreeMap, mem, time::Duration};
+
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
+use kube::runtime::watcher::Event;
+use tokio::time::Instant;
+
+use super::{APPLIED, COMPONENT, DIGEST, Replica, election::LEASE};
+
+/// How long after its end the Lease of a replica that went without a word is removed.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// A Lease, and when it was seen to be renewed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Seen<T> {
+    /// What it says.
+    pub(super) of: T,
+    /// How long it is good for.
+    pub(super) duration: Duration,
+    /// Its version.
+    pub(super) version: String,
+    /// When it was seen to be renewed.
+    pub(super) since: Instant,
+}
+
+/// The Lease of the replica that writes statuses.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Leader {
+    /// Whose it is; nobody's when empty.
+    pub(super) holder: String,
+    /// How often it has changed hands.
+    pub(super) transitions: i32,
+    /// Since when it is the holder's.
+    pub(super) acquired: Option<MicroTime>,
+}
+
+/// All Leases of the replicas of a class.
+#[derive(Debug)]
+pub(super) struct Roll {
+    leader_name: String,
+    own_name: String,
+    known: BTreeMap<String, Known>,
+    leader: Option<Seen<Leader>>,
+    others: BTreeMap<String, Seen<Replica>>,
+    list: Option<BTreeMap<String, Lease>>,
+    synced: bool,
+    /// The version of our own last write, of which the watch tells later.
+    floor: u64,
+}
+
+/// What tells a renewal from another change.
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    holder: Option<String>,
+    renewed: Option<MicroTime>,
+    since: Instant,
+}
+
+impl<T> Seen<T> {
+    /// When it is no longer good for anything, unless it is renewed.
+    pub(super) fn expires(&self) -> Instant {
+        self.since + self.duration
+    }
+}
+
+impl Roll {
+    /// Nothing seen yet. The Lease of that name is the one for statuses; our own is not looked at.
+    pub(super) fn new(leader: &str, own: &str) -> Self {
+        Self {
+            leader_name: leader.to_owned(),
+            own_name: own.to_owned(),
+            known: BTreeMap::new(),
+            leader: None,
+            others: BTreeMap::new(),
+            list: None,
+            synced: false,
+            floor: 0,
+        }
+    }
+
+    /// Whether all Leases have been seen.
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The Lease for statuses.
+    pub(super) fn leader(&self) -> Option<&Seen<Leader>> {
+        self.leader.as_ref()
+    }
+
+    /// The other replicas whose Lease is good.
+    pub(super) fn present(&self, now: Instant) -> impl Iterator<Item = &Replica> {
+        self.others.values().filter(move |seen| now < seen.expires()).map(|seen| &seen.of)
+    }
+
+    /// When the next of them expires.
+    pub(super) fn next_expiry(&self, now: Instant) -> Option<Instant> {
+        self.others.values().map(Seen::expires).filter(|at| now < *at).min()
+    }
+
+    /// The Leases that ended long ago, by name and version.
+    pub(super) fn forgotten(&self, now: Instant) -> Option<(&str, &str)> {
+        let mut forgotten = self.others.iter().filter(|(_, seen)| seen.expires() + FORGOTTEN <= now);
+        forgotten.next().map(|(name, seen)| (name.as_str(), seen.version.as_str()))
+    }
+
+    /// When there will be another one of those, if nothing else happens.
+    pub(super) fn next_forgotten(&self) -> Option<Instant> {
+        self.others.values().map(|seen| seen.expires() + FORGOTTEN).min()
+    }
+
+    /// Takes an event of the watch.
+    pub(super) fn apply(&mut self, event: Event<Lease>, now: Instant) {
+        match event {
+            Event::Init => self.list = Some(BTreeMap::new()),
+            Event::InitApply(lease) => {
+                let list = self.list.get_or_insert_default();
+                list.insert(lease.metadata.name.clone().unwrap_or_default(), lease);
+            }
+            Event::InitDone => self.replace(now),
+            Event::Apply(lease) => self.set(lease, now),
+            Event::Delete(lease) => self.remove(lease.metadata.name.as_deref().unwrap_or_default()),
+        }
+    }
+
+    /// Takes the API server's answer to our own write of the Lease for statuses.
+    pub(super) fn wrote(&mut self, lease: Lease, now: Instant) {
+        self.floor = version(&lease).unwrap_or_default();
+        self.take(lease, now);
+    }
+
+    /// Forgets a Lease, which is gone.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.known.remove(name);
+        self.others.remove(name);
+        if name == self.leader_name {
+            self.leader = None;
+        }
+    }
+
+    fn replace(&mut self, now: Instant) {
+        let list = self.list.take().unwrap_or_default();
+        let gone: Vec<_> = self.known.keys().filter(|name| !list.contains_key(*name)).cloned().collect();
+        for name in gone {
+            self.remove(&name);
+        }
+        for lease in list.into_values() {
+            self.set(lease, now);
+        }
+        self.synced = true;
+    }
+
+    fn set(&mut self, lease: Lease, now: Instant) {
+        let is_leader = lease.metadata.name.as_ref() == Some(&self.leader_name);
+        let is_old = version(&lease).is_some_and(|version| version <= self.floor);
+        if !(is_leader && is_old) {
+            self.take(lease, now);
+        }
+    }
+
+    fn take(&mut self, lease: Lease, now: Instant) {
+        let name = lease.metadata.name.clone().unwrap_or_default();
+        if name == self.own_name {
+            return;
+        }
+        let since = self.note(&name, &lease, now);
+        let spec = lease.spec.unwrap_or_default();
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let duration = seconds.map_or(LEASE, Duration::from_secs);
+        let version = lease.metadata.resource_version.unwrap_or_default();
+        let holder = spec.holder_identity.unwrap_or_default();
+        if name == self.leader_name {
+            let transitions = spec.lease_transitions.unwrap_or_default();
+            let of = Leader { holder, transitions, acquired: spec.acquire_time };
+            self.leader = Some(Seen { of, duration, version, since });
+            return;
+        }
+        let labels = lease.metadata.labels.unwrap_or_default();
+        if labels.get(COMPONENT.0).is_some_and(|component| component == COMPONENT.1) {
+            let mut annotations = lease.metadata.annotations.unwrap_or_default();
+            let applied = annotations.remove(APPLIED).unwrap_or_default();
+            let of = Replica {
+                name: holder,
+                // What cannot be read covers nothing.
+                applied: serde_json::from_str(&applied).unwrap_or_default(),
+                digest: annotations.remove(DIGEST).unwrap_or_default(),
+            };
+            self.others.insert(name, Seen { of, duration, version, since });
+        }
+    }
+
+    /// Since when the Lease is as good as it is now.
+    fn note(&mut self, name: &str, lease: &Lease, now: Instant) -> Instant {
+        let spec = lease.spec.clone().unwrap_or_default();
+        let fresh = Known { holder: spec.holder_identity, renewed: spec.renew_time, since: now };
+        let known = self.known.entry(name.to_owned()).or_insert_with(|| fresh.clone());
+        if (&known.holder, &known.renewed) != (&fresh.holder, &fresh.renewed) {
+            drop(mem::replace(known, fresh));
+        }
+        known.since
+    }
+}
+
+fn version(lease: &Lease) -> Option<u64> {
+    lease.metadata.resource_version.as_ref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lease(name: &str, holder: &str, version: u64, renewed: u32) -> Lease {
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": name, "resourceVersion": version.to_string(),
+                "labels": { "switchyard.dev/component": if name == "leader" { "leader" } else { "replica" } },
+                "annotations": { "switchyard.dev/applied": r#"{"*":7}"#, "switchyard.dev/digest": "d" },
+            },
+            "spec": {
+                "holderIdentity": holder, "leaseDurationSeconds": 15,
+                "renewTime": format!("2026-01-01T00:00:{renewed:02}.000000Z"),
+            },
+        }))
+        .unwrap()
+    }
+
+    fn roll(leases: Vec<Lease>, now: Instant) -> Roll {
+        let mut roll = Roll::new("leader", "me");
+        roll.apply(Event::Init, now);
+        assert!(!roll.is_synced());
+        for lease in leases {
+            roll.apply(Event::InitApply(lease), now);
+        }
+        roll.apply(Event::InitDone, now);
+        roll
+    }
+
+    fn names(roll: &Roll, now: Instant) -> Vec<String> {
+        roll.present(now).map(|replica| replica.name.clone()).collect()
+    }
+
+    #[test]
+    fn replicas_are_present_until_they_have_not_renewed_for_their_time() {
+        let now = Instant::now();
+        let mut roll = roll(vec![lease("me", "me", 1, 0), lease("r.a", "a", 2, 0), lease("r.b", "b", 3, 0)], now);
+        assert_eq!(names(&roll, now), ["a", "b"]);
+        roll.apply(Event::Apply(lease("r.b", "b", 4, 9)), now + 10 * SECOND);
+        assert_eq!(roll.next_expiry(now), Some(now + LEASE));
+        assert_eq!(names(&roll, now + LEASE), ["b"]);
+        assert_eq!(roll.forgotten(now + LEASE), None);
+        assert_eq!(roll.forgotten(now + LEASE + FORGOTTEN), Some(("r.a", "2")));
+        roll.apply(Event::Delete(lease("r.b", "b", 9, 9)), now + 11 * SECOND);
+        assert_eq!(names(&roll, now + 11 * SECOND), ["a"]);
+    }
+
+    #[test]
+    fn a_lease_that_is_listed_again_is_no_fresher_for_it() {
+        let now = Instant::now();
+        let mut roll = roll(vec![lease("r.a", "a", 2, 0)], now);
+        roll.apply(Event::Init, now + 10 * SECOND);
+        roll.apply(Event::InitApply(lease("r.a", "a", 2, 0)), now + 10 * SECOND);
+        roll.apply(Event::InitDone, now + 10 * SECOND);
+        assert_eq!(names(&roll, now + LEASE), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_not_listed_any_more_is_gone() {
+        let now = Instant::now();
+        let mut roll = roll(vec![lease("r.a", "a", 2, 0), lease("leader", "a", 3, 0)], now);
+        assert_eq!(roll.leader().unwrap().of.holder, "a");
+        roll.apply(Event::Init, now);
+        roll.apply(Event::InitDone, now);
+        assert!(roll.leader().is_none() && names(&roll, now).is_empty());
+    }
+
+    #[test]
+    fn the_watch_does_not_undo_what_our_own_write_was_answered_with() {
+        let now = Instant::now();
+        let mut roll = roll(vec![lease("leader", "a", 3, 0)], now);
+        roll.wrote(lease("leader", "me", 5, 1), now);
+        roll.apply(Event::Apply(lease("leader", "a", 4, 2)), now);
+        assert_eq!(roll.leader().unwrap().of.holder, "me");
+        roll.apply(Event::Apply(lease("leader", "b", 6, 3)), now);
+        assert_eq!(roll.leader().unwrap().of.holder, "b");
+    }
+
+    #[test]
+    fn a_replica_whose_word_cannot_be_read_has_applied_nothing() {
+        let mut garbled = lease("r.a", "a", 2, 0);
+        garbled.metadata.annotations.as_mut().unwrap().insert(APPLIED.to_owned(), "soon".to_owned());
+        let roll = roll(vec![garbled], Instant::now());
+        assert_eq!(roll.present(Instant::now()).next().unwrap().applied, crate::source::Versions::default());
+    }
+}

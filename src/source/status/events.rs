@@ -1,0 +1,157 @@
+//! Tells of each change of a condition by an Event, beside the route that it is about.
+
+use std::sync::Arc;
+
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use super::plan::turns;
+use crate::{
+    api::{ConditionReason, ConditionType, GROUP, KIND, RouteObject, VERSION},
+    source::kubernetes::trouble::chain,
+};
+
+/// Events that wait for the API server; more are dropped, for they are told to be rare.
+const WAITING: usize = 10_000;
+/// After so many a new recorder is taken: it looks at all that it remembers at each, for six minutes.
+const REMEMBERED: usize = 256;
+/// What the API allows of a note, in bytes.
+const LONGEST_NOTE: usize = 1_024;
+
+/// Takes Events to be published, in their order, one by one: statuses do not wait for them.
+#[derive(Clone, Debug)]
+pub(super) struct Events(mpsc::Sender<(Event, ObjectReference)>);
+
+impl Events {
+    /// Publishes as a replica of a class, for as long as there is somebody to give Events.
+    pub(super) fn start(client: Client, class: &str, replica: &str) -> Self {
+        let reporter = Reporter { controller: format!("{GROUP}/{class}"), instance: Some(replica.to_owned()) };
+        let (sender, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(publish(client, reporter, receiver));
+        Self(sender)
+    }
+
+    /// Tells what a write of `after` has changed of `before`.
+    pub(super) fn tell(&self, route: &RouteObject, before: &[Condition], after: &[Condition]) {
+        for (type_, after) in turns(before, after).filter(|(type_, _)| *type_ != ConditionType::BackendsReady) {
+            let event = event(type_, after);
+            if self.0.try_send((event, reference(route))).is_err() {
+                debug!(type_ = type_.as_str(), "too many Events wait for the API server; one is dropped");
+            }
+        }
+    }
+}
+
+async fn publish(client: Client, reporter: Reporter, mut events: mpsc::Receiver<(Event, ObjectReference)>) {
+    let mut recorder = Recorder::new(client.clone(), reporter.clone());
+    let (mut told, mut published) = (None, 0);
+    while let Some((event, reference)) = events.recv().await {
+        published += 1;
+        if published % REMEMBERED == 0 {
+            recorder = Recorder::new(client.clone(), reporter.clone());
+        }
+        match recorder.publish(&event, &reference).await {
+            Ok(()) if told.take().is_some() => info!("publishing Events again"),
+            Ok(()) => {}
+            Err(error) => {
+                let cause = cause(&error);
+                if told.as_ref() == Some(&cause) {
+                    debug!(%cause, "still cannot publish Events");
+                } else {
+                    warn!(%cause, "cannot publish Events; statuses are not concerned");
+                    told = Some(cause);
+                }
+            }
+        }
+    }
+}
+
+/// The cause without what names the single Event.
+fn cause(error: &kube::Error) -> Arc<str> {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => status.message.as_str().into(),
+        kube::Error::Api(status) => format!("the API server says {} {}", status.code, status.reason).into(),
+        other => chain(other).into(),
+    }
+}
+
+/// The Event of a condition that has become this, or is gone.
+fn event(type_: ConditionType, after: Option<&Condition>) -> Event {
+    let name = type_.as_str();
+    let (is_good, reason, note) = match after {
+        Some(Condition { status, reason, message, .. }) => {
+            let is_good = (status == "True") != (type_ == ConditionType::PartiallyInvalid);
+            (
+                is_good || *reason == ConditionReason::Pending.as_str(),
+                reason.clone(),
+                format!("{name} is {status}: {message}"),
+            )
+        }
+        None => (true, format!("No{name}"), format!("{name} no longer holds")),
+    };
+    Event {
+        type_: if is_good { EventType::Normal } else { EventType::Warning },
+        reason,
+        note: Some(shortened(note)),
+        action: name.to_owned(),
+        secondary: None,
+    }
+}
+
+fn shortened(mut note: String) -> String {
+    if note.len() > LONGEST_NOTE {
+        let end = (0..=LONGEST_NOTE - '…'.len_utf8()).rev().find(|end| note.is_char_boundary(*end));
+        note.truncate(end.unwrap_or_default());
+        note.push('…');
+    }
+    note
+}
+
+fn reference(route: &RouteObject) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(format!("{GROUP}/{VERSION}")),
+        kind: Some(KIND.to_owned()),
+        name: route.metadata.name.clone(),
+        namespace: route.metadata.namespace.clone(),
+        uid: route.metadata.uid.clone(),
+        resource_version: route.metadata.resource_version.clone(),
+        field_path: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(type_: ConditionType, status: &str, reason: &str, message: &str) -> Event {
+        let condition = serde_json::json!({
+            "type": type_.as_str(), "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        event(type_, Some(&serde_json::from_value(condition).unwrap()))
+    }
+
+    #[test]
+    fn what_a_user_has_to_mend_is_a_warning() {
+        let type_ = |type_, status, reason| condition(type_, status, reason, "why").type_;
+        assert_eq!(type_(ConditionType::Accepted, "True", "Accepted"), EventType::Normal);
+        assert_eq!(type_(ConditionType::Accepted, "False", "Conflicted"), EventType::Warning);
+        assert_eq!(type_(ConditionType::PartiallyInvalid, "True", "Invalid"), EventType::Warning);
+        assert_eq!(type_(ConditionType::Programmed, "False", "Pending"), EventType::Normal);
+        assert_eq!(type_(ConditionType::Programmed, "False", "Invalid"), EventType::Warning);
+        assert_eq!(event(ConditionType::PartiallyInvalid, None).type_, EventType::Normal);
+    }
+
+    #[test]
+    fn a_note_says_what_the_condition_says_as_far_as_there_is_room() {
+        let short = condition(ConditionType::ResolvedRefs, "False", "UnknownPort", "no port 81");
+        assert_eq!(short.note.unwrap(), "ResolvedRefs is False: no port 81");
+        let long = condition(ConditionType::ResolvedRefs, "False", "UnknownPort", &"ü".repeat(2_000)).note.unwrap();
+        assert!(long.len() <= LONGEST_NOTE && long.ends_with('…'), "{}", long.len());
+    }
+}

@@ -1,0 +1,253 @@
+//! Whether every replica serves a route as it is written now. Pure: instants come from the caller.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use tokio::time::Instant;
+
+use super::plan::find;
+use crate::{
+    api::{ConditionReason, ConditionType},
+    compile::{Verdict, VerdictCondition},
+    source::{Digest, Report, Role, Standing, Versions},
+    table::ObjectName,
+};
+
+const EVERYWHERE: &str = "Every replica serves the route as it is written";
+/// Replicas that a message names one by one; more are counted.
+const NAMED: usize = 4;
+/// How long nothing is written of a route that is served here, so that what the other replicas say a moment later goes
+/// into the same write.
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What each route needs of a replica, so that it serves it as it is written now.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    routes: HashMap<ObjectName, Need>,
+    digest: Digest,
+}
+
+/// What one route needs.
+#[derive(Clone, Debug)]
+struct Need {
+    /// What this need is of: the route, its spec, and whether that is served.
+    of: (Option<Arc<str>>, i64, bool),
+    /// The changes that led to it.
+    versions: Arc<Versions>,
+    since: Instant,
+}
+
+impl Needs {
+    /// Notes what is served here now. What was not before needs all changes that this table is made of; what was
+    /// keeps the need that it has.
+    pub(super) fn note(&mut self, report: &Report, now: Instant) {
+        let Report { generation: _, verdicts, progress, digest } = report;
+        let versions = Arc::new(progress.changed.clone());
+        let mut before = std::mem::take(&mut self.routes);
+        for verdict in verdicts.iter() {
+            let of = (verdict.uid.clone(), verdict.generation, verdict.is_accepted());
+            let need = before.remove(&verdict.route).filter(|need| need.of == of);
+            let need = need.unwrap_or_else(|| Need { of, versions: versions.clone(), since: now });
+            self.routes.insert(verdict.route.clone(), need);
+        }
+        self.digest = *digest;
+    }
+
+    /// The condition of a route whose stored conditions are these, and until when others may be waited for.
+    pub(super) fn condition(
+        &self,
+        verdict: &Verdict,
+        stored: &[Condition],
+        standing: &Standing,
+    ) -> (VerdictCondition, Option<Instant>) {
+        // Once said of a generation it stays said: a replica that joins has the routes before it is ready.
+        if !verdict.is_accepted() || says_programmed(stored, verdict.generation) {
+            return (served(verdict, EVERYWHERE), None);
+        }
+        if let Role::Barred { cause } = &standing.role {
+            return (pending(format!("What other replicas serve cannot be known: {cause}")), None);
+        }
+        let Some(need) = self.routes.get(&verdict.route) else {
+            return (pending("The route is not served yet".to_owned()), None);
+        };
+        let late = standing.others.iter().filter(|replica| !replica.serves(&need.versions, self.digest));
+        let late: Vec<_> = late.map(|replica| replica.name.as_str()).collect();
+        if late.is_empty() {
+            return (served(verdict, EVERYWHERE), None);
+        }
+        (pending(name_late(&late, standing.others.len() + 1)), Some(need.since + PATIENCE))
+    }
+}
+
+/// `Programmed` as this replica would say it by itself, of a verdict on what it serves.
+#[must_use]
+pub fn programmed_here(verdict: &Verdict) -> VerdictCondition {
+    served(verdict, "This replica serves the route as it is written")
+}
+
+fn served(verdict: &Verdict, message: &'static str) -> VerdictCondition {
+    let accepted = verdict.is_accepted();
+    VerdictCondition {
+        type_: ConditionType::Programmed,
+        status: accepted,
+        reason: if accepted { ConditionReason::Programmed } else { ConditionReason::Invalid },
+        message: if accepted { message } else { "The route is not accepted" }.into(),
+    }
+}
+
+fn says_programmed(stored: &[Condition], generation: i64) -> bool {
+    find(stored, ConditionType::Programmed)
+        .is_some_and(|stored| stored.status == "True" && stored.observed_generation == Some(generation))
+}
+
+fn pending(message: String) -> VerdictCondition {
+    let reason = ConditionReason::Pending;
+    VerdictCondition { type_: ConditionType::Programmed, status: false, reason, message: message.into() }
+}
+
+fn name_late(late: &[&str], replicas: usize) -> String {
+    let named = late[..late.len().min(NAMED)].join(", ");
+    let more = late.len().saturating_sub(NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{} of {replicas} replicas have not told that they serve this generation: {named}{more}", late.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{progress::WHOLE_CLUSTER, replicas::Replica};
+
+    fn verdict(generation: i64, accepted: bool) -> Verdict {
+        let reason = if accepted { ConditionReason::Accepted } else { ConditionReason::Conflicted };
+        let accepted =
+            VerdictCondition { type_: ConditionType::Accepted, status: accepted, reason, message: "why".into() };
+        Verdict {
+            route: ObjectName::new("shop", "chat"),
+            uid: Some("17".into()),
+            generation,
+            conditions: vec![accepted],
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            hostnames: Arc::default(),
+            rules: Arc::default(),
+        }
+    }
+
+    fn versions(version: u64) -> Versions {
+        let mut versions = Versions::default();
+        versions.set(WHOLE_CLUSTER, Some(version));
+        versions
+    }
+
+    fn report(verdict: Verdict, changed: u64) -> Report {
+        let verdicts: Arc<[Verdict]> = [verdict].into();
+        let mut report = Report { generation: 1, digest: Digest::of(&verdicts), verdicts, ..Report::default() };
+        report.progress.changed = versions(changed);
+        report
+    }
+
+    fn among(others: &[(&str, u64, &str)]) -> Standing {
+        let others = others.iter().map(|(name, applied, digest)| Replica {
+            name: (*name).to_owned(),
+            applied: versions(*applied),
+            digest: (*digest).to_owned(),
+        });
+        let role = Role::Holder { until: Instant::now() };
+        Standing { role, others: others.collect(), announced: true }
+    }
+
+    fn stored(status: &str, generation: i64) -> Vec<Condition> {
+        vec![
+            serde_json::from_value(serde_json::json!({
+                "type": "Programmed", "status": status, "reason": "", "message": "", "observedGeneration": generation,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }))
+            .unwrap(),
+        ]
+    }
+
+    /// Status, reason and message of a route of generation 3 that needs version 7.
+    fn told(standing: &Standing, stored: &[Condition]) -> (bool, ConditionReason, String) {
+        let mut needs = Needs::default();
+        needs.note(&report(verdict(3, true), 7), Instant::now());
+        let (condition, _) = needs.condition(&verdict(3, true), stored, standing);
+        (condition.status, condition.reason, condition.message.into())
+    }
+
+    #[test]
+    fn a_replica_alone_speaks_for_all() {
+        assert!(told(&among(&[]), &[]).0);
+    }
+
+    #[test]
+    fn every_replica_has_to_have_followed_the_routes_up_to_the_change() {
+        assert!(told(&among(&[("a", 7, ""), ("b", 9, "")]), &[]).0);
+        let (status, reason, message) = told(&among(&[("a", 6, ""), ("b", 9, "")]), &[]);
+        assert_eq!((status, reason), (false, ConditionReason::Pending));
+        assert!(message.contains("1 of 3 replicas") && message.ends_with(": a"), "{message}");
+    }
+
+    #[test]
+    fn a_replica_that_makes_the_same_of_the_routes_serves_it_whatever_its_versions() {
+        let same = Digest::of(&[verdict(3, true)]).to_string();
+        assert!(told(&among(&[("a", 0, &same)]), &[]).0);
+        let other = Digest::of(&[verdict(2, true)]).to_string();
+        assert!(!told(&among(&[("a", 0, &other)]), &[]).0);
+    }
+
+    #[test]
+    fn what_was_said_of_a_generation_stays_said() {
+        let joined = among(&[("new", 0, "")]);
+        assert!(told(&joined, &stored("True", 3)).0);
+        assert!(!told(&joined, &stored("True", 2)).0);
+        assert!(!told(&joined, &stored("False", 3)).0);
+    }
+
+    #[test]
+    fn a_route_that_is_not_accepted_is_not_programmed() {
+        let mut needs = Needs::default();
+        needs.note(&report(verdict(3, false), 7), Instant::now());
+        let (condition, _) = needs.condition(&verdict(3, false), &stored("True", 3), &among(&[]));
+        assert_eq!((condition.status, condition.reason), (false, ConditionReason::Invalid));
+    }
+
+    #[test]
+    fn a_claim_that_another_route_gives_up_has_to_be_seen_everywhere_as_well() {
+        let mut needs = Needs::default();
+        needs.note(&report(verdict(3, false), 7), Instant::now());
+        needs.note(&report(verdict(3, true), 12), Instant::now());
+        needs.note(&report(verdict(3, true), 20), Instant::now());
+        let status = |applied| needs.condition(&verdict(3, true), &[], &among(&[("a", applied, "")])).0.status;
+        assert!(!status(11) && status(12));
+    }
+
+    #[test]
+    fn a_route_of_the_same_name_is_another_one() {
+        let mut needs = Needs::default();
+        needs.note(&report(verdict(1, true), 7), Instant::now());
+        let again = Verdict { uid: Some("18".into()), ..verdict(1, true) };
+        needs.note(&report(again.clone(), 12), Instant::now());
+        assert!(!needs.condition(&again, &[], &among(&[("a", 7, "")])).0.status);
+    }
+
+    #[test]
+    fn without_leases_nothing_is_claimed_and_the_cause_is_told() {
+        let barred = Standing { role: Role::Barred { cause: "cannot list leases".into() }, ..Standing::default() };
+        let (status, _, message) = told(&barred, &[]);
+        assert!(!status && message.contains("cannot list leases"));
+    }
+
+    #[test]
+    fn others_are_waited_for_a_moment() {
+        let (mut needs, now) = (Needs::default(), Instant::now());
+        needs.note(&report(verdict(3, true), 7), now);
+        let (_, until) = needs.condition(&verdict(3, true), &[], &among(&[("a", 6, "")]));
+        assert_eq!(until, Some(now + PATIENCE));
+    }
+
+    #[test]
+    fn many_late_replicas_are_counted() {
+        let late = ["a", "b", "c", "d", "e", "f"];
+        assert!(name_late(&late, 9).ends_with("a, b, c, d and 2 more"));
+    }
+}
