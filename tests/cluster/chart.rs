@@ -124,8 +124,8 @@ fn who_may_edit_a_namespace_may_write_its_routes_and_no_others() {
     let rendered = bed.plane.helm(&["template", "users", &chart(), "-n", ours, "-s", template]).unwrap();
     bed.plane.apply_text(&rendered);
     for role in ["view", "edit", "admin"] {
-        let (role, user) = (format!("--clusterrole={role}"), format!("--user=jane-{role}"));
-        bed.plane.kubectl(&["create", "rolebinding", &user[7..], "-n", ours, &role, &user], "").unwrap();
+        let (name, role, user) = (role, format!("--clusterrole={role}"), format!("--user=jane-{role}"));
+        bed.plane.kubectl(&["create", "rolebinding", name, "-n", ours, &role, &user], "").unwrap();
     }
     for (user, can_write) in [("jane-view", false), ("jane-edit", true), ("jane-admin", true)] {
         // Another controller adds the rules to Kubernetes' own roles.
@@ -143,8 +143,13 @@ fn who_may_create_roles_only_can_install_the_chart_for_their_namespaces() {
     let Some(bed) = Bed::shared() else { return };
     let (system, shop) = (bed.namespace("team-system"), bed.namespace("team-shop"));
     for namespace in [system, shop] {
-        let all = ["create", "role", "owner", "-n", namespace, "--verb=*", "--resource=*.*"];
-        bed.plane.kubectl(&all, "").unwrap();
+        let everything = json!({ "apiGroups": ["*"], "resources": ["*"], "verbs": ["*"] });
+        bed.plane.apply(&[json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": { "namespace": namespace, "name": "owner" },
+            "rules": [everything],
+        })]);
         let bind = ["create", "rolebinding", "owner", "-n", namespace, "--role=owner", "--user=owner"];
         bed.plane.kubectl(&bind, "").unwrap();
     }
