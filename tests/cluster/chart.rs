@@ -108,6 +108,24 @@ fn session_key(bed: &Bed, namespace: &str, name: &str) -> Vec<u8> {
     secret.data.unwrap().remove("keys").unwrap().0
 }
 
+#[test]
+fn switching_autoscaling_on_lets_no_pod_go() {
+    let Some(bed) = Bed::shared() else { return };
+    let namespace = bed.namespace("autoscaling");
+    let values = "rbac.create=false,serviceAccount.create=false,serviceAccount.name=default,className=autoscaling";
+    let replicas = |more: &str| {
+        let values = format!("{values},{more}");
+        let arguments = ["upgrade", "--install", "sy", &chart(), "-n", namespace, "--skip-crds", "--wait=hookOnly"];
+        bed.plane.helm(&[&arguments[..], &["--set", &values]].concat()).unwrap();
+        let path = "jsonpath={.spec.replicas}";
+        bed.plane.kubectl(&["get", "deployment", "sy-switchyard", "-n", namespace, "-o", path], "").unwrap()
+    };
+    assert_eq!(replicas("replicaCount=4"), "4");
+    assert_eq!(replicas("autoscaling.enabled=true"), "4");
+    bed.plane.kubectl(&["scale", "deployment", "sy-switchyard", "-n", namespace, "--replicas=6"], "").unwrap();
+    assert_eq!(replicas("autoscaling.enabled=true,threads=2"), "6", "what the autoscaler has done stays");
+}
+
 /// Whether somebody may do something, such as `create websocketroutes`.
 fn may(bed: &Bed, who: &str, namespace: &str, what: &str) -> bool {
     let (verb, resource) = what.split_once(' ').unwrap();

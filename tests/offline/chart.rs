@@ -123,6 +123,27 @@ fn the_dashboard_shows_metrics_that_there_are_by_labels_that_they_have() {
 }
 
 #[test]
+fn the_pages_for_operators_name_metrics_and_values_that_there_are() {
+    let (known, schema) = (metrics(), schema());
+    let mut values = BTreeSet::new();
+    each_value(&schema, "", &mut |path, _| drop(values.insert(path.to_owned())));
+    for page in ["docs/operations.md", "charts/switchyard/README.md"] {
+        let text = read(page);
+        for metric in named(&text) {
+            assert!(known.contains_key(metric), "{page} names {metric}");
+        }
+        // What stands in backticks and begins with the name of a value; with a dot, since a word may be anything.
+        let quoted = text.split('`').skip(1).step_by(2).filter(|quoted| quoted.contains('.'));
+        let paths = quoted.filter(|quoted| quoted.chars().all(|c| c.is_ascii_alphanumeric() || c == '.'));
+        let is_value = |path: &&str| schema["properties"].get(path.split('.').next().unwrap()).is_some();
+        for path in paths.filter(is_value) {
+            let begins = |value: &String| path.starts_with(value.as_str()) || value.starts_with(path);
+            assert!(values.iter().any(begins), "{page} names {path}");
+        }
+    }
+}
+
+#[test]
 fn the_panels_of_the_dashboard_do_not_overlap() {
     let dashboard: Value = serde_json::from_str(&read("charts/switchyard/dashboards/switchyard.json")).unwrap();
     let mut taken = BTreeSet::new();
