@@ -58,7 +58,9 @@ struct Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
-        self.location.as_ref().map_or(Ok(()), |location| write!(f, " to {}", String::from_utf8_lossy(location.as_bytes())))
+        self.location
+            .as_ref()
+            .map_or(Ok(()), |location| write!(f, " to {}", String::from_utf8_lossy(location.as_bytes())))
     }
 }
 

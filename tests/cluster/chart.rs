@@ -30,7 +30,8 @@ fn rendering(name: &str) -> Vec<Value> {
 fn the_api_server_takes_all_that_the_chart_renders() {
     let Some(bed) = Bed::shared() else { return };
     bed.plane.apply_text(include_str!("servicemonitors.yaml"));
-    let arguments = ["wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com", "--timeout=20s"];
+    let arguments =
+        ["wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com", "--timeout=20s"];
     bed.plane.kubectl(&arguments, "").unwrap();
     for namespace in ["shop", "games", "monitoring"] {
         bed.namespace(namespace);

@@ -102,8 +102,9 @@ fn a_websocket_has_to_switch_protocols_with_the_right_key() {
     let (succeeded, said) = probe(&[&format!("ws://{plain}/")]);
     assert!(!succeeded && said.contains("200 OK, where 101 is wanted"), "{said}");
     assert!(heads.recv().unwrap().contains("upgrade: websocket\r\n"));
-    let (wrong, _heads) =
-        answering("101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: wrong");
+    let (wrong, _heads) = answering(
+        "101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: wrong",
+    );
     let (succeeded, said) = probe(&[&format!("ws://{wrong}/")]);
     assert!(!succeeded && said.contains("does not belong to the handshake"), "{said}");
 }
