@@ -37,10 +37,10 @@ fn render(helm: &Path, values: &Path) -> Result<String, String> {
     Ok(rendered.lines().map(masked).collect())
 }
 
-/// Every rendering makes another session key.
+/// Every rendering makes another session key: here it is always `<random>`, in base64.
 fn masked(line: &str) -> String {
     match line.strip_prefix("  keys: ") {
-        Some(_) => "  keys: \"<random>\"\n".to_owned(),
+        Some(_) => "  keys: \"PHJhbmRvbT4=\"\n".to_owned(),
         None => format!("{line}\n"),
     }
 }

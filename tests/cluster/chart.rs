@@ -130,7 +130,9 @@ fn switching_autoscaling_on_lets_no_pod_go() {
 /// Whether somebody may do something, such as `create websocketroutes`.
 fn may(bed: &Bed, who: &str, namespace: &str, what: &str) -> bool {
     let (verb, resource) = what.split_once(' ').unwrap();
-    let arguments = ["auth", "can-i", verb, resource, "--as", who, "-n", namespace];
+    let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
+    let part = format!("--subresource={part}");
+    let arguments = ["auth", "can-i", verb, resource, &part, "--as", who, "-n", namespace];
     // It fails when the answer is no.
     bed.plane.kubectl(&arguments, "").is_ok_and(|answer| answer.trim() == "yes")
 }

@@ -84,12 +84,23 @@ fn the_charts_page_has_the_table_of_values() {
     let (before, rest) = page.split_once(begin).expect("the page has a place for the table");
     let (_, after) = rest.split_once(end).expect("the table has an end");
     let mut table = "| value | default | what it is |\n|---|---|---|\n".to_owned();
-    let defaults = values();
-    each_value(&schema(), "", &mut |path, field| {
-        let (default, description) = (at(&defaults, path).unwrap(), field["description"].as_str().unwrap());
+    let (schema, defaults) = (schema(), values());
+    each_value(&schema, "", &mut |path, field| {
+        let (default, description) = (at(&defaults, path).unwrap(), description(&schema, path));
         writeln!(table, "| `{path}` | `{default}` | {description}{} |", choices(field)).unwrap();
     });
     golden::assert_same(&path, &format!("{before}{begin}{table}{end}{after}"));
+}
+
+/// What a value is, after what it is a part of.
+fn description(schema: &Value, path: &str) -> String {
+    let mut described = Vec::new();
+    let mut field = schema;
+    for name in path.split('.') {
+        field = &field["properties"][name];
+        described.push(field["description"].as_str().unwrap());
+    }
+    described[described.len().saturating_sub(2)..].join(". ")
 }
 
 /// The values that may be chosen, where they are few.
