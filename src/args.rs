@@ -35,6 +35,8 @@ pub enum Command {
     Check(CheckArguments),
     /// Print the CustomResourceDefinition
     Crd,
+    /// Connect to URLs as a client does and tell what they answer; exits with 1 when one fails
+    Probe(ProbeArguments),
 }
 
 /// Flags of `controller`.
@@ -76,6 +78,29 @@ pub struct CheckArguments {
     /// Let several namespaces name one hostname
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
     pub allow_shared_hostnames: bool,
+}
+
+/// Flags of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArguments {
+    /// URLs of http, https, ws or wss, tried one after the other
+    #[arg(required = true, value_name = "URL", value_parser = probe_url)]
+    pub urls: Vec<http::Uri>,
+    /// The status that is wanted [default: any below 500; of ws and wss 101]
+    #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=599))]
+    pub expect_status: Option<u16>,
+    /// How long each URL may take, such as 5s
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub timeout: Duration,
+    /// Connect there, such as to 127.0.0.1:8443, instead of to the host of the URL
+    #[arg(long, value_name = "HOST:PORT")]
+    pub connect_to: Option<String>,
+    /// File with the certificates of the authorities to trust, as PEM [default: those of the system]
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub ca_file: Option<PathBuf>,
+    /// Take any certificate
+    #[arg(long)]
+    pub insecure: bool,
 }
 
 /// Flags of the commands that serve.
@@ -175,6 +200,12 @@ impl ServeArguments {
             default_certificate: self.default_certificate.clone(),
         }
     }
+}
+
+fn probe_url(text: &str) -> Result<http::Uri, String> {
+    let url = text.parse::<http::Uri>().ok().filter(|url| url.host().is_some_and(|host| !host.is_empty()));
+    url.filter(|url| url.scheme_str().is_some_and(|scheme| ["http", "https", "ws", "wss"].contains(&scheme)))
+        .ok_or_else(|| "must be a URL of http, https, ws or wss, such as wss://chat.example.com/ws".into())
 }
 
 fn object_name(text: &str) -> Result<ObjectName, String> {
@@ -299,6 +330,9 @@ mod tests {
             (["demo", "--log-level=info,debug"], "must be off"),
             (["demo", "--log-level=switchyard=loud"], "must be off"),
             (["demo", "--log-level=info,=debug"], "must be off"),
+            (["probe", "chat.example.com"], "such as wss://chat.example.com/ws"),
+            (["probe", "ftp://chat.example.com"], "such as wss://chat.example.com/ws"),
+            (["probe", "http:///ws"], "such as wss://chat.example.com/ws"),
         ] {
             let error = Arguments::try_parse_from(["switchyard"].into_iter().chain(arguments)).unwrap_err();
             assert!(error.to_string().contains(mending), "{error}");

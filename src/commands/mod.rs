@@ -1,10 +1,12 @@
 //! One file for each command of the command line.
 
+mod any_certificate;
 pub mod check;
 pub mod crd;
 mod demo;
 mod demo_manifests;
 mod echo;
+mod probe;
 mod serve;
 
 use std::{io, process::ExitCode, time::SystemTime};
@@ -25,6 +27,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments)?,
         Command::Check(arguments) => return check(arguments),
         Command::Crd => crd::run(&mut io::stdout())?,
+        Command::Probe(arguments) => return probe::run(&arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

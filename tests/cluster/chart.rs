@@ -1,54 +1,92 @@
-//! The chart.
+//! The chart in a cluster: what the API server takes, what users may do, and what outlives upgrades.
+
+use std::{fs, path::PathBuf};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::support::{Bed, Controller, RELEASE, SYSTEM, block_on, chart, objects};
+use crate::support::{Bed, Controller, RELEASE, block_on, chart, eventually, objects};
 
-#[test]
-fn the_chart_is_free_of_lint() {
-    let Some(bed) = Bed::shared() else { return };
-    let said = bed.plane.helm(&["lint", "--strict", &chart()]).unwrap();
-    assert!(said.contains("0 chart(s) failed"), "{said}");
+/// The golden renderings, of release `switchyard` in the namespace `switchyard-system`; `tests/chart` holds that helm
+/// renders them.
+fn renderings() -> Vec<PathBuf> {
+    let folder = format!("{}/tests/golden/chart", env!("CARGO_MANIFEST_DIR"));
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_rendering = |file: &PathBuf| file.is_file() && !file.to_str().unwrap().ends_with(".values.yaml");
+    let files: Vec<_> = files.filter(is_rendering).collect();
+    assert!(files.len() >= 12);
+    files
+}
+
+fn rendering(name: &str) -> Vec<Value> {
+    let file = format!("{}/tests/golden/chart/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(file).unwrap();
+    serde_yaml::Deserializer::from_str(&text).map(|object| Value::deserialize(object).unwrap()).collect()
 }
 
 #[test]
 fn the_api_server_takes_all_that_the_chart_renders() {
     let Some(bed) = Bed::shared() else { return };
-    let full = "trustedProxies={10.0.0.0/8,192.168.0.0/16},allowSharedHostnames=true,threads=4,\
-                defaultCertificate=a/b,extraArgs={--drain-window=10m}";
-    for values in ["replicaCount=3", "service.type=ClusterIP", full] {
-        let rendered = bed.plane.helm(&["template", RELEASE, &chart(), "-n", SYSTEM, "--set", values]).unwrap();
-        let arguments = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"];
-        if let Err(error) = bed.plane.kubectl(&arguments, &rendered) {
-            panic!("{values}: {error}");
+    bed.plane.apply_text(include_str!("servicemonitors.yaml"));
+    let arguments =
+        ["wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com", "--timeout=20s"];
+    bed.plane.kubectl(&arguments, "").unwrap();
+    for namespace in ["shop", "games", "monitoring"] {
+        bed.namespace(namespace);
+    }
+    for file in renderings() {
+        let file = file.to_str().unwrap();
+        let arguments = ["apply", "--dry-run=server", "--validate=strict", "-f", file];
+        if let Err(error) = bed.plane.kubectl(&arguments, "") {
+            panic!("{file}: {error}");
         }
     }
+}
+
+/// The pods of a rendering, proxy and test, for the API server to judge in a namespace.
+fn pods(name: &str, namespace: &str) -> Vec<Value> {
+    let pod = |mut object: Value| {
+        let mut pod = match object["kind"].as_str() {
+            Some("Deployment" | "DaemonSet") => object["spec"]["template"].take(),
+            Some("Pod") => object,
+            _ => return None,
+        };
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        let role = pod["metadata"]["labels"]["app.kubernetes.io/name"].as_str().unwrap().to_owned();
+        pod["metadata"] = json!({ "namespace": namespace, "name": format!("{name}-{role}") });
+        pod["spec"]["serviceAccountName"] = "default".into();
+        Some(pod)
+    };
+    rendering(name).into_iter().filter_map(pod).collect()
+}
+
+fn restricted<'a>(bed: &Bed, name: &'a str) -> &'a str {
+    let namespace = bed.namespace(name);
+    bed.plane.kubectl(&["label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"], "").unwrap();
+    namespace
 }
 
 #[test]
 fn the_chart_meets_the_restricted_pod_security_standard() {
     let Some(bed) = Bed::shared() else { return };
-    let namespace = bed.namespace("restricted");
-    let label = "pod-security.kubernetes.io/enforce=restricted";
-    bed.plane.kubectl(&["label", "namespace", namespace, label], "").unwrap();
-    let deployment =
-        bed.plane.helm(&["template", "sy", &chart(), "-n", namespace, "-s", "templates/deployment.yaml"]).unwrap();
-    let deployment: serde_json::Value = serde_yaml::from_str(&deployment).unwrap();
-    let mut pod = deployment["spec"]["template"].clone();
-    pod["apiVersion"] = "v1".into();
-    pod["kind"] = "Pod".into();
-    pod["metadata"]["name"] = "switchyard".into();
-    pod["metadata"]["namespace"] = namespace.into();
-    pod["spec"]["serviceAccountName"] = "default".into();
-    bed.plane.apply(&[pod]);
+    let namespace = restricted(bed, "restricted");
+    let pods = ["defaults", "daemonset", "openshift", "what-exists"].map(|name| pods(name, namespace)).concat();
+    assert_eq!(pods.len(), 8, "a proxy and a test of each");
+    bed.plane.apply(&pods);
 }
 
 #[test]
-fn a_value_that_the_chart_does_not_know_is_refused() {
+fn host_ports_are_all_that_the_restricted_standard_finds_in_a_daemon_set_with_host_ports() {
     let Some(bed) = Bed::shared() else { return };
-    let error = bed.plane.helm(&["template", RELEASE, &chart(), "--set", "replicas=3"]).unwrap_err();
-    assert!(error.contains("replicas"), "{error}");
+    let namespace = restricted(bed, "host-ports");
+    let pod = pods("daemonset-host-ports", namespace).remove(0);
+    let error = bed.plane.kubectl(&["apply", "-f", "-"], &pod.to_string()).unwrap_err();
+    let (_, violations) = error.split_once("violates PodSecurity \"restricted:latest\": ").expect(&error);
+    assert!(violations.starts_with("hostPort (container \"switchyard\" uses hostPorts 8000, 8443)"), "{error}");
+    assert_eq!(violations.matches("container").count(), 1, "{error}");
 }
 
 #[test]
@@ -59,16 +97,134 @@ fn the_session_key_survives_an_upgrade() {
     let arguments =
         ["upgrade", "--install", "sy", &chart(), "-n", namespace, "--skip-crds", "--wait=hookOnly", "--set", values];
     bed.plane.helm(&arguments).unwrap();
-    let before = session_key(bed, namespace);
+    let before = session_key(bed, namespace, "sy-switchyard-session-key");
     bed.plane.helm(&arguments).unwrap();
-    assert_eq!(session_key(bed, namespace), before);
+    assert_eq!(session_key(bed, namespace, "sy-switchyard-session-key"), before);
     let key = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, before.trim_ascii()).unwrap();
     assert_eq!(key.len(), 32);
 }
 
-fn session_key(bed: &Bed, namespace: &str) -> Vec<u8> {
-    let secret = block_on(Api::<Secret>::namespaced(bed.client(), namespace).get("sy-switchyard-session-key")).unwrap();
+fn session_key(bed: &Bed, namespace: &str, name: &str) -> Vec<u8> {
+    let secret = block_on(Api::<Secret>::namespaced(bed.client(), namespace).get(name)).unwrap();
     secret.data.unwrap().remove("keys").unwrap().0
+}
+
+#[test]
+fn switching_autoscaling_on_lets_no_pod_go() {
+    let Some(bed) = Bed::shared() else { return };
+    let namespace = bed.namespace("autoscaling");
+    let values = "rbac.create=false,serviceAccount.create=false,serviceAccount.name=default,className=autoscaling";
+    let replicas = |more: &str| {
+        let values = format!("{values},{more}");
+        let arguments = ["upgrade", "--install", "sy", &chart(), "-n", namespace, "--skip-crds", "--wait=hookOnly"];
+        bed.plane.helm(&[&arguments[..], &["--set", &values]].concat()).unwrap();
+        let path = "jsonpath={.spec.replicas}";
+        bed.plane.kubectl(&["get", "deployment", "sy-switchyard", "-n", namespace, "-o", path], "").unwrap()
+    };
+    assert_eq!(replicas("replicaCount=4"), "4");
+    assert_eq!(replicas("autoscaling.enabled=true"), "4");
+    bed.plane.kubectl(&["scale", "deployment", "sy-switchyard", "-n", namespace, "--replicas=6"], "").unwrap();
+    assert_eq!(replicas("autoscaling.enabled=true,threads=2"), "6", "what the autoscaler has done stays");
+}
+
+/// Whether somebody may do something, such as `create websocketroutes`.
+fn may(bed: &Bed, who: &str, namespace: &str, what: &str) -> bool {
+    let (verb, resource) = what.split_once(' ').unwrap();
+    let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
+    let part = format!("--subresource={part}");
+    let arguments = ["auth", "can-i", verb, resource, &part, "--as", who, "-n", namespace];
+    // It fails when the answer is no.
+    bed.plane.kubectl(&arguments, "").is_ok_and(|answer| answer.trim() == "yes")
+}
+
+#[test]
+fn who_may_edit_a_namespace_may_write_its_routes_and_no_others() {
+    let Some(bed) = Bed::shared() else { return };
+    let (ours, theirs) = (bed.namespace("users"), bed.namespace("others"));
+    let template = "templates/user-roles.yaml";
+    let rendered = bed.plane.helm(&["template", "users", &chart(), "-n", ours, "-s", template]).unwrap();
+    bed.plane.apply_text(&rendered);
+    for role in ["view", "edit", "admin"] {
+        let (name, role, user) = (role, format!("--clusterrole={role}"), format!("--user=jane-{role}"));
+        bed.plane.kubectl(&["create", "rolebinding", name, "-n", ours, &role, &user], "").unwrap();
+    }
+    for (user, can_write) in [("jane-view", false), ("jane-edit", true), ("jane-admin", true)] {
+        // Another controller adds the rules to Kubernetes' own roles.
+        eventually(|| may(bed, user, ours, "list websocketroutes").then_some(()).ok_or_else(|| user.to_owned()));
+        for write in ["create", "patch", "delete"] {
+            assert_eq!(may(bed, user, ours, &format!("{write} websocketroutes")), can_write, "{user} {write}");
+        }
+        assert!(!may(bed, user, ours, "patch websocketroutes/status"), "{user}");
+        assert!(!may(bed, user, theirs, "list websocketroutes"), "{user}");
+    }
+}
+
+#[test]
+fn who_may_create_roles_only_can_install_the_chart_for_their_namespaces() {
+    let Some(bed) = Bed::shared() else { return };
+    let (system, shop) = (bed.namespace("team-system"), bed.namespace("team-shop"));
+    for namespace in [system, shop] {
+        let everything = json!({ "apiGroups": ["*"], "resources": ["*"], "verbs": ["*"] });
+        bed.plane.apply(&[json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": { "namespace": namespace, "name": "owner" },
+            "rules": [everything],
+        })]);
+        let bind = ["create", "rolebinding", "owner", "-n", namespace, "--role=owner", "--user=owner"];
+        bed.plane.kubectl(&bind, "").unwrap();
+    }
+    let install = ["install", "team", &chart(), "-n", system, "--skip-crds", "--wait=hookOnly", "--kube-as-user=owner"];
+    let whole = bed.plane.helm(&install).unwrap_err();
+    assert!(whole.contains("forbidden"), "the owner of two namespaces cannot have a ClusterRole: {whole}");
+    let values = ["--replace", "--set", "watchNamespaces={team-shop},className=team"];
+    bed.plane.helm(&[&install[..], &values].concat()).unwrap();
+    let account = format!("system:serviceaccount:{system}:team-switchyard");
+    for right in ["watch websocketroutes", "list secrets", "list services", "list endpointslices.discovery.k8s.io"] {
+        assert!(may(bed, &account, shop, right), "{right}");
+        assert!(!may(bed, &account, "default", right) && !may(bed, &account, system, right), "{right} elsewhere");
+    }
+    assert!(may(bed, &account, shop, "patch websocketroutes/status"));
+    assert!(may(bed, &account, shop, "create events.events.k8s.io"));
+    assert!(may(bed, &account, system, "create leases") && !may(bed, &account, shop, "create leases"));
+}
+
+#[test]
+fn the_crd_is_installed_upgraded_and_kept_as_the_charts_page_says() {
+    let Some(bed) = Bed::bare() else { return };
+    let namespace = bed.namespace("edge");
+    let helm = |arguments: &[&str]| bed.plane.helm(&[arguments, &["-n", namespace]].concat()).unwrap();
+    let (chart, wait) = (chart(), "--wait=hookOnly");
+    let apply_crd = || {
+        let crds = helm(&["show", "crds", &chart]);
+        bed.plane.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &crds).unwrap();
+    };
+    // The first installation brings it.
+    let notes = helm(&["install", "edge", &chart, wait]);
+    assert!(notes.contains("rollout status deployment/edge-switchyard") && !notes.contains("WARNING"), "{notes}");
+    // Where there is none, the notes say so.
+    bed.plane.kubectl(&["delete", "crd", "websocketroutes.switchyard.dev"], "").unwrap();
+    let notes = helm(&["upgrade", "edge", &chart, wait]);
+    assert!(notes.contains("WARNING: no CRD of WebSocketRoute was found"), "{notes}");
+    apply_crd();
+    // Where there is an older one, which lacks a field, they say so.
+    let field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/rules/items/properties/keepalive";
+    let older = json!([{ "op": "remove", "path": field }]).to_string();
+    bed.plane.kubectl(&["patch", "crd", "websocketroutes.switchyard.dev", "--type=json", "-p", &older], "").unwrap();
+    let notes = helm(&["upgrade", "edge", &chart, wait]);
+    assert!(notes.contains("WARNING: the cluster's CRD of WebSocketRoute is not the one of this chart"), "{notes}");
+    apply_crd();
+    let notes = helm(&["upgrade", "edge", &chart, wait]);
+    assert!(!notes.contains("WARNING"), "{notes}");
+    let mut route = objects::route(namespace, "chat", "edge.example.com", "chat");
+    route["spec"]["rules"][0]["keepalive"] = json!({ "pingInterval": "10s" });
+    eventually(|| bed.plane.kubectl(&["apply", "--validate=strict", "-f", "-"], &route.to_string()));
+    // Without the release, routes and key stay; the next one goes on with them.
+    let key = session_key(&bed, namespace, "edge-switchyard-session-key");
+    helm(&["uninstall", "edge"]);
+    assert!(bed.route(namespace, "chat").is_ok());
+    helm(&["install", "edge", &chart, wait]);
+    assert_eq!(session_key(&bed, namespace, "edge-switchyard-session-key"), key);
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn the_page_of_flags_is_what_help_says() {
     let mut page = "# Flags\n\nWhat `--help` says. `make bless` writes this page.\n".to_owned();
     let mut command = Arguments::command().term_width(100);
     command.build();
-    for name in ["controller", "standalone", "demo", "check", "crd"] {
+    for name in ["controller", "standalone", "demo", "check", "crd", "probe"] {
         let command = command.find_subcommand_mut(name).unwrap();
         writeln!(page, "\n## switchyard {name}\n\n```text\n{}```", command.render_long_help()).unwrap();
     }

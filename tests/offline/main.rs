@@ -1,5 +1,6 @@
 //! Tests that need nothing but files: golden files, the CRD, the watched directory, the shape of the source.
 
+mod chart;
 mod check;
 mod compile;
 mod crd;

@@ -6,6 +6,7 @@ mod direct;
 mod lifecycle;
 mod pings;
 mod plain;
+mod probe;
 mod program;
 mod sessions;
 #[path = "../shared/mod.rs"]

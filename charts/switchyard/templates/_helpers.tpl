@@ -15,16 +15,41 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The name of the Service with the admin port, which is a label of DNS as well. */}}
+{{- define "switchyard.metricsName" -}}
+{{- printf "%s-metrics" (include "switchyard.fullname" . | trunc 55 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- define "switchyard.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "switchyard.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{- define "switchyard.labels" -}}
-{{ include "switchyard.selectorLabels" . }}
+{{/* Of the pod of `helm test`, which must not be taken for a proxy by any selector. */}}
+{{- define "switchyard.testLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-test" (include "switchyard.name" . | trunc 58 | trimSuffix "-") }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "switchyard.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "switchyard.labels" -}}
+{{ include "switchyard.selectorLabels" . }}
+{{ include "switchyard.commonLabels" . }}
+{{- end -}}
+
+{{- define "switchyard.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "switchyard.serviceAccountName" -}}
@@ -37,4 +62,55 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "switchyard.sessionKeySecret" -}}
 {{- default (printf "%s-session-key" (include "switchyard.fullname" .)) .Values.sessionKey.existingSecret -}}
+{{- end -}}
+
+{{/* A duration such as 1h30m or 500ms (GEP-2257) in milliseconds. */}}
+{{- define "switchyard.milliseconds" -}}
+{{- $units := dict "h" 3600000 "m" 60000 "s" 1000 "ms" 1 -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|h|m|s)" . -1 -}}
+{{- /* Without its leading zeros, which would make it octal. */ -}}
+{{- $number := regexReplaceAll "^0*([0-9]+)(ms|h|m|s)$" . "${1}" -}}
+{{- $sum = add $sum (mul (int64 $number) (get $units (regexFind "[a-z]+$" .))) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{/*
+How long a pod may take to stop. After the drain window, a request in flight or a tunnel that ends last has up to 11 s,
+and what is then cut has 2 s: 13, and a little for a node that is busy.
+*/}}
+{{- define "switchyard.gracePeriod" -}}
+{{- $delay := include "switchyard.milliseconds" .Values.shutdownDelay | int64 -}}
+{{- $window := include "switchyard.milliseconds" .Values.drainWindow | int64 -}}
+{{- $least := div (add $delay $window 999) 1000 -}}
+{{- $given := int64 .Values.terminationGracePeriodSeconds -}}
+{{- if not $given -}}
+{{- add $least 15 -}}
+{{- else if lt $given $least -}}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be %d or more, the sum of shutdownDelay and drainWindow, or tunnels are cut; 0 derives it" $given $least) -}}
+{{- else -}}
+{{- $given -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Values that do not go together. */}}
+{{- define "switchyard.validate" -}}
+{{- if eq .Values.kind "DaemonSet" -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- fail "autoscaling.enabled needs kind: Deployment: a DaemonSet has a pod on each node" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.defaultCertificate .Values.watchNamespaces -}}
+{{- $namespace := splitList "/" .Values.defaultCertificate | first -}}
+{{- if not (has $namespace .Values.watchNamespaces) -}}
+{{- fail (printf "defaultCertificate is in the namespace %s, which watchNamespaces does not list" $namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.service.enabled) -}}
+{{- fail "metrics.serviceMonitor.enabled needs metrics.service.enabled" -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled .Values.networkPolicy.egress.restrict (not .Values.networkPolicy.egress.apiServer) -}}
+{{- fail "networkPolicy.egress.restrict needs networkPolicy.egress.apiServer: without the API server no proxy becomes ready" -}}
+{{- end -}}
 {{- end -}}

@@ -34,10 +34,7 @@ impl Assets {
         if env::var_os("SWITCHYARD_TEST_NAMESPACE").is_none() {
             return Err("not in a network namespace: run `make test-cluster`".to_owned());
         }
-        let folder = match env::var_os("KUBEBUILDER_ASSETS") {
-            Some(folder) => PathBuf::from(folder),
-            None => cache::folder().join("control-plane").join(key()),
-        };
+        let folder = folder();
         let missing = ["kube-apiserver", "etcd", "kubectl"].into_iter().find(|name| !folder.join(name).exists());
         match missing {
             Some(name) => Err(format!("no {name} in {}: run `make control-plane` first", folder.display())),
@@ -48,6 +45,14 @@ impl Assets {
     /// The path of a program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+}
+
+/// Where the programs are, if they have been built.
+pub fn folder() -> PathBuf {
+    match env::var_os("KUBEBUILDER_ASSETS") {
+        Some(folder) => PathBuf::from(folder),
+        None => cache::folder().join("control-plane").join(key()),
     }
 }
 

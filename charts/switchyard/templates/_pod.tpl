@@ -1,0 +1,144 @@
+{{/* The template of the pods, the same for Deployment and DaemonSet. */}}
+{{- define "switchyard.podTemplate" -}}
+metadata:
+  labels:
+    {{- include "switchyard.labels" . | nindent 4 }}
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .Values.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  serviceAccountName: {{ include "switchyard.serviceAccountName" . }}
+  automountServiceAccountToken: true
+  # Nothing reads them, and they have the names that our own variables begin with.
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ include "switchyard.gracePeriod" . }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.podSecurityContext }}
+  securityContext:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+  - name: switchyard
+    image: {{ include "switchyard.image" . | quote }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    args:
+      {{- include "switchyard.args" . | nindent 6 }}
+    # Who this is, for its Leases and Events.
+    env:
+    - name: POD_NAME
+      valueFrom: {fieldRef: {fieldPath: metadata.name}}
+    - name: POD_NAMESPACE
+      valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+    - name: POD_UID
+      valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+    ports:
+    - name: http
+      containerPort: 8080
+      {{- if .Values.hostPorts.enabled }}
+      hostPort: {{ .Values.hostPorts.http }}
+      {{- end }}
+    - name: https
+      containerPort: 8443
+      {{- if .Values.hostPorts.enabled }}
+      hostPort: {{ .Values.hostPorts.https }}
+      {{- end }}
+    - name: admin
+      containerPort: 9090
+    # Not ready before the first table is published; nothing that happens to the API server makes it unready again.
+    readinessProbe:
+      httpGet: {path: /readyz, port: admin}
+      periodSeconds: 2
+      failureThreshold: 2
+    # It answers from the start, so that no startup probe is needed.
+    livenessProbe:
+      httpGet: {path: /livez, port: admin}
+      periodSeconds: 10
+      failureThreshold: 6
+    {{- with .Values.securityContext }}
+    securityContext:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.resources }}
+    resources:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    volumeMounts:
+    - {name: session-key, mountPath: /etc/switchyard/session, readOnly: true}
+  volumes:
+  - name: session-key
+    secret:
+      secretName: {{ include "switchyard.sessionKeySecret" . }}
+      # 0440; written so because versions of YAML read that differently.
+      defaultMode: 288
+      items:
+      - {key: {{ .Values.sessionKey.entry | quote }}, path: keys}
+  {{- with .Values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.topologySpreadConstraints }}
+  topologySpreadConstraints:
+    {{- range . }}
+    {{- $constraint := . }}
+    {{- if not .labelSelector }}
+    {{- $ours := dict "labelSelector" (dict "matchLabels" (include "switchyard.selectorLabels" $ | fromYaml)) }}
+    {{- if eq $.Values.kind "Deployment" }}
+    {{- /* Each revision is spread for itself: old pods go, and must not push the new ones together. */}}
+    {{- $_ := set $ours "matchLabelKeys" (list "pod-template-hash") }}
+    {{- end }}
+    {{- $constraint = merge $ours . }}
+    {{- end }}
+    - {{- toYaml $constraint | nindent 6 }}
+    {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{- define "switchyard.args" -}}
+- controller
+- --class={{ .Values.className }}
+- --http-listen=[::]:8080
+- --https-listen=[::]:8443
+- --admin-listen=[::]:9090
+- --public-https-port={{ .Values.publicHttpsPort }}
+- --session-key-file=/etc/switchyard/session/keys
+- --shutdown-delay={{ .Values.shutdownDelay }}
+- --drain-window={{ .Values.drainWindow }}
+- --log-format={{ .Values.log.format }}
+- --log-level={{ .Values.log.level }}
+{{- with .Values.watchNamespaces }}
+- --namespaces={{ join "," . }}
+{{- end }}
+{{- if .Values.threads }}
+- --threads={{ .Values.threads }}
+{{- end }}
+{{- with .Values.defaultCertificate }}
+- --default-certificate={{ . }}
+{{- end }}
+{{- with .Values.trustedProxies }}
+- --trusted-proxies={{ join "," . }}
+{{- end }}
+{{- if .Values.allowSharedHostnames }}
+- --allow-shared-hostnames
+{{- end }}
+{{- with .Values.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
