@@ -97,15 +97,6 @@ fn helm_lint_finds_nothing() {
     }
 }
 
-/// The flag that the chart gives already, and the program does not know yet.
-const AHEAD: &str = "--namespaces";
-
-#[test]
-fn no_flag_is_ahead_of_the_program_for_longer_than_it_needs_to_be() {
-    let told = Arguments::try_parse_from(["switchyard", "controller", &format!("{AHEAD}=shop")]);
-    assert!(told.is_err(), "the program knows {AHEAD} now: remove AHEAD and this test");
-}
-
 #[test]
 fn the_program_takes_every_argument_that_the_chart_gives_it() {
     let mut containers = 0;
@@ -114,7 +105,6 @@ fn the_program_takes_every_argument_that_the_chart_gives_it() {
             let pod = if object["kind"] == "Pod" { &object["spec"] } else { &object["spec"]["template"]["spec"] };
             for container in pod["containers"].as_array().into_iter().flatten() {
                 let arguments = container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
-                let arguments = arguments.filter(|argument| !argument.starts_with(AHEAD));
                 let arguments = ["switchyard"].into_iter().chain(arguments);
                 Arguments::try_parse_from(arguments).unwrap_or_else(|error| panic!("{}: {error}", values.display()));
                 containers += 1;
