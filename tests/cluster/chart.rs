@@ -187,6 +187,17 @@ fn who_may_create_roles_only_can_install_the_chart_for_their_namespaces() {
     assert!(may(bed, &account, shop, "patch websocketroutes/status"));
     assert!(may(bed, &account, shop, "create events.events.k8s.io"));
     assert!(may(bed, &account, system, "create leases") && !may(bed, &account, shop, "create leases"));
+    // That is all that a controller needs.
+    let token = bed.plane.kubectl(&["create", "token", "team-switchyard", "-n", system, "--duration=1h"], "").unwrap();
+    let controller = Controller::launch_with(&bed.plane.kubeconfig("team", token.trim()), "team", |command| {
+        command.arg("--namespaces=team-shop").env("POD_NAMESPACE", system);
+    });
+    controller.wait_until_ready();
+    let mut route = objects::route(shop, "chat", "team.example.com", "chat");
+    route["spec"]["className"] = "team".into();
+    bed.plane.apply(&[route]);
+    bed.wait_for(shop, "chat", "Programmed", "True", "Programmed");
+    assert!(!controller.log().contains("cannot"), "{}", controller.log());
 }
 
 #[test]

@@ -277,11 +277,11 @@ fn a_controller_of_some_namespaces_needs_rights_in_those_only() {
 /// The kubeconfig of an account that may do in these namespaces what the chart's account may do in all of them, and
 /// what the chart's account may do in its own.
 fn account_with_roles(bed: &Bed, name: &str, namespaces: &[&str]) -> std::path::PathBuf {
-    let get = |kind: &str, arguments: &[&str]| -> serde_json::Value {
-        let arguments = [&["get", kind, "switchyard", "-o", "json"], arguments].concat();
-        serde_json::from_str(&bed.plane.kubectl(&arguments, "").unwrap()).unwrap()
+    let get = |kind: &str, name: &str| -> serde_json::Value {
+        let role = bed.plane.kubectl(&["get", kind, name, "-n", SYSTEM, "-o", "json"], "").unwrap();
+        serde_json::from_str(&role).unwrap()
     };
-    let (everywhere, own) = (get("clusterrole", &[]), get("role", &["-n", SYSTEM]));
+    let (everywhere, own) = (get("clusterrole", "switchyard"), get("role", "switchyard-leases"));
     let mut made = vec![json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name, "namespace": SYSTEM },
     })];
@@ -350,8 +350,8 @@ fn without_rights_on_leases_statuses_are_written_and_programmed_names_the_missin
     let Some(bed) = Bed::bare() else { return };
     bed.install_crd();
     let namespace = bed.namespace("rightless");
-    let role = bed.plane.kubectl(&["get", "role", "switchyard", "-n", SYSTEM, "-o", "json"], "").unwrap();
-    bed.plane.delete(SYSTEM, "role", "switchyard");
+    let role = bed.plane.kubectl(&["get", "role", "switchyard-leases", "-n", SYSTEM, "-o", "json"], "").unwrap();
+    bed.plane.delete(SYSTEM, "role", "switchyard-leases");
     let controller = Controller::start(&bed, namespace);
     bed.plane.apply(&[objects::route(namespace, "chat", "rightless.example.com", "chat")]);
     bed.wait_for(namespace, "chat", "Accepted", "True", "Accepted");
@@ -363,7 +363,7 @@ fn without_rights_on_leases_statuses_are_written_and_programmed_names_the_missin
     assert!((1..=2).contains(&lines.len()), "{lines:#?}");
 
     let mut role: serde_json::Value = serde_json::from_str(&role).unwrap();
-    role["metadata"] = json!({ "name": "switchyard", "namespace": SYSTEM });
+    role["metadata"] = json!({ "name": "switchyard-leases", "namespace": SYSTEM });
     bed.plane.apply(&[role]);
     bed.wait_for(namespace, "chat", "Programmed", "True", "Programmed");
 }
