@@ -56,8 +56,8 @@ $(DENY):
 	cargo install --quiet --locked --root $(TOOLS)/cargo-deny-$(DENY_VERSION) cargo-deny --version $(DENY_VERSION)
 
 .PHONY: lint-dockerfile
-lint-dockerfile: $(HADOLINT) ## The Dockerfile
-	$(HADOLINT) Dockerfile
+lint-dockerfile: $(HADOLINT) ## The Dockerfiles
+	$(HADOLINT) Dockerfile tests/node/backend/Dockerfile
 
 $(HADOLINT):
 	python3 -m venv $(TOOLS)/hadolint-$(HADOLINT_VERSION)
@@ -99,6 +99,21 @@ test-conformance: ## RFC 6455 fuzzing clients: what they see through the proxy, 
 .PHONY: test-cluster
 test-cluster: control-plane ## The controller against a real API server
 	cargo test --locked --test cluster
+
+.PHONY: test-node
+test-node: ## The image and the chart on a real node: the first day, with sockets open; as root
+	cargo test --locked --no-run --test node
+	tests/node/run.sh cargo test --locked --offline --test node -- --nocapture
+
+.PHONY: image
+image: ## Build the image without a container engine, into an archive; as root
+	tests/node/image.sh $(TARGET)/image
+
+.PHONY: image-twice
+image-twice: ## See that the image is the same when it is built again, from its first line on; as root
+	tests/node/image.sh $(TARGET)/image
+	tests/node/image.sh $(TARGET)/image-again --no-cache
+	cmp $(TARGET)/image/switchyard.id $(TARGET)/image-again/switchyard.id
 
 .PHONY: control-plane
 control-plane: ## Build kube-apiserver, etcd, kubectl and helm, once for each version

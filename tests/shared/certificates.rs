@@ -1,4 +1,4 @@
-//! A certificate for `localhost` and the authority that signed it, as PEM.
+//! A certificate for a host and the authority that signed it, as PEM.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -12,8 +12,13 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// New ones, for this test only.
+    /// New ones for `localhost`, for this test only.
     pub(crate) fn for_localhost() -> Self {
+        Self::for_host("localhost")
+    }
+
+    /// New ones, for this test only.
+    pub(crate) fn for_host(host: &str) -> Self {
         let mut authority = CertificateParams::new([]).expect("no name is a valid list of names");
         // A name of its own: rcgen gives all the same, and a leaf with its issuer's name looks self-signed.
         authority.distinguished_name.push(DnType::CommonName, "client tests");
@@ -22,7 +27,7 @@ impl Certificates {
         let authority_key = KeyPair::generate().expect("the system gives random bytes");
         let authority_pem = authority.self_signed(&authority_key).expect("the key is of our own making").pem();
 
-        let mut leaf = CertificateParams::new(["localhost".to_owned()]).expect("localhost is a valid name");
+        let mut leaf = CertificateParams::new([host.to_owned()]).expect("the name is valid");
         leaf.use_authority_key_identifier_extension = true;
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

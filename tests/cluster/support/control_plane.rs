@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
@@ -27,6 +27,7 @@ const ADMIN: &str = "admin-token";
 pub struct ControlPlane {
     folder: TempDir,
     assets: Assets,
+    address: Ipv4Addr,
     ports: Ports,
     flags: Vec<String>,
     etcd: Mutex<Process>,
@@ -51,17 +52,23 @@ impl Drop for Process {
 }
 
 impl ControlPlane {
-    /// Starts one and waits until its API server is ready, which is given these flags as well.
+    /// Starts one on loopback and waits until its API server is ready, which is given these flags as well.
     pub fn start(assets: Assets, flags: &[&str]) -> Self {
+        Self::start_at(assets, Ipv4Addr::LOCALHOST, flags)
+    }
+
+    /// The same, on an address of this machine.
+    pub fn start_at(assets: Assets, address: Ipv4Addr, flags: &[&str]) -> Self {
         let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let folder = tempfile::tempdir().unwrap();
         let ports = Ports { etcd: free_port(), peer: free_port(), api: free_port() };
-        write_credentials(folder.path(), ports.api);
+        write_credentials(folder.path(), address, ports.api);
         let etcd = start_etcd(&assets, folder.path(), &ports);
-        let api_server = start_api_server(&assets, folder.path(), &ports, &flags);
+        let api_server = start_api_server(&assets, folder.path(), address, &ports, &flags);
         let mut plane = Self {
             folder,
             assets,
+            address,
             ports,
             flags,
             etcd: Mutex::new(etcd),
@@ -79,7 +86,7 @@ impl ControlPlane {
         let _ = process.0.kill();
         let _ = process.0.wait();
         between();
-        *process = start_api_server(&self.assets, self.folder.path(), &self.ports, &self.flags);
+        *process = start_api_server(&self.assets, self.folder.path(), self.address, &self.ports, &self.flags);
         drop(process);
         self.wait_until_ready();
     }
@@ -96,7 +103,7 @@ impl ControlPlane {
     /// What it says when it fails.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = Command::new(self.assets.program("kubectl"));
-        command.arg("--kubeconfig").arg(self.folder.path().join("admin.kubeconfig")).args(arguments);
+        command.arg("--kubeconfig").arg(self.admin_kubeconfig()).args(arguments);
         command.env("HOME", self.folder.path());
         run(&mut command, input)
     }
@@ -108,7 +115,7 @@ impl ControlPlane {
     pub fn helm(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(self.assets.program("helm"));
         command.args(arguments).env("HOME", self.folder.path());
-        command.arg("--kubeconfig").arg(self.folder.path().join("admin.kubeconfig"));
+        command.arg("--kubeconfig").arg(self.admin_kubeconfig());
         run(&mut command, "")
     }
 
@@ -131,7 +138,7 @@ impl ControlPlane {
 
     /// A client with all permissions.
     pub fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(self.folder.path().join("admin.kubeconfig")).unwrap();
+        let kubeconfig = Kubeconfig::read_from(self.admin_kubeconfig()).unwrap();
         block_on(async {
             let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
             Client::try_from(config).unwrap()
@@ -141,8 +148,23 @@ impl ControlPlane {
     /// Writes a kubeconfig for a token.
     pub fn kubeconfig(&self, name: &str, token: &str) -> PathBuf {
         let path = self.folder.path().join(format!("{name}.kubeconfig"));
-        fs::write(&path, kubeconfig(self.folder.path(), self.ports.api, token)).unwrap();
+        fs::write(&path, kubeconfig(self.folder.path(), self.address, self.ports.api, token)).unwrap();
         path
+    }
+
+    /// The kubeconfig with all permissions.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("admin.kubeconfig")
+    }
+
+    /// Starts a program beside the others, which logs into their folder.
+    pub fn spawn(&self, command: Command, name: &str) -> Process {
+        spawn(command, self.folder.path(), name)
+    }
+
+    /// What a program has logged up to now.
+    pub fn log_of(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default()
     }
 
     fn wait_until_ready(&self) {
@@ -150,8 +172,7 @@ impl ControlPlane {
         while let Err(error) = self.kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"], "") {
             let ended = self.api_server.lock().unwrap().0.try_wait().unwrap().is_some();
             if ended || Instant::now() > deadline {
-                let log = fs::read_to_string(self.folder.path().join("kube-apiserver.log")).unwrap_or_default();
-                panic!("the API server does not become ready: {error}\n{log}");
+                panic!("the API server does not become ready: {error}\n{}", self.log_of("kube-apiserver"));
             }
             sleep(Duration::from_millis(100));
         }
@@ -161,13 +182,13 @@ impl ControlPlane {
         let path = |name| argument(&self.folder.path().join(name));
         let mut command = Command::new(self.assets.program("kube-controller-manager"));
         command.args([
-            format!("--kubeconfig={}", path("admin.kubeconfig")),
+            format!("--kubeconfig={}", argument(&self.admin_kubeconfig())),
             format!("--service-account-private-key-file={}", path("accounts.key")),
             format!("--root-ca-file={}", path("ca.crt")),
             "--leader-elect=false".to_owned(),
             "--secure-port=0".to_owned(),
         ]);
-        spawn(command, self.folder.path(), "kube-controller-manager")
+        self.spawn(command, "kube-controller-manager")
     }
 }
 
@@ -187,14 +208,16 @@ fn start_etcd(assets: &Assets, folder: &Path, ports: &Ports) -> Process {
     spawn(command, folder, "etcd")
 }
 
-fn start_api_server(assets: &Assets, folder: &Path, ports: &Ports, flags: &[String]) -> Process {
+fn start_api_server(assets: &Assets, folder: &Path, address: Ipv4Addr, ports: &Ports, flags: &[String]) -> Process {
+    // A loopback address would be refused, and the namespace has no default route to find another by.
+    let advertised = if address.is_loopback() { Ipv4Addr::new(192, 0, 2, 1) } else { address };
     let path = |name| argument(&folder.join(name));
     let mut command = Command::new(assets.program("kube-apiserver"));
     command.args([
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
-        "--bind-address=127.0.0.1".to_owned(),
-        // The namespace has no default route to find an address by.
-        "--advertise-address=192.0.2.1".to_owned(),
+        format!("--bind-address={address}"),
+        format!("--advertise-address={advertised}"),
+        "--kubelet-preferred-address-types=InternalIP".to_owned(),
         format!("--secure-port={}", ports.api),
         format!("--cert-dir={}", path("certificates")),
         format!("--tls-cert-file={}", path("server.crt")),
@@ -230,13 +253,15 @@ fn run(command: &mut Command, input: &str) -> Result<String, String> {
 }
 
 /// A CA, the API server's certificate, the key of service accounts, and the administrator's kubeconfig.
-fn write_credentials(folder: &Path, port: u16) {
+fn write_credentials(folder: &Path, address: Ipv4Addr, port: u16) {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
     let ca_certificate = ca.self_signed(&ca_key).unwrap();
     let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    // The last is what pods know it by: the first address of the range of Services.
+    let names = ["localhost".to_owned(), address.to_string(), "10.96.0.1".to_owned()];
+    let server = CertificateParams::new(names).unwrap();
     let server = server.signed_by(&key, &Issuer::new(ca, &ca_key)).unwrap();
     let write = |name: &str, text: String| fs::write(folder.join(name), text).unwrap();
     write("ca.crt", ca_certificate.pem());
@@ -246,12 +271,12 @@ fn write_credentials(folder: &Path, port: u16) {
     write("accounts.key", accounts.serialize_pem());
     write("accounts.pub", accounts.public_key_pem());
     write("tokens.csv", format!("{ADMIN},admin,admin,system:masters\n"));
-    write("admin.kubeconfig", kubeconfig(folder, port, ADMIN));
+    write("admin.kubeconfig", kubeconfig(folder, address, port, ADMIN));
 }
 
 /// JSON, which is YAML too.
-fn kubeconfig(folder: &Path, port: u16, token: &str) -> String {
-    let server = format!("https://127.0.0.1:{port}");
+fn kubeconfig(folder: &Path, address: Ipv4Addr, port: u16, token: &str) -> String {
+    let server = format!("https://{address}:{port}");
     let cluster = json!({ "server": server, "certificate-authority": argument(&folder.join("ca.crt")) });
     json!({
         "apiVersion": "v1",

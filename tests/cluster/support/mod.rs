@@ -19,9 +19,10 @@ use std::{
 pub use assets::Assets;
 pub use backend::{Backend, Client, certificate_sent};
 pub use bed::{Bed, RELEASE, SYSTEM, chart};
-pub use control_plane::ControlPlane;
+pub use control_plane::{ControlPlane, Process};
 pub use controller::Controller;
 pub use fill::create;
+use tokio::task::JoinHandle;
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -33,9 +34,9 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.block_on(future)
 }
 
-/// Runs a future for as long as the test program runs.
-pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
-    RUNTIME.spawn(future);
+/// Runs a future beside the test, for as long as the test program runs at most.
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    RUNTIME.spawn(future)
 }
 
 /// Waits until `look` finds something; panics with what it said last when that takes too long. Other processes are

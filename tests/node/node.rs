@@ -1,0 +1,217 @@
+//! A node of our own: the control plane, and what makes pods run on it.
+
+use std::{
+    env,
+    fmt::Write,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::json;
+
+use crate::support::{Assets, ControlPlane, Process, eventually};
+
+/// The image of the program under test, as the archive names it.
+pub(crate) const IMAGE: (&str, &str) = ("localhost/switchyard", "test");
+/// The image of the test's own pods.
+pub(crate) const BACKEND_IMAGE: &str = "localhost/backend:test";
+
+const CONTAINERD: &str = "/run/containerd/containerd.sock";
+const NAME: &str = "node";
+
+/// A running node. Its processes end when it is dropped, pods and all with the namespaces (`tests/node/run.sh`).
+pub(crate) struct Node {
+    /// The control plane that it belongs to.
+    pub(crate) plane: ControlPlane,
+    /// Its address, where the ports of NodePort Services answer.
+    pub(crate) address: Ipv4Addr,
+    processes: Vec<Process>,
+}
+
+/// What `tests/node/run.sh` hands over.
+struct Surroundings {
+    address: Ipv4Addr,
+    scratch: PathBuf,
+    programs: PathBuf,
+    images: PathBuf,
+}
+
+impl Surroundings {
+    fn find() -> Result<Self, String> {
+        let variable = |name| env::var(name).map_err(|_| "not on a node: run `make test-node`".to_owned());
+        Ok(Self {
+            address: variable("SWITCHYARD_TEST_NODE")?.parse().expect("run.sh gives an address"),
+            scratch: variable("SWITCHYARD_NODE_SCRATCH")?.into(),
+            programs: variable("SWITCHYARD_NODE_PROGRAMS")?.into(),
+            images: variable("SWITCHYARD_NODE_IMAGES")?.into(),
+        })
+    }
+}
+
+impl Node {
+    /// Starts one and waits until pods can run. Nothing where it cannot be had, for the test to be skipped; a failure
+    /// under `CI=true`.
+    pub(crate) fn or_skip() -> Option<Self> {
+        let found = Surroundings::find().and_then(|around| Ok((around, Assets::find()?)));
+        match found {
+            Ok((around, assets)) => Some(Self::start(&around, assets)),
+            Err(reason) if env::var_os("CI").is_some_and(|ci| ci == "true") => panic!("{reason}"),
+            Err(reason) => {
+                eprintln!("skipped: {reason}");
+                None
+            }
+        }
+    }
+
+    fn start(around: &Surroundings, assets: Assets) -> Self {
+        let plane = ControlPlane::start_at(assets, around.address, &[]);
+        let mut node = Self { plane, address: around.address, processes: Vec::new() };
+        node.start_containerd(around);
+        node.start_kubelet(around);
+        node.start_the_rest(around);
+        node.wait_until_ready();
+        node
+    }
+
+    fn start_containerd(&mut self, around: &Surroundings) {
+        let network = around.scratch.join("cni");
+        fs::create_dir(&network).unwrap();
+        fs::write(network.join("pods.conflist"), pod_network()).unwrap();
+        let config = around.scratch.join("containerd.toml");
+        fs::write(&config, containerd_config(&network)).unwrap();
+        let mut containerd = Command::new(around.programs.join("containerd"));
+        containerd.arg("--config").arg(config).env("PATH", with_path(&around.programs));
+        self.start_process(containerd, "containerd");
+        for image in ["switchyard.tar", "backend.tar"] {
+            let archive = around.images.join(image);
+            eventually(|| self.import(&around.programs, &archive));
+        }
+    }
+
+    /// Fails as long as containerd does not answer.
+    fn import(&self, programs: &Path, archive: &Path) -> Result<(), String> {
+        let mut ctr = Command::new(programs.join("ctr"));
+        ctr.args(["--address", CONTAINERD, "--namespace", "k8s.io", "images", "import"]).arg(archive);
+        let output = ctr.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned() + &self.last_words("containerd"))
+    }
+
+    fn start_kubelet(&mut self, around: &Surroundings) {
+        let config = around.scratch.join("kubelet.json");
+        fs::write(&config, kubelet_config(self.address)).unwrap();
+        let mut kubelet = Command::new(around.programs.join("kubelet"));
+        kubelet.arg("--config").arg(config).arg("--kubeconfig").arg(self.plane.admin_kubeconfig());
+        kubelet.arg(format!("--hostname-override={NAME}")).arg(format!("--node-ip={}", self.address));
+        self.start_process(kubelet, "kubelet");
+    }
+
+    fn start_the_rest(&mut self, around: &Surroundings) {
+        let mut scheduler = Command::new(around.programs.join("kube-scheduler"));
+        scheduler.arg("--kubeconfig").arg(self.plane.admin_kubeconfig());
+        scheduler.args(["--leader-elect=false", "--secure-port=0"]);
+        self.start_process(scheduler, "kube-scheduler");
+        let mut proxy = Command::new(around.programs.join("kube-proxy"));
+        proxy.arg("--kubeconfig").arg(self.plane.admin_kubeconfig()).arg(format!("--hostname-override={NAME}"));
+        // The limits of connections are the machine's, and not ours to set.
+        proxy.args(["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0"]);
+        proxy.args(["--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"]);
+        self.start_process(proxy, "kube-proxy");
+    }
+
+    fn start_process(&mut self, command: Command, name: &str) {
+        self.processes.push(self.plane.spawn(command, name));
+    }
+
+    fn wait_until_ready(&self) {
+        eventually(|| {
+            let look = ["get", "node", NAME, "-o", r#"jsonpath={.status.conditions[?(@.type=="Ready")]}"#];
+            let ready = self.plane.kubectl(&look, "")?;
+            if ready.contains(r#""status":"True""#) { Ok(()) } else { Err(ready + &self.last_words("kubelet")) }
+        });
+    }
+
+    /// What a program of the node has logged last.
+    pub(crate) fn last_words(&self, name: &str) -> String {
+        let log = self.plane.log_of(name);
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].iter().fold(format!("\n--- {name}:\n"), |mut text, line| {
+            writeln!(text, "{line}").expect("strings can be written");
+            text
+        })
+    }
+}
+
+fn with_path(programs: &Path) -> String {
+    format!("{}:{}", programs.display(), env::var("PATH").unwrap_or_default())
+}
+
+/// A bridge that pods are plugged into. The node routes between them and the services.
+fn pod_network() -> String {
+    let bridge = json!({
+        "type": "bridge",
+        "bridge": "pods",
+        "isGateway": true,
+        "hairpinMode": true,
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{ "subnet": "10.244.0.0/24" }]],
+            "routes": [{ "dst": "0.0.0.0/0" }],
+        },
+    });
+    json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [bridge] }).to_string()
+}
+
+fn containerd_config(network: &Path) -> String {
+    let runtime = "plugins.'io.containerd.cri.v1.runtime'";
+    let images = "plugins.'io.containerd.cri.v1.images'";
+    format!(
+        "version = 3
+[{runtime}]
+# Nobody may lower the score here, and nobody needs to.
+restrict_oom_score_adj = true
+disable_apparmor = true
+[{runtime}.cni]
+bin_dirs = ['/usr/lib/cni']
+conf_dir = '{}'
+[{images}.pinned_images]
+sandbox = '{BACKEND_IMAGE}'
+",
+        network.display()
+    )
+}
+
+fn kubelet_config(address: Ipv4Addr) -> String {
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": address,
+        "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
+        // Who reaches it is in the namespace already.
+        "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
+        "authorization": { "mode": "AlwaysAllow" },
+        "cgroupDriver": "cgroupfs",
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "localStorageCapacityIsolation": false,
+        "enforceNodeAllocatable": [],
+        "evictionHard": {
+            "memory.available": "0%",
+            "nodefs.available": "0%",
+            "nodefs.inodesFree": "0%",
+            "imagefs.available": "0%",
+            "imagefs.inodesFree": "0%",
+        },
+        "imageGCHighThresholdPercent": 100,
+        "oomScoreAdj": 0,
+        "maxOpenFiles": 10_000,
+        "resolvConf": "",
+        "healthzPort": 0,
+        "serializeImagePulls": false,
+    })
+    .to_string()
+}

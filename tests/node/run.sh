@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Runs a program where a whole node can run: as root, in namespaces of its own, with what the node needs built and
+# installed. `make test-node` runs the tests with it. Says why and does nothing where that cannot be; fails under
+# CI=true.
+#
+# Inside, nothing reaches the outside or is left behind:
+# - a network namespace holds the node's address, the pods' and the services'; it has no way out;
+# - a process namespace ends all processes with the program, also after Ctrl-C;
+# - a mount namespace hides what the node writes to fixed places (/run, /var/lib, /var/log);
+# - pods are below a control group of our own, so runs at the same time do not meet, and no limit of the caller's is
+#   escaped.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+unable() {
+  echo "no node can run here: $1" >&2
+  [ "${CI:-}" != true ] || exit 1
+  echo "skipped" >&2
+  exit 0
+}
+
+[ "$(uname -s)" = Linux ] || unable "that takes Linux"
+[ "$(id -u)" = 0 ] || unable "pods take root"
+command -v go >/dev/null || unable "kubelet and containerd are built with Go"
+
+"$here/packages.sh" || unable "it needs more of Debian's packages"
+control_plane=$("$here/../control-plane/build.sh")
+programs=$("$here/build.sh")
+scratch=$(mktemp -d -t switchyard-node.XXXXXX)
+trap 'rm -rf "$scratch"' EXIT
+"$here/image.sh" "$scratch/images"
+export KUBEBUILDER_ASSETS=$control_plane SWITCHYARD_NODE_PROGRAMS=$programs SWITCHYARD_NODE_IMAGES=$scratch/images
+
+# The place in each hierarchy of control groups that is ours; relative to its mount: our own group's, and one below.
+declare -A groups=()
+while IFS=: read -r _ controllers path; do
+  kind=cgroup
+  [ -n "$controllers" ] || kind=cgroup2
+  mount=$(awk -v kind="$kind" -v name="$controllers" '
+    $3 == kind && (kind == "cgroup2" || ("," $4 ",") ~ ("," name ",")) { print $2; exit }' /proc/mounts)
+  [ -z "$mount" ] || groups[$mount]=${path%/}/${scratch##*/}
+done </proc/self/cgroup
+
+leave() {
+  for mount in "${!groups[@]}"; do
+    [ ! -d "$mount${groups[$mount]}" ] || find "$mount${groups[$mount]}" -depth -type d -exec rmdir {} +
+  done
+  rm -rf "$scratch"
+}
+trap leave EXIT
+
+enter() {
+  local mount group file
+  for mount in "${!groups[@]}"; do
+    group=$mount${groups[$mount]}
+    mkdir "$group"
+    # A set of processors begins empty, and takes nobody in before it is filled.
+    for file in cpuset.cpus cpuset.mems; do
+      if [ -e "$group/$file" ] && [ -z "$(<"$group/$file")" ]; then
+        cat "${group%/*}/$file" >"$group/$file"
+      fi
+    done
+    echo "$BASHPID" >"$group/cgroup.procs"
+  done
+  exec unshare --net --pid --mount --cgroup --mount-proc --fork --kill-child "$here/inside.sh" "$@"
+}
+
+export SWITCHYARD_NODE_SCRATCH=$scratch
+enter "$@" &
+child=$!
+# The end of the first process in the namespace takes all others with it, and unshare waits for that.
+end() {
+  local first=
+  read -r first _ <"/proc/$child/task/$child/children" || true
+  kill -KILL "${first:-$child}"
+}
+trap end INT TERM
+status=0
+wait "$child" || status=$?
+# A signal ends the first wait early.
+wait "$child" 2>/dev/null || true
+exit "$status"
