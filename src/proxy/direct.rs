@@ -64,6 +64,9 @@ struct Asking {
     accept: String,
 }
 
+/// The 101 for the client, and what it says of extensions.
+type Head = (Vec<u8>, Extensions);
+
 /// A backend's 101.
 struct Switch {
     connected: Connected,
@@ -194,7 +197,7 @@ fn poll_answer(
     routed: &Routed,
     connected: &mut Connected,
     accept: &str,
-) -> Poll<Result<Option<(Vec<u8>, Extensions)>, Refusal>> {
+) -> Poll<Result<Option<Head>, Refusal>> {
     with_buffers(|buffers| {
         let Connected { endpoint, backend, .. } = connected;
         let Ok(length @ 1..) = ready!(backend.poll_receive(cx, buffers)) else {
@@ -223,7 +226,7 @@ fn switch<'a>(
     reason: Option<&str>,
     accept: &str,
     sign: impl FnOnce(&mut Lines<'a>),
-) -> Option<(Vec<u8>, Extensions)> {
+) -> Option<Head> {
     if fields.has(&CONTENT_LENGTH) || fields.has(&TRANSFER_ENCODING) || check_switch(fields, accept).is_err() {
         return None;
     }
@@ -275,5 +278,5 @@ async fn gone(client: &mut Stream, early: &mut Vec<u8>, half_closed: Duration) {
             Err(_) => return,
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -25,7 +25,7 @@ const NAME: &str = "node";
 pub(crate) struct Node {
     /// The control plane that it belongs to.
     pub(crate) plane: ControlPlane,
-    /// Its address, where the ports of NodePort Services answer.
+    /// Its address, where the ports of Services of type `NodePort` answer.
     pub(crate) address: Ipv4Addr,
     processes: Vec<Process>,
 }

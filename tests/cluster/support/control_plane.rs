@@ -171,9 +171,12 @@ impl ControlPlane {
         let deadline = Instant::now() + Duration::from_secs(90);
         while let Err(error) = self.kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"], "") {
             let ended = self.api_server.lock().unwrap().0.try_wait().unwrap().is_some();
-            if ended || Instant::now() > deadline {
-                panic!("the API server does not become ready: {error}\n{}", self.log_of("kube-apiserver"));
-            }
+            let may_become_ready = !ended && Instant::now() < deadline;
+            assert!(
+                may_become_ready,
+                "the API server does not become ready: {error}\n{}",
+                self.log_of("kube-apiserver")
+            );
             sleep(Duration::from_millis(100));
         }
     }
