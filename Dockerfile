@@ -15,10 +15,12 @@ WORKDIR /build
 # A small image: without symbols, and with relocations as the dynamic linker can take them in short.
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols RUSTFLAGS="-C link-arg=-Wl,-z,pack-relative-relocs"
 
-# The dependencies are a layer of their own, which only these files decide.
+# The dependencies are a layer of their own, which only these files decide. The lints want a line about each crate.
 COPY .cargo/config.toml .cargo/
 COPY --from=manifest /manifest ./
-RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
+RUN mkdir src \
+    && echo '//! A place for the library.' > src/lib.rs \
+    && printf '//! A place for the program.\nfn main() {}\n' > src/main.rs \
     && cargo build --locked --release --bin switchyard \
     && rm -rf src target/release/switchyard target/release/deps/*switchyard* target/release/.fingerprint/switchyard-*
 
