@@ -23,7 +23,7 @@ use super::{
 };
 
 /// What a head may have.
-const MAX_HEAD: usize = 64 * 1024;
+pub(super) const MAX_HEAD: usize = 64 * 1024;
 pub(super) const MAX_FIELDS: usize = 100;
 /// What hyper and the `http` crate take for a target.
 const MAX_TARGET: usize = 65_534;
@@ -46,6 +46,7 @@ pub(super) async fn serve(proxy: Arc<Shared>, client: Stream, peer: Peer) {
         // Boxed, so that the connections that end above do not carry what hyper needs.
         Opened::Http(client, begun) => Box::pin(serve_http(proxy, client, peer, begun, deadline, phase)).await,
         Opened::Gone => {}
+        Opened::Left(client) => stream::close(client, proxy.settings.linger_timeout).await,
     }
 }
 
@@ -67,6 +68,8 @@ async fn serve_http(
     };
     let mut connection = server().serve_connection(TokioIo::new(io), answer);
     let stopped = tokio::select! {
+        // First, so that a head that is here already is answered, though the proxy stops at this moment.
+        biased;
         served = &mut connection => Some(served),
         () = reached(&mut phase, Phase::Stopping) => None,
     };

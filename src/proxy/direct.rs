@@ -22,13 +22,13 @@ use httparse::Status;
 use tokio::{
     io::AsyncWriteExt,
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
     Phase, Shared,
     client_io::MAX_AHEAD,
-    connection::MAX_FIELDS,
+    connection::{MAX_FIELDS, MAX_HEAD},
     error::Refusal,
     fields::{Fields, Lines},
     forward,
@@ -40,7 +40,7 @@ use super::{
     stream::{HEADROOM, Stream, with_buffers},
     tls::Peer,
     tunnel::{Tunnel, frames::Extensions},
-    upgrade::{self, Begun},
+    upgrade::{self, Begun, Sent},
 };
 
 /// What became of the first bytes of a connection.
@@ -51,6 +51,8 @@ pub(super) enum Opened {
     Http(Stream, Option<Begun>),
     /// The client went away.
     Gone,
+    /// The client is to be left, in an orderly way.
+    Left(Stream),
 }
 
 /// A client's handshake, and what goes to the backend for it.
@@ -93,91 +95,96 @@ pub(super) async fn open(
     let first = tokio::select! {
         biased;
         first = poll_fn(|cx| poll_handshake(cx, proxy, &mut client, peer)) => first,
-        () = reached(phase, Phase::Stopping) => None,
-        () = sleep_until(deadline) => None,
+        () = reached(phase, Phase::Stopping) => Err(None),
+        () = sleep_until(deadline) => Err(None),
     };
-    let Some(Asking { mut routed, head, mut early, request, accept }) = first else {
-        return Opened::Http(client, None);
+    let Asking { mut routed, head, mut early, request, accept } = match first {
+        Ok(asking) => asking,
+        Err(begun) => return Opened::Http(client, begun),
     };
+    let route = Some(routed.rule.route.clone());
     let mut pending = Handshake::of(&proxy.metrics);
-    pending.result = Some((Some(routed.rule.route.clone()), "client_gone"));
+    pending.result = Some((route.clone(), "client_gone"));
     let answered = tokio::select! {
         biased;
         answered = upgrade::in_time(routed.deadline(), exchange(&mut routed, &request, &accept)) => answered,
-        // Counted before the endpoint is given up.
-        () = async { gone(&mut client, &mut early, proxy.settings.half_closed_timeout).await; pending.count() } => {
-            return Opened::Gone;
-        }
+        gone = async {
+            let gone = gone(&mut client, &mut early, proxy.settings.half_closed_timeout).await;
+            // Counted before the endpoint is given up.
+            pending.count();
+            gone
+        } => return gone.map_or(Opened::Gone, |()| Opened::Left(client)),
     };
     client.unread(&early);
-    match answered {
+    let sent = match answered {
         Ok(Answer::Switch(Switch { connected, extensions, head })) => {
-            if client.write_all(&head).await.is_err() {
+            let Ok(Ok(())) = timeout(proxy.settings.stall_timeout, client.write_all(&head)).await else {
                 return Opened::Gone;
-            }
-            pending.result = Some((Some(routed.rule.route.clone()), "switched"));
-            proxy.metrics.request(Some(&routed.rule.route), 101);
+            };
+            pending.result = Some((route.clone(), "switched"));
+            proxy.metrics.request(route.as_ref(), 101);
             proxy.metrics.handshake_duration(routed.started.elapsed());
             let opening = upgrade::opening(&routed, connected, extensions);
-            Opened::Tunnel(Tunnel::open(&proxy.tunnels, proxy.metrics.clone(), client, opening))
+            return Opened::Tunnel(Tunnel::open(&proxy.tunnels, proxy.metrics.clone(), client, opening));
         }
-        Ok(Answer::Other(connected)) => hand_over(client, &head, pending, routed, accept, Ok(connected)),
-        Err(refusal) => hand_over(client, &head, pending, routed, accept, Err(refusal)),
-    }
-}
-
-fn hand_over(
-    mut client: Stream,
-    head: &[u8],
-    mut pending: Handshake<'_>,
-    routed: Routed,
-    accept: String,
-    connected: Result<Connected, Refusal>,
-) -> Opened {
-    client.unread(head);
+        Ok(Answer::Other(connected)) => Ok(Sent { routed, accept, connected }),
+        Err(refusal) => Err(refusal),
+    };
+    // It is counted where it is answered.
     pending.result = None;
-    Opened::Http(client, Some(Begun { routed, accept, connected }))
+    client.unread(&head);
+    Opened::Http(client, Some(Begun { route, sent }))
 }
 
-/// Receives once. Nothing, with everything put back, if that is not a handshake that can be served here.
-fn poll_handshake(cx: &mut Context<'_>, proxy: &Arc<Shared>, client: &mut Stream, peer: &Peer) -> Poll<Option<Asking>> {
+/// Receives once. Everything is put back if that is not a handshake that can be served here.
+fn poll_handshake(
+    cx: &mut Context<'_>,
+    proxy: &Arc<Shared>,
+    client: &mut Stream,
+    peer: &Peer,
+) -> Poll<Result<Asking, Option<Begun>>> {
     with_buffers(|buffers| {
-        let Ok(length) = ready!(client.poll_receive(cx, buffers)) else { return Poll::Ready(None) };
+        let Ok(length) = ready!(client.poll_receive(cx, buffers)) else { return Poll::Ready(Err(None)) };
         let received = &buffers.plain[HEADROOM..HEADROOM + length];
         let asking = understand(proxy, peer, received);
-        if asking.is_none() {
+        if asking.is_err() {
             client.unread(received);
         }
         Poll::Ready(asking)
     })
 }
 
-/// Makes of a client's head the one that goes to the backend.
-fn understand(proxy: &Arc<Shared>, peer: &Peer, received: &[u8]) -> Option<Asking> {
+/// Makes of a client's head the one that goes to the backend. Where that is refused it stays so: hyper does not route it
+/// again, since the choice of a backend is a matter of chance and has been made.
+fn understand(proxy: &Arc<Shared>, peer: &Peer, received: &[u8]) -> Result<Asking, Option<Begun>> {
     let started = Instant::now();
     let mut room = [MaybeUninit::uninit(); MAX_FIELDS];
     let mut head = httparse::Request::new(&mut []);
-    let Ok(Status::Complete(length)) = head.parse_with_uninit_headers(received, &mut room) else { return None };
-    if head.method != Some("GET") || head.version != Some(1) {
-        return None;
+    let Ok(Status::Complete(length)) = head.parse_with_uninit_headers(received, &mut room) else { return Err(None) };
+    if length > MAX_HEAD || head.method != Some("GET") || head.version != Some(1) {
+        return Err(None);
     }
     let (method, version) = (Method::GET, Version::HTTP_11);
     let mut fields = Lines::new(head.headers);
     let is_unusual = [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT].iter().any(|name| fields.has(name));
     if is_unusual || intent(&method, version, &fields) != Intent::Upgrade {
-        return None;
+        return Err(None);
     }
-    let uri = Uri::try_from(head.path?).ok().filter(|uri| uri.authority().is_none())?;
-    let authority = request::check(&method, version, &uri, &fields).ok()?;
+    let uri =
+        head.path.and_then(|path| Uri::try_from(path).ok()).filter(|uri| uri.authority().is_none()).ok_or(None)?;
+    let target = uri.path_and_query().ok_or(None)?;
+    let authority = request::check(&method, version, &uri, &fields).map_err(|_| None)?;
     let asked = Asked { uri: &uri, authority: &authority, intent: Intent::Upgrade, started };
-    let routed = routing::route(proxy, peer, asked, &mut fields, &mut None).ok()?;
+    let mut route = None;
+    let routed = routing::route(proxy, peer, asked, &mut fields, &mut route)
+        .map_err(|refusal| Some(Begun { route, sent: Err(refusal) }))?;
     let accept = upgrade::prepare(&mut fields);
     let mut request = Vec::with_capacity(length + 512);
-    for part in ["GET ", uri.path_and_query()?.as_str(), " HTTP/1.1\r\n"] {
+    for part in ["GET ", target.as_str(), " HTTP/1.1\r\n"] {
         request.extend_from_slice(part.as_bytes());
     }
     fields.write(&mut request);
-    Some(Asking { routed, head: received[..length].into(), early: received[length..].into(), request, accept })
+    Ok(Asking { routed, head: received[..length].into(), early: received[length..].into(), request, accept })
 }
 
 /// Sends a handshake to the first endpoint that takes the connection, and receives the answer.
@@ -261,9 +268,9 @@ fn date() -> Vec<u8> {
     date.to_vec()
 }
 
-/// Ready when the client has gone: reset its connection, or closed its half and got nothing for so long. What it sends
-/// ahead is kept; behind a lot of that it is no longer looked after, as in `client_io`.
-async fn gone(client: &mut Stream, early: &mut Vec<u8>, half_closed: Duration) {
+/// Ready when the client has gone: reset its connection, which is an error, or closed its half and got nothing for so
+/// long. What it sends ahead is kept; behind a lot of that it is no longer looked after, as in `client_io`.
+async fn gone(client: &mut Stream, early: &mut Vec<u8>, half_closed: Duration) -> std::io::Result<()> {
     while early.len() < MAX_AHEAD {
         let received = poll_fn(|cx| {
             with_buffers(|buffers| {
@@ -272,11 +279,10 @@ async fn gone(client: &mut Stream, early: &mut Vec<u8>, half_closed: Duration) {
                 Poll::Ready(std::io::Result::Ok(length))
             })
         });
-        match received.await {
-            Ok(1..) => {}
-            Ok(0) => return sleep(half_closed).await,
-            Err(_) => return,
+        if received.await? == 0 {
+            sleep(half_closed).await;
+            return Ok(());
         }
     }
-    std::future::pending::<()>().await;
+    std::future::pending().await
 }

@@ -7,7 +7,7 @@
 //!    looks at the table once, keeping the rule and not the table.
 //! 3. A plain request goes over the `pool` (`plain`), an upgrade over a connection of its own (`upgrade`). Endpoints
 //!    are tried in the rule's order while nothing of the request has been sent.
-//! 4. Behind a 101 that was checked, hyper gives both connections back by value, with the bytes that came early, and
+//! 4. Behind a 101 that was checked, both connections come back by value, with the bytes that came early, and
 //!    a `tunnel` passes bytes on as a task of its own, registered and counted before it runs.
 //! 5. A tunnel ends with a [`TunnelEnd`], from which its metric and its line in the log are made.
 //!

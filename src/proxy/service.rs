@@ -93,7 +93,7 @@ impl Service {
         Ok(self.switch(outcome, started, pending))
     }
 
-    /// Goes on with a handshake that was sent to its endpoint before hyper had to do with it.
+    /// Goes on with a handshake that was refused, or sent to its endpoint, before hyper had to do with it.
     async fn resume(
         &self,
         begun: Begun,
@@ -101,11 +101,12 @@ impl Service {
         subject: &mut Subject,
         pending: &mut Handshake<'_>,
     ) -> Result<Response<Body>, Refusal> {
-        *subject = Subject { route: Some(begun.routed.rule.route.clone()), upgrade: true };
+        *subject = Subject { route: begun.route, upgrade: true };
+        let sent = begun.sent?;
         pending.result = Some((subject.route.clone(), "client_gone"));
-        let started = begun.routed.started;
+        let started = sent.routed.started;
         let request = request.map(|body| Body::new(Guarded::new(body, ())));
-        let outcome = Box::pin(upgrade::resume(begun, request)).await?;
+        let outcome = Box::pin(upgrade::resume(sent, request)).await?;
         Ok(self.switch(outcome, started, pending))
     }
 

@@ -32,6 +32,7 @@ use super::{
     stream::Stream,
     tunnel::{Opening, TunnelLimits, frames::Extensions},
 };
+use crate::table::ObjectName;
 
 /// What came of a handshake.
 pub(super) enum Outcome {
@@ -41,12 +42,19 @@ pub(super) enum Outcome {
     Answered(Response<Body>),
 }
 
-/// A handshake that has been sent to its endpoint, or why it could not be.
+/// A handshake of which something has been done before hyper had to do with it.
 pub(super) struct Begun {
+    pub route: Option<ObjectName>,
+    /// Why it is refused, if it is.
+    pub sent: Result<Sent, Refusal>,
+}
+
+/// A handshake that an endpoint has got.
+pub(super) struct Sent {
     pub routed: Routed,
     /// The answer that belongs to its key.
     pub accept: String,
-    pub connected: Result<Connected, Refusal>,
+    pub connected: Connected,
 }
 
 /// Passes a handshake on, to the first endpoint that takes the connection.
@@ -61,10 +69,10 @@ pub(super) async fn upgrade(mut routed: Routed, mut request: Request<Body>) -> R
     in_time(deadline, exchange).await
 }
 
-/// Goes on with a handshake of which the backend has the request.
-pub(super) async fn resume(begun: Begun, request: Request<Body>) -> Result<Outcome, Refusal> {
-    let Begun { routed, accept, connected } = begun;
-    in_time(routed.deadline(), answer(&routed, connected?, &accept, request, true)).await
+/// Goes on with a handshake that an endpoint has got.
+pub(super) async fn resume(sent: Sent, request: Request<Body>) -> Result<Outcome, Refusal> {
+    let Sent { routed, accept, connected } = sent;
+    in_time(routed.deadline(), answer(&routed, connected, &accept, request, true)).await
 }
 
 /// Gives a handshake until its deadline.

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use switchyard::{proxy::Settings, table::RouteTable};
+use switchyard::{
+    proxy::Settings,
+    table::{RouteTable, WeightedBackend},
+};
 
 use crate::support::*;
 
@@ -211,4 +214,24 @@ async fn a_client_that_has_closed_its_half_is_waited_for_no_longer_than_the_limi
     assert_eq!(peer.rest().await, "", "the backend's connection ends with the client's");
     assert_eq!(client.rest().await, "");
     assert!(harness.counted(r#"handshakes_total{namespace="shop",route="chat",result="client_gone"} 1"#));
+}
+
+#[tokio::test]
+async fn a_reference_that_does_not_resolve_keeps_its_share_of_the_handshakes() {
+    const HANDSHAKES: usize = 600;
+    let backend = RawBackend::bind().await;
+    let mut rule = rule(&[backend.own_endpoint()]);
+    let [whole] = &*rule.backends else { unreachable!("it has one") };
+    let broken = WeightedBackend { weight: 1, target: Err("no such Service".into()) };
+    rule.backends = Box::new([whole.clone(), broken]);
+    let harness = Harness::with_rule(rule);
+    let _backend = backend.serve(|_| switching(""));
+    let mut refused = 0;
+    for _ in 0..HANDSHAKES {
+        let (_client, head) = harness.ask(&handshake("/ws", "")).await;
+        refused += usize::from(head.status() == 503);
+    }
+    // A half; were each refused one drawn again, it would be a quarter. What lies between is six standard deviations
+    // from either.
+    assert!(refused > HANDSHAKES * 3 / 8, "{refused} of {HANDSHAKES} are refused");
 }

@@ -284,6 +284,32 @@ async fn handshakes_that_end_after_the_drain_become_tunnels_that_end_at_once() {
 }
 
 #[tokio::test]
+async fn handshakes_that_are_refused_while_the_proxy_stops_are_answered() {
+    const HANDSHAKES: usize = 8;
+    let backend = RawBackend::bind().await;
+    let mut harness = Harness::with_rule(rule(&[backend.own_endpoint()]));
+    let mut late = Vec::new();
+    for _ in 0..HANDSHAKES {
+        let mut client = harness.client().await;
+        client.send(handshake("/ws", "")).await;
+        let mut peer = backend.accept().await;
+        peer.head().await;
+        late.push((client, peer));
+    }
+    harness.stop();
+    while tokio::net::TcpStream::connect(harness.http).await.is_ok() {}
+    for (client, peer) in &mut late {
+        peer.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 403);
+        assert_eq!(client.rest().await, "");
+    }
+    drop(late);
+    harness.stopped().await;
+    let result = format!(r#"handshakes_total{{namespace="shop",route="chat",result="refused"}} {HANDSHAKES}"#);
+    assert!(harness.counted(&result));
+}
+
+#[tokio::test]
 async fn a_request_that_never_ends_does_not_keep_the_process_from_stopping() {
     let backend = RawBackend::bind().await;
     let settings =
