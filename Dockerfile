@@ -29,7 +29,7 @@ RUN cargo build --locked --release --bin switchyard
 
 # The program and the libraries that it names, which are the C library's. Times would make each build another image.
 RUN mkdir -p /image \
-    && cp target/release/switchyard /image/ \
+    && strip -o /image/switchyard target/release/switchyard \
     && ldd target/release/switchyard | grep -o '/[^ ]*' | xargs -I{} cp --dereference --parents {} /image/ \
     && find /image -exec touch --date=@0 {} +
 
