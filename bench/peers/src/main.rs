@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 
 use report::{Entry, Measurement, Report};
@@ -108,7 +108,10 @@ fn compare(options: &Options) -> anyhow::Result<()> {
     ensure!(is_ours, "this wants a network namespace of its own: cargo run, which has a runner for it");
     // Thousands of connections come and go: more of them than there usually are ports. Ours listen below.
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")?;
-    let programs = Programs { switchyard: options.switchyard.clone(), peers: options.peers.clone() };
+    // Each system starts in a folder of its own.
+    let switchyard = fs::canonicalize(&options.switchyard)
+        .with_context(|| format!("no {}: build it first", options.switchyard.display()))?;
+    let programs = Programs { switchyard, peers: options.peers.clone() };
     let all = systems::all(&programs)?;
     let mut report = Report {
         machine: machine()?,
