@@ -188,7 +188,7 @@ impl Replicas {
             (None, Some(until)) => Role::Holder { until },
             (None, None) => Role::Follower,
         };
-        let others = self.roll.present(now).cloned().collect();
+        let others = self.roll.present().cloned().collect();
         let announced = self.announcement.has_told() || barred.is_some();
         let standing = Standing { role, others, announced };
         self.standing.send_if_modified(|before| {
@@ -225,10 +225,7 @@ impl Replicas {
         let announcement = self.announcement.next(now).map(|(_, at)| at);
         let is_holder = self.election.held_until(self.roll.leader(), now);
         let cleaning = is_holder.and_then(|_| self.roll.next_forgotten());
-        [announcement, self.election_due(now), is_holder, cleaning, self.roll.next_expiry(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        [announcement, self.election_due(now), is_holder, cleaning].into_iter().flatten().min()
     }
 
     fn election_due(&self, now: Instant) -> Option<Instant> {

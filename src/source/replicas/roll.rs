@@ -46,6 +46,9 @@ pub(super) struct Roll {
     others: BTreeMap<String, Seen<Replica>>,
     list: Option<BTreeMap<String, Lease>>,
     synced: bool,
+    /// When the watch told something last. Our own renewals come that way too, so that is seconds ago at the most while
+    /// it works.
+    heard: Option<Instant>,
     /// The version of our own last write, of which the watch tells later.
     floor: u64,
 }
@@ -76,6 +79,7 @@ impl Roll {
             others: BTreeMap::new(),
             list: None,
             synced: false,
+            heard: None,
             floor: 0,
         }
     }
@@ -90,14 +94,10 @@ impl Roll {
         self.leader.as_ref()
     }
 
-    /// The other replicas whose Lease is good.
-    pub(super) fn present(&self, now: Instant) -> impl Iterator<Item = &Replica> {
-        self.others.values().filter(move |seen| now < seen.expires()).map(|seen| &seen.of)
-    }
-
-    /// When the next of them expires.
-    pub(super) fn next_expiry(&self, now: Instant) -> Option<Instant> {
-        self.others.values().map(Seen::expires).filter(|at| now < *at).min()
+    /// The other replicas whose Lease is good, as far as the watch has told: whoever hears nothing takes nobody for gone.
+    pub(super) fn present(&self) -> impl Iterator<Item = &Replica> {
+        let is_good = |seen: &&Seen<Replica>| self.heard.is_none_or(|heard| heard < seen.expires());
+        self.others.values().filter(is_good).map(|seen| &seen.of)
     }
 
     /// The Leases that ended long ago, by name and version.
@@ -119,9 +119,18 @@ impl Roll {
                 let list = self.list.get_or_insert_default();
                 list.insert(lease.metadata.name.clone().unwrap_or_default(), lease);
             }
-            Event::InitDone => self.replace(now),
-            Event::Apply(lease) => self.set(lease, now),
-            Event::Delete(lease) => self.remove(lease.metadata.name.as_deref().unwrap_or_default()),
+            Event::InitDone => {
+                self.replace(now);
+                self.heard = Some(now);
+            }
+            Event::Apply(lease) => {
+                self.set(lease, now);
+                self.heard = Some(now);
+            }
+            Event::Delete(lease) => {
+                self.remove(lease.metadata.name.as_deref().unwrap_or_default());
+                self.heard = Some(now);
+            }
         }
     }
 
@@ -241,22 +250,40 @@ mod tests {
         roll
     }
 
-    fn names(roll: &Roll, now: Instant) -> Vec<String> {
-        roll.present(now).map(|replica| replica.name.clone()).collect()
+    fn names(roll: &Roll) -> Vec<String> {
+        roll.present().map(|replica| replica.name.clone()).collect()
+    }
+
+    /// Our own renewal, as the watch tells of it.
+    fn hear(roll: &mut Roll, now: Instant) {
+        roll.apply(Event::Apply(lease("me", "me", 100, 1)), now);
     }
 
     #[test]
     fn replicas_are_present_until_they_have_not_renewed_for_their_time() {
         let now = Instant::now();
         let mut roll = roll(vec![lease("me", "me", 1, 0), lease("r.a", "a", 2, 0), lease("r.b", "b", 3, 0)], now);
-        assert_eq!(names(&roll, now), ["a", "b"]);
+        assert_eq!(names(&roll), ["a", "b"]);
         roll.apply(Event::Apply(lease("r.b", "b", 4, 9)), now + 10 * SECOND);
-        assert_eq!(roll.next_expiry(now), Some(now + LEASE));
-        assert_eq!(names(&roll, now + LEASE), ["b"]);
+        assert_eq!(names(&roll), ["a", "b"]);
+        hear(&mut roll, now + LEASE);
+        assert_eq!(names(&roll), ["b"]);
         assert_eq!(roll.forgotten(now + LEASE), None);
         assert_eq!(roll.forgotten(now + LEASE + FORGOTTEN), Some(("r.a", "2")));
-        roll.apply(Event::Delete(lease("r.b", "b", 9, 9)), now + 11 * SECOND);
-        assert_eq!(names(&roll, now + 11 * SECOND), ["a"]);
+        roll.apply(Event::Delete(lease("r.b", "b", 9, 9)), now + LEASE);
+        assert_eq!(names(&roll), Vec::<String>::new());
+    }
+
+    #[test]
+    fn whoever_hears_nothing_takes_nobody_for_gone() {
+        let now = Instant::now();
+        let mut roll = roll(vec![lease("r.a", "a", 2, 0), lease("leader", "me", 3, 0)], now);
+        roll.wrote(lease("leader", "me", 5, 1), now + 2 * LEASE);
+        roll.apply(Event::Init, now + 2 * LEASE);
+        assert_eq!(names(&roll), ["a"], "what is asked for has not been answered");
+        roll.apply(Event::InitApply(lease("r.a", "a", 4, 9)), now + 2 * LEASE);
+        roll.apply(Event::InitDone, now + 2 * LEASE);
+        assert_eq!(names(&roll), ["a"], "it has renewed meanwhile");
     }
 
     #[test]
@@ -266,7 +293,8 @@ mod tests {
         roll.apply(Event::Init, now + 10 * SECOND);
         roll.apply(Event::InitApply(lease("r.a", "a", 2, 0)), now + 10 * SECOND);
         roll.apply(Event::InitDone, now + 10 * SECOND);
-        assert_eq!(names(&roll, now + LEASE), Vec::<String>::new());
+        hear(&mut roll, now + LEASE);
+        assert_eq!(names(&roll), Vec::<String>::new());
     }
 
     #[test]
@@ -276,7 +304,7 @@ mod tests {
         assert_eq!(roll.leader().unwrap().of.holder, "a");
         roll.apply(Event::Init, now);
         roll.apply(Event::InitDone, now);
-        assert!(roll.leader().is_none() && names(&roll, now).is_empty());
+        assert!(roll.leader().is_none() && names(&roll).is_empty());
     }
 
     #[test]
@@ -295,6 +323,6 @@ mod tests {
         let mut garbled = lease("r.a", "a", 2, 0);
         garbled.metadata.annotations.as_mut().unwrap().insert(APPLIED.to_owned(), "soon".to_owned());
         let roll = roll(vec![garbled], Instant::now());
-        assert_eq!(roll.present(Instant::now()).next().unwrap().applied, crate::source::Versions::default());
+        assert_eq!(roll.present().next().unwrap().applied, crate::source::Versions::default());
     }
 }
