@@ -22,13 +22,13 @@
 
 {{- define "switchyard.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "switchyard.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* Of the pod of `helm test`, which must not be taken for a proxy by any selector. */}}
 {{- define "switchyard.testLabels" -}}
 app.kubernetes.io/name: {{ printf "%s-test" (include "switchyard.name" . | trunc 58 | trimSuffix "-") }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "switchyard.commonLabels" -}}
@@ -87,10 +87,23 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- $given := int64 .Values.terminationGracePeriodSeconds -}}
 {{- if not $given -}}
 {{- add $least 15 -}}
-{{- else if lt $given $least -}}
-{{- fail (printf "terminationGracePeriodSeconds (%d) must be %d or more, the sum of shutdownDelay and drainWindow, or tunnels are cut; 0 derives it" $given $least) -}}
+{{- else if lt $given (add $least 13) -}}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be %d or more, the sum of shutdownDelay, drainWindow and 13 s, or tunnels are cut; 0 derives it" $given (add $least 13)) -}}
 {{- else -}}
 {{- $given -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The port that redirects lead to: where clients reach TLS, as far as the chart knows. */}}
+{{- define "switchyard.publicHttpsPort" -}}
+{{- if .Values.publicHttpsPort -}}
+{{- int .Values.publicHttpsPort -}}
+{{- else if .Values.service.enabled -}}
+{{- int .Values.service.httpsPort -}}
+{{- else if .Values.hostPorts.enabled -}}
+{{- int .Values.hostPorts.https -}}
+{{- else -}}
+443
 {{- end -}}
 {{- end -}}
 
@@ -100,6 +113,9 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- if .Values.autoscaling.enabled -}}
 {{- fail "autoscaling.enabled needs kind: Deployment: a DaemonSet has a pod on each node" -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas)) -}}
+{{- fail "autoscaling.maxReplicas must be autoscaling.minReplicas or more" -}}
 {{- end -}}
 {{- if and .Values.defaultCertificate .Values.watchNamespaces -}}
 {{- $namespace := splitList "/" .Values.defaultCertificate | first -}}

@@ -11,13 +11,13 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ include "switchyard.serviceAccountName" . }}
+  serviceAccountName: {{ include "switchyard.serviceAccountName" . | quote }}
   automountServiceAccountToken: true
   # Nothing reads them, and they have the names that our own variables begin with.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "switchyard.gracePeriod" . }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with .Values.imagePullSecrets }}
   imagePullSecrets:
@@ -117,7 +117,7 @@ spec:
 - --http-listen=[::]:8080
 - --https-listen=[::]:8443
 - --admin-listen=[::]:9090
-- --public-https-port={{ .Values.publicHttpsPort }}
+- --public-https-port={{ include "switchyard.publicHttpsPort" . }}
 - --session-key-file=/etc/switchyard/session/keys
 - --shutdown-delay={{ .Values.shutdownDelay }}
 - --drain-window={{ .Values.drainWindow }}
