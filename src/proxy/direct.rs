@@ -42,6 +42,7 @@ use super::{
     tunnel::{Tunnel, frames::Extensions},
     upgrade::{self, Begun, Sent},
 };
+use crate::table::ObjectName;
 
 /// What became of the first bytes of a connection.
 pub(super) enum Opened {
@@ -65,6 +66,9 @@ struct Asking {
     request: Vec<u8>,
     accept: String,
 }
+
+/// A handshake that is refused: the route that it was for, where there is one, and why.
+type Refused = (Option<ObjectName>, Refusal);
 
 /// The 101 for the client, and what it says of extensions.
 type Head = (Vec<u8>, Extensions);
@@ -100,7 +104,10 @@ pub(super) async fn open(
     };
     let Asking { mut routed, head, mut early, request, accept } = match first {
         Ok(asking) => asking,
-        Err(begun) => return Opened::Http(client, begun),
+        Err(refused) => {
+            let begun = refused.map(|(route, refusal)| Begun { route, sent: Err(refusal) });
+            return Opened::Http(client, begun);
+        }
     };
     let route = Some(routed.rule.route.clone());
     let mut pending = Handshake::of(&proxy.metrics);
@@ -142,7 +149,7 @@ fn poll_handshake(
     proxy: &Arc<Shared>,
     client: &mut Stream,
     peer: &Peer,
-) -> Poll<Result<Asking, Option<Begun>>> {
+) -> Poll<Result<Asking, Option<Refused>>> {
     with_buffers(|buffers| {
         let Ok(length) = ready!(client.poll_receive(cx, buffers)) else { return Poll::Ready(Err(None)) };
         let received = &buffers.plain[HEADROOM..HEADROOM + length];
@@ -156,7 +163,7 @@ fn poll_handshake(
 
 /// Makes of a client's head the one that goes to the backend. Where that is refused it stays so: hyper does not route it
 /// again, since the choice of a backend is a matter of chance and has been made.
-fn understand(proxy: &Arc<Shared>, peer: &Peer, received: &[u8]) -> Result<Asking, Option<Begun>> {
+fn understand(proxy: &Arc<Shared>, peer: &Peer, received: &[u8]) -> Result<Asking, Option<Refused>> {
     let started = Instant::now();
     let mut room = [MaybeUninit::uninit(); MAX_FIELDS];
     let mut head = httparse::Request::new(&mut []);
@@ -176,8 +183,8 @@ fn understand(proxy: &Arc<Shared>, peer: &Peer, received: &[u8]) -> Result<Askin
     let authority = request::check(&method, version, &uri, &fields).map_err(|_| None)?;
     let asked = Asked { uri: &uri, authority: &authority, intent: Intent::Upgrade, started };
     let mut route = None;
-    let routed = routing::route(proxy, peer, asked, &mut fields, &mut route)
-        .map_err(|refusal| Some(Begun { route, sent: Err(refusal) }))?;
+    let routed =
+        routing::route(proxy, peer, asked, &mut fields, &mut route).map_err(|refusal| Some((route, refusal)))?;
     let accept = upgrade::prepare(&mut fields);
     let mut request = Vec::with_capacity(length + 512);
     for part in ["GET ", target.as_str(), " HTTP/1.1\r\n"] {
