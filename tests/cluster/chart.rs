@@ -33,7 +33,7 @@ fn the_api_server_takes_all_that_the_chart_renders() {
     let arguments =
         ["wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com", "--timeout=20s"];
     bed.plane.kubectl(&arguments, "").unwrap();
-    for namespace in ["shop", "games", "monitoring"] {
+    for namespace in ["shop", "games", "2048", "monitoring"] {
         bed.namespace(namespace);
     }
     for file in renderings() {
