@@ -45,8 +45,7 @@ pub(super) struct Roll {
     leader: Option<Seen<Leader>>,
     others: BTreeMap<String, Seen<Replica>>,
     list: Option<BTreeMap<String, Lease>>,
-    synced: bool,
-    /// When the watch told something last. Our own renewals come that way too, so that is seconds ago at the most while
+    /// When the watch told something last; nothing before all Leases have been seen. Our own renewals come that way too, so that is seconds ago at the most while
     /// it works.
     heard: Option<Instant>,
     /// The version of our own last write, of which the watch tells later.
@@ -78,7 +77,6 @@ impl Roll {
             leader: None,
             others: BTreeMap::new(),
             list: None,
-            synced: false,
             heard: None,
             floor: 0,
         }
@@ -86,7 +84,7 @@ impl Roll {
 
     /// Whether all Leases have been seen.
     pub(super) fn is_synced(&self) -> bool {
-        self.synced
+        self.heard.is_some()
     }
 
     /// The Lease for statuses.
@@ -114,24 +112,20 @@ impl Roll {
     /// Takes an event of the watch.
     pub(super) fn apply(&mut self, event: Event<Lease>, now: Instant) {
         match event {
-            Event::Init => self.list = Some(BTreeMap::new()),
+            Event::Init => {
+                self.list = Some(BTreeMap::new());
+                return;
+            }
             Event::InitApply(lease) => {
                 let list = self.list.get_or_insert_default();
                 list.insert(lease.metadata.name.clone().unwrap_or_default(), lease);
+                return;
             }
-            Event::InitDone => {
-                self.replace(now);
-                self.heard = Some(now);
-            }
-            Event::Apply(lease) => {
-                self.set(lease, now);
-                self.heard = Some(now);
-            }
-            Event::Delete(lease) => {
-                self.remove(lease.metadata.name.as_deref().unwrap_or_default());
-                self.heard = Some(now);
-            }
+            Event::InitDone => self.replace(now),
+            Event::Apply(lease) => self.set(lease, now),
+            Event::Delete(lease) => self.remove(lease.metadata.name.as_deref().unwrap_or_default()),
         }
+        self.heard = Some(now);
     }
 
     /// Takes the API server's answer to our own write of the Lease for statuses.
@@ -158,7 +152,6 @@ impl Roll {
         for lease in list.into_values() {
             self.set(lease, now);
         }
-        self.synced = true;
     }
 
     fn set(&mut self, lease: Lease, now: Instant) {
