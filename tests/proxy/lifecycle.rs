@@ -10,7 +10,7 @@ use switchyard::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -187,7 +187,7 @@ async fn large_messages_pass_both_ways_between_real_peers() {
             }
         }
     });
-    let stream = tokio::net::TcpStream::connect(harness.http).await.unwrap();
+    let stream = TcpStream::connect(harness.http).await.unwrap();
     let (mut socket, _) =
         tokio_tungstenite::client_async_with_config(format!("ws://{HOST}/ws"), stream, Some(config)).await.unwrap();
     let message = Message::binary(vec![3; 16 << 20]);
@@ -246,7 +246,7 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
     peer.backend_parts(1012).await;
     assert_eq!(client.rest().await, "");
     assert_eq!(peer.rest().await, "");
-    assert!(tokio::net::TcpStream::connect(harness.http).await.is_err(), "nothing listens any more");
+    assert!(TcpStream::connect(harness.http).await.is_err(), "nothing listens any more");
     answering.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     assert_eq!(slow.head().await.status(), 200);
     assert_eq!(slow.rest().await, "ok");
@@ -254,13 +254,14 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
     assert!(harness.counted(&closed("proxy", "shutdown", 1)));
 }
 
-#[tokio::test]
-async fn handshakes_that_end_after_the_drain_become_tunnels_that_end_at_once() {
-    let backend = RawBackend::bind().await;
-    let settings = Settings { drain_window: Duration::ZERO, ..Settings::default() };
-    let mut harness = Harness::start(table(rule(&[backend.endpoint("a")])), settings);
+/// Handshakes that have reached the backend, and are unanswered when the proxy accepts no more.
+async fn asked_before_the_stop(
+    harness: &mut Harness,
+    backend: &RawBackend,
+    count: usize,
+) -> Vec<(Peer<TcpStream>, Peer<TcpStream>)> {
     let mut late = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..count {
         let mut client = harness.client().await;
         client.send(handshake("/ws", "")).await;
         let mut peer = backend.accept().await;
@@ -268,7 +269,16 @@ async fn handshakes_that_end_after_the_drain_become_tunnels_that_end_at_once() {
         late.push((client, peer));
     }
     harness.stop();
-    while tokio::net::TcpStream::connect(harness.http).await.is_ok() {}
+    while TcpStream::connect(harness.http).await.is_ok() {}
+    late
+}
+
+#[tokio::test]
+async fn handshakes_that_end_after_the_drain_become_tunnels_that_end_at_once() {
+    let backend = RawBackend::bind().await;
+    let settings = Settings { drain_window: Duration::ZERO, ..Settings::default() };
+    let mut harness = Harness::start(table(rule(&[backend.endpoint("a")])), settings);
+    let mut late = asked_before_the_stop(&mut harness, &backend, 4).await;
     for (_, peer) in &mut late {
         peer.send(switching("")).await;
     }
@@ -288,16 +298,7 @@ async fn handshakes_that_are_refused_while_the_proxy_stops_are_answered() {
     const HANDSHAKES: usize = 8;
     let backend = RawBackend::bind().await;
     let mut harness = Harness::with_rule(rule(&[backend.own_endpoint()]));
-    let mut late = Vec::new();
-    for _ in 0..HANDSHAKES {
-        let mut client = harness.client().await;
-        client.send(handshake("/ws", "")).await;
-        let mut peer = backend.accept().await;
-        peer.head().await;
-        late.push((client, peer));
-    }
-    harness.stop();
-    while tokio::net::TcpStream::connect(harness.http).await.is_ok() {}
+    let mut late = asked_before_the_stop(&mut harness, &backend, HANDSHAKES).await;
     for (client, peer) in &mut late {
         peer.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
         assert_eq!(client.head().await.status(), 403);
