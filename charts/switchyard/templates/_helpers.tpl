@@ -83,12 +83,12 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- define "switchyard.gracePeriod" -}}
 {{- $delay := include "switchyard.milliseconds" .Values.shutdownDelay | int64 -}}
 {{- $window := include "switchyard.milliseconds" .Values.drainWindow | int64 -}}
-{{- $least := div (add $delay $window 999) 1000 -}}
+{{- $least := add (div (add $delay $window 999) 1000) 13 -}}
 {{- $given := int64 .Values.terminationGracePeriodSeconds -}}
 {{- if not $given -}}
-{{- add $least 15 -}}
-{{- else if lt $given (add $least 13) -}}
-{{- fail (printf "terminationGracePeriodSeconds (%d) must be %d or more, the sum of shutdownDelay, drainWindow and 13 s, or tunnels are cut; 0 derives it" $given (add $least 13)) -}}
+{{- add $least 2 -}}
+{{- else if lt $given $least -}}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be %d or more, the sum of shutdownDelay, drainWindow and 13 s, or tunnels are cut; 0 derives it" $given $least) -}}
 {{- else -}}
 {{- $given -}}
 {{- end -}}
