@@ -12,18 +12,16 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    runtime::watcher::{self, Event, watcher},
 };
 use serde_json::{Value, json};
 use switchyard::api::WebSocketRoute;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use support::{Backend, Bed, Controller, block_on, create, objects};
+use support::{Backend, Bed, Controller, block_on, create, objects, programmed};
 
 const NAMESPACE: &str = "bench";
 const ROUTES: usize = 1_000;
@@ -57,7 +55,7 @@ fn main() {
     let served = tell(served.collect());
 
     let more: Vec<_> = (1..REPLICAS).map(|_| Controller::start(bed, namespace)).collect();
-    let mut programmed = block_on(watch(&bed.client()));
+    let mut programmed = block_on(programmed(&bed.client(), NAMESPACE));
     println!("from the API server's answer to Programmed, with {REPLICAS} replicas:");
     let told = (0..CHANGES).map(|number| block_on(change_until_programmed(&bed.client(), &mut programmed, number)));
     let told = tell(told.collect());
@@ -94,33 +92,6 @@ async fn change_until_programmed(
             return answered.elapsed();
         }
     }
-}
-
-/// Tells of each route and generation that are said to be programmed.
-async fn watch(client: &Client) -> mpsc::UnboundedReceiver<(String, i64)> {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let api = Api::<WebSocketRoute>::namespaced(client.clone(), NAMESPACE);
-    let (listed, listing) = oneshot::channel();
-    support::spawn(async move {
-        let (mut events, mut listed) = (watcher(api, watcher::Config::default()).boxed(), Some(listed));
-        while let Some(event) = events.next().await {
-            match event.expect("the API server is there") {
-                Event::Apply(route) => drop(sender.send(programmed(&route))),
-                Event::InitDone => drop(listed.take().map(|listed| listed.send(()))),
-                _ => {}
-            }
-        }
-    });
-    listing.await.expect("there is a list");
-    receiver
-}
-
-/// The generation that a route is said to be programmed with; 0 for none.
-fn programmed(route: &WebSocketRoute) -> (String, i64) {
-    let conditions = route.status.iter().flat_map(|status| &status.conditions);
-    let mut programmed = conditions.filter(|one| one.type_ == "Programmed" && one.status == "True");
-    let generation = programmed.next().and_then(|one| one.observed_generation);
-    (route.metadata.name.clone().unwrap_or_default(), generation.unwrap_or_default())
 }
 
 /// Sends a route elsewhere, and tells how long it took until a new connection went there.

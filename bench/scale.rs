@@ -11,7 +11,7 @@ mod shared;
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     time::{Duration, Instant},
 };
@@ -19,12 +19,13 @@ use std::{
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use switchyard::api::WebSocketRoute;
+use tokio::{sync::mpsc, time::timeout};
 
-use support::{Bed, Controller, block_on, create, eventually_within, objects};
+use support::{Bed, Controller, block_on, create, eventually_within, objects, programmed};
 
 const NAMESPACE: &str = "scale";
 const ROUTES: usize = 10_000;
@@ -32,7 +33,9 @@ const ENDPOINTS: usize = 10;
 const CHANGES_PER_SECOND: u32 = 50;
 const WINDOW: Duration = Duration::from_secs(30);
 /// How long what is slow here may take before it counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at whether Events are still told.
+const EVENTS_LOOK: Duration = Duration::from_secs(2);
 /// The kernel counts the time of processes in hundredths of a second.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -43,20 +46,21 @@ fn main() {
     let routes = ROUTES;
     println!("{routes} routes, {routes} Services, {} endpoints", ROUTES * ENDPOINTS);
 
+    let mut programmed = block_on(programmed(&bed.client(), NAMESPACE));
     let (before, started) = (requests(bed), Instant::now());
     let controller = Controller::launch(bed.kubeconfig(), NAMESPACE);
     eventually_within(PATIENCE, || if controller.is_ready() { Ok(()) } else { Err("not ready".to_owned()) });
     println!("ready after {:.1} s", started.elapsed().as_secs_f64());
     println!("memory when ready: {} MiB", pss(&controller));
-    eventually_within(PATIENCE, || match block_on(programmed(&bed.client())) {
-        ROUTES => Ok(()),
-        some => Err(format!("{some} routes are programmed")),
-    });
+    println!("processor until then: {:.1} s", used(&controller).as_secs_f64());
+    block_on(all_programmed(&mut programmed));
     println!("all statuses written after {:.1} s", started.elapsed().as_secs_f64());
     println!("memory then: {} MiB", pss(&controller));
+    println!("processor until then: {:.1} s", used(&controller).as_secs_f64());
     tell_requests("requests until then", &before, &requests(bed));
+    let before = after_the_last_event(bed);
+    println!("all Events told after {:.0} s", started.elapsed().as_secs_f64());
 
-    let before = requests(bed);
     println!("processor, nothing happening: {:.1} % of one", used_during(&controller, || std::thread::sleep(WINDOW)));
     tell_requests("requests in that time", &before, &requests(bed));
     let before = requests(bed);
@@ -106,15 +110,27 @@ fn name(number: usize) -> String {
     format!("chat-{number}")
 }
 
-/// How many routes are programmed.
-async fn programmed(client: &Client) -> usize {
-    let api = Api::<WebSocketRoute>::namespaced(client.clone(), NAMESPACE);
-    let routes = api.list(&ListParams::default()).await.expect("the API server answers");
-    let is_programmed = |route: &&WebSocketRoute| {
-        let mut conditions = route.status.iter().flat_map(|status| &status.conditions);
-        conditions.any(|one| one.type_ == "Programmed" && one.status == "True")
-    };
-    routes.items.iter().filter(is_programmed).count()
+/// Waits until every route has been seen to be programmed.
+async fn all_programmed(programmed: &mut mpsc::UnboundedReceiver<(String, i64)>) {
+    let mut seen = HashSet::new();
+    while seen.len() < ROUTES {
+        let told = timeout(PATIENCE, programmed.recv()).await;
+        let Ok(Some((route, _))) = told else { panic!("nothing more is heard after {} routes", seen.len()) };
+        seen.insert(route);
+    }
+}
+
+/// Waits until no more Events are created, which are told one by one behind the statuses; gives the requests up to then.
+fn after_the_last_event(bed: &Bed) -> BTreeMap<String, u64> {
+    let mut before = requests(bed);
+    eventually_within(PATIENCE, || {
+        std::thread::sleep(EVENTS_LOOK);
+        let now = requests(bed);
+        let created = |of: &BTreeMap<String, u64>| of.get("POST events").copied();
+        let is_over = created(&before) == created(&now);
+        before = now;
+        if is_over { Ok(before.clone()) } else { Err("Events are still told".to_owned()) }
+    })
 }
 
 /// The memory of the process that is its own, and its share of what is not.

@@ -42,6 +42,7 @@ use crate::{
 /// How many writes are on their way at once.
 const WRITES_AT_ONCE: usize = 8;
 /// The time between two looks at all routes: our own writes come back as events, hundreds at a time after a start.
+/// Meanwhile writes go on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// A write that has no answer after so long has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -123,15 +124,13 @@ impl StatusWriter {
                 break;
             }
         }
+        self.hear(&reports.borrow_and_update());
+        self.standing = standings.borrow_and_update().clone();
         loop {
-            self.hear(&reports.borrow_and_update());
-            self.standing = standings.borrow_and_update().clone();
             let next = self.look();
-            let looked = Instant::now();
-            if self.work_until_news(&mut reports, &mut standings, next).await.is_none() {
+            if self.work(&mut reports, &mut standings, next).await.is_none() {
                 return;
             }
-            sleep_until(looked + LOOK_INTERVAL).await;
         }
     }
 
@@ -178,32 +177,44 @@ impl StatusWriter {
         Opinion { generation: verdict.generation, conditions, hold_until }
     }
 
-    /// Writes what is in the queue until there is a reason to look at all routes again; nothing when there will be
-    /// none any more.
-    async fn work_until_news(
+    /// Writes what is in the queue until it is time to look at all routes again: at `next`, or after any news, which the
+    /// writes take into account at once; in neither case without a pause, in which others get their turn. Nothing when
+    /// there will be no news any more.
+    async fn work(
         &mut self,
         reports: &mut watch::Receiver<Report>,
         standings: &mut watch::Receiver<Standing>,
         next: Option<Instant>,
     ) -> Option<()> {
-        loop {
+        let soon = Instant::now() + LOOK_INTERVAL;
+        let mut next = next.map(|next| next.max(soon));
+        while next.is_none_or(|next| Instant::now() < next) {
             let rest_until = self.rest_until.filter(|rest| *rest > Instant::now());
             if rest_until.is_none() {
                 self.start_writes();
             }
-            tokio::select! {
-                changed = reports.changed() => return changed.ok(),
-                Ok(()) = standings.changed() => return Some(()),
-                () = self.routes.changed() => return Some(()),
-                Some(outcome) = self.writes.join_next() => {
-                    if !self.note(outcome.expect("a write does not panic, and nobody cancels it")) {
-                        return Some(());
-                    }
+            let is_news = tokio::select! {
+                changed = reports.changed() => {
+                    changed.ok()?;
+                    self.hear(&reports.borrow_and_update());
+                    true
                 }
-                () = until(rest_until) => {}
-                () = until(next) => return Some(()),
+                Ok(()) = standings.changed() => {
+                    self.standing = standings.borrow_and_update().clone();
+                    true
+                }
+                () = self.routes.changed() => true,
+                Some(outcome) = self.writes.join_next() => {
+                    !self.note(outcome.expect("a write does not panic, and nobody cancels it"))
+                }
+                () = until(rest_until) => false,
+                () = until(next) => false,
+            };
+            if is_news {
+                next = next.into_iter().chain([soon]).min();
             }
         }
+        Some(())
     }
 
     /// Starts as many writes as may be on their way. Each is planned anew: what led to its place in the queue may be
@@ -248,7 +259,8 @@ impl StatusWriter {
                     info!("writing statuses again");
                 }
                 // What was decided about the route while its write was on its way waits for another look.
-                !matches!(self.plan(&name, &before, now()), Plan::Write(_))
+                let route = self.routes.object(&name).unwrap_or(before);
+                self.plan(&name, &route, now()) == Plan::Nothing
             }
             // It was deleted meanwhile, and its status with it.
             Err(failure) if failure.only_this && self.routes.object(&name).is_none() => true,

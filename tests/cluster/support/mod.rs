@@ -1,5 +1,5 @@
 //! The test bed: a control plane, the chart's rights, controllers, backends and clients.
-#![allow(dead_code, unreachable_pub, unused_imports, reason = "the tests and the benchmark use different parts")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "the tests and the benchmarks use different parts")]
 
 mod assets;
 mod backend;
@@ -8,6 +8,7 @@ mod control_plane;
 mod controller;
 mod fill;
 pub mod objects;
+mod programmed;
 
 use std::{
     future::Future,
@@ -22,6 +23,7 @@ pub use bed::{Bed, RELEASE, SYSTEM, chart};
 pub use control_plane::{ControlPlane, Process};
 pub use controller::Controller;
 pub use fill::create;
+pub use programmed::programmed;
 use tokio::task::JoinHandle;
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
