@@ -45,8 +45,8 @@ pub(super) struct Roll {
     leader: Option<Seen<Leader>>,
     others: BTreeMap<String, Seen<Replica>>,
     list: Option<BTreeMap<String, Lease>>,
-    /// When the watch told something last; nothing before all Leases have been seen. Our own renewals come that way too, so that is seconds ago at the most while
-    /// it works.
+    /// When the watch told something last; nothing before all Leases have been seen. Our own renewals come that way
+    /// too, so that is seconds ago at the most while it works.
     heard: Option<Instant>,
     /// The version of our own last write, of which the watch tells later.
     floor: u64,
@@ -92,7 +92,8 @@ impl Roll {
         self.leader.as_ref()
     }
 
-    /// The other replicas whose Lease is good, as far as the watch has told: whoever hears nothing takes nobody for gone.
+    /// The other replicas whose Lease is good, as far as the watch has told: whoever hears nothing takes nobody for
+    /// gone.
     pub(super) fn present(&self) -> impl Iterator<Item = &Replica> {
         let is_good = |seen: &&Seen<Replica>| self.heard.is_none_or(|heard| heard < seen.expires());
         self.others.values().filter(is_good).map(|seen| &seen.of)
