@@ -85,6 +85,8 @@ fn install(day: &Day) {
     day.rolled_out(SYSTEM, RELEASE);
     let replicas = day.wait_for_replicas(REPLICAS);
     day.saw(&format!("{} replicas are ready: {}", replicas.len(), names(&replicas)));
+    day.helm(&["test", RELEASE, "--namespace", SYSTEM]);
+    day.saw("helm test passes: each Service leads to a proxy");
 }
 
 fn apply(day: &Day, site: &Site, certificates: &Certificates) {

@@ -20,6 +20,8 @@ pub(crate) const BACKEND_IMAGE: &str = "localhost/backend:test";
 
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 const NAME: &str = "node";
+/// What the names of Services end in.
+const DOMAIN: &str = "cluster.local";
 
 /// A running node. Its processes end when it is dropped, pods and all with the namespaces (`tests/node/run.sh`).
 pub(crate) struct Node {
@@ -71,6 +73,7 @@ impl Node {
         node.start_containerd(around);
         node.start_kubelet(around);
         node.start_the_rest(around);
+        node.start_dns(around);
         node.wait_until_ready();
         node
     }
@@ -121,6 +124,15 @@ impl Node {
         proxy.args(["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0"]);
         proxy.args(["--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"]);
         self.start_process(proxy, "kube-proxy");
+    }
+
+    /// In real clusters it is a Deployment; here it answers at the node's address.
+    fn start_dns(&mut self, around: &Surroundings) {
+        let config = around.scratch.join("Corefile");
+        fs::write(&config, dns_config(self.address, &self.plane.admin_kubeconfig())).unwrap();
+        let mut dns = Command::new(around.programs.join("coredns"));
+        dns.arg("-conf").arg(config);
+        self.start_process(dns, "coredns");
     }
 
     fn start_process(&mut self, command: Command, name: &str) {
@@ -185,6 +197,20 @@ sandbox = '{BACKEND_IMAGE}'
     )
 }
 
+fn dns_config(address: Ipv4Addr, kubeconfig: &Path) -> String {
+    format!(
+        "{DOMAIN} {{
+    bind {address}
+    errors
+    kubernetes {{
+        kubeconfig {}
+    }}
+}}
+",
+        kubeconfig.display()
+    )
+}
+
 fn kubelet_config(address: Ipv4Addr) -> String {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -195,6 +221,8 @@ fn kubelet_config(address: Ipv4Addr) -> String {
         "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
         "authorization": { "mode": "AlwaysAllow" },
         "cgroupDriver": "cgroupfs",
+        "clusterDNS": [address],
+        "clusterDomain": DOMAIN,
         "failCgroupV1": false,
         "failSwapOn": false,
         "localStorageCapacityIsolation": false,
