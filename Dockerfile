@@ -12,8 +12,8 @@ RUN apt-get update \
     && apt-get install --no-install-recommends -y make \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-# A small image: without symbols, and with relocations as the dynamic linker can take them in short.
-ENV CARGO_PROFILE_RELEASE_STRIP=symbols RUSTFLAGS="-C link-arg=-Wl,-z,pack-relative-relocs"
+# A small image: relocations as the dynamic linker can take them in short.
+ENV RUSTFLAGS="-C link-arg=-Wl,-z,pack-relative-relocs"
 
 # The dependencies are a layer of their own, which only these files decide. The lints want a line about each crate.
 COPY .cargo/config.toml .cargo/
