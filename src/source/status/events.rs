@@ -1,6 +1,9 @@
 //! Tells of each change of a condition by an Event, beside the route that it is about.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
@@ -25,29 +28,38 @@ const LONGEST_NOTE: usize = 1_024;
 
 /// Takes Events to be published, in their order, one by one: statuses do not wait for them.
 #[derive(Clone, Debug)]
-pub(super) struct Events(mpsc::Sender<(Event, ObjectReference)>);
+pub(super) struct Events {
+    waiting: mpsc::Sender<(Event, ObjectReference)>,
+    /// How many were dropped that nobody has been told of.
+    dropped: Arc<AtomicU64>,
+}
 
 impl Events {
     /// Publishes as a replica of a class, for as long as there is somebody to give Events.
     pub(super) fn start(client: Client, class: &str, replica: &str) -> Self {
         let reporter = Reporter { controller: format!("{GROUP}/{class}"), instance: Some(replica.to_owned()) };
-        let (sender, receiver) = mpsc::channel(WAITING);
-        tokio::spawn(publish(client, reporter, receiver));
-        Self(sender)
+        let (waiting, receiver) = mpsc::channel(WAITING);
+        let dropped = Arc::default();
+        tokio::spawn(publish(client, reporter, receiver, Arc::clone(&dropped)));
+        Self { waiting, dropped }
     }
 
     /// Tells what a write of `after` has changed of `before`.
     pub(super) fn tell(&self, route: &RouteObject, before: &[Condition], after: &[Condition]) {
         for (type_, after) in turns(before, after).filter(|(type_, _)| *type_ != ConditionType::BackendsReady) {
-            let event = event(type_, after);
-            if self.0.try_send((event, reference(route))).is_err() {
-                debug!(type_ = type_.as_str(), "too many Events wait for the API server; one is dropped");
+            if self.waiting.try_send((event(type_, after), reference(route))).is_err() {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 }
 
-async fn publish(client: Client, reporter: Reporter, mut events: mpsc::Receiver<(Event, ObjectReference)>) {
+async fn publish(
+    client: Client,
+    reporter: Reporter,
+    mut events: mpsc::Receiver<(Event, ObjectReference)>,
+    dropped: Arc<AtomicU64>,
+) {
     let mut recorder = Recorder::new(client.clone(), reporter.clone());
     let (mut told, mut published) = (None, 0);
     while let Some((event, reference)) = events.recv().await {
@@ -68,6 +80,20 @@ async fn publish(client: Client, reporter: Reporter, mut events: mpsc::Receiver<
                 }
             }
         }
+        if events.is_empty() {
+            tell_dropped(&dropped);
+        }
+    }
+}
+
+/// Told once a flood is over, not for each of them.
+fn tell_dropped(dropped: &AtomicU64) {
+    let dropped = dropped.swap(0, Ordering::Relaxed);
+    if dropped > 0 {
+        warn!(
+            dropped,
+            "more than {WAITING} Events waited for the API server, the rest was dropped; statuses are not concerned"
+        );
     }
 }
 
@@ -128,12 +154,28 @@ fn reference(route: &RouteObject) -> ObjectReference {
 mod tests {
     use super::*;
 
-    fn condition(type_: ConditionType, status: &str, reason: &str, message: &str) -> Event {
+    fn stored(type_: ConditionType, status: &str, reason: &str, message: &str) -> Condition {
         let condition = serde_json::json!({
             "type": type_.as_str(), "status": status, "reason": reason, "message": message,
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         });
-        event(type_, Some(&serde_json::from_value(condition).unwrap()))
+        serde_json::from_value(condition).unwrap()
+    }
+
+    fn condition(type_: ConditionType, status: &str, reason: &str, message: &str) -> Event {
+        event(type_, Some(&stored(type_, status, reason, message)))
+    }
+
+    #[test]
+    fn what_finds_no_place_is_counted() {
+        let (waiting, mut receiver) = mpsc::channel(1);
+        let events = Events { waiting, dropped: Arc::default() };
+        let route = serde_json::from_str(r#"{"metadata": {"name": "chat"}, "spec": {}}"#).unwrap();
+        let accepted = stored(ConditionType::Accepted, "True", "Accepted", "");
+        let programmed = stored(ConditionType::Programmed, "True", "Programmed", "");
+        events.tell(&route, &[], &[accepted, programmed]);
+        assert_eq!(receiver.try_recv().unwrap().0.reason, "Accepted");
+        assert_eq!(events.dropped.load(Ordering::Relaxed), 1);
     }
 
     #[test]
