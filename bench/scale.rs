@@ -51,12 +51,10 @@ fn main() {
     let controller = Controller::launch(bed.kubeconfig(), NAMESPACE);
     eventually_within(PATIENCE, || if controller.is_ready() { Ok(()) } else { Err("not ready".to_owned()) });
     println!("ready after {:.1} s", started.elapsed().as_secs_f64());
-    println!("memory when ready: {} MiB", pss(&controller));
-    println!("processor until then: {:.1} s", used(&controller).as_secs_f64());
+    tell_cost(&controller);
     block_on(all_programmed(&mut programmed));
     println!("all statuses written after {:.1} s", started.elapsed().as_secs_f64());
-    println!("memory then: {} MiB", pss(&controller));
-    println!("processor until then: {:.1} s", used(&controller).as_secs_f64());
+    tell_cost(&controller);
     tell_requests("requests until then", &before, &requests(bed));
     let before = after_the_last_event(bed);
     println!("all Events told after {:.0} s", started.elapsed().as_secs_f64());
@@ -131,6 +129,11 @@ fn after_the_last_event(bed: &Bed) -> BTreeMap<String, u64> {
         before = now;
         if is_over { Ok(before.clone()) } else { Err("Events are still told".to_owned()) }
     })
+}
+
+fn tell_cost(controller: &Controller) {
+    println!("memory then: {} MiB", pss(controller));
+    println!("processor until then: {:.1} s", used(controller).as_secs_f64());
 }
 
 /// The memory of the process that is its own, and its share of what is not.

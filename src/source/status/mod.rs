@@ -41,9 +41,12 @@ use crate::{
 
 /// How many writes are on their way at once.
 const WRITES_AT_ONCE: usize = 8;
-/// The time between two looks at all routes: our own writes come back as events, hundreds at a time after a start.
-/// Meanwhile writes go on.
+/// The least time between two looks at all routes: our own writes come back as events, hundreds at a time after a
+/// start. Meanwhile writes go on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// As many times what a look took passes until the next one: with very many routes a fifth of a processor goes into
+/// them at most.
+const REST_PER_LOOK: u32 = 4;
 /// A write that has no answer after so long has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the last write of a replica that could not renew its Lease may take; the Lease is good for longer still.
@@ -127,8 +130,10 @@ impl StatusWriter {
         self.hear(&reports.borrow_and_update());
         self.standing = standings.borrow_and_update().clone();
         loop {
+            let began = Instant::now();
             let next = self.look();
-            if self.work(&mut reports, &mut standings, next).await.is_none() {
+            let soon = Instant::now() + rest_after(began.elapsed());
+            if self.work(&mut reports, &mut standings, next, soon).await.is_none() {
                 return;
             }
         }
@@ -178,15 +183,14 @@ impl StatusWriter {
     }
 
     /// Writes what is in the queue until it is time to look at all routes again: at `next`, or after any news, which the
-    /// writes take into account at once; in neither case without a pause, in which others get their turn. Nothing when
-    /// there will be no news any more.
+    /// writes take into account at once; in neither case before `soon`. Nothing when there will be no news any more.
     async fn work(
         &mut self,
         reports: &mut watch::Receiver<Report>,
         standings: &mut watch::Receiver<Standing>,
         next: Option<Instant>,
+        soon: Instant,
     ) -> Option<()> {
-        let soon = Instant::now() + LOOK_INTERVAL;
         let mut next = next.map(|next| next.max(soon));
         while next.is_none_or(|next| Instant::now() < next) {
             let rest_until = self.rest_until.filter(|rest| *rest > Instant::now());
@@ -289,6 +293,11 @@ impl StatusWriter {
             self.told = Some(cause);
         }
     }
+}
+
+/// The time between a look that took so long and the next one.
+fn rest_after(look: Duration) -> Duration {
+    LOOK_INTERVAL.max(look.saturating_mul(REST_PER_LOOK))
 }
 
 fn now() -> Now {
