@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use debounce::Debounce;
 pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
 pub use kubernetes::{ConnectError, KubernetesSource, Routes, connect};
-pub use progress::{Digest, Progress, Versions};
+pub use progress::{Digests, Progress, Versions};
 pub use rebuild::{Build, Rebuild};
 pub use replicas::{Identity, Names, Replicas, Role, Standing};
 pub use signal::{Changes, Pending};
@@ -52,5 +52,5 @@ pub struct Report {
     /// How far the routes were followed for it.
     pub progress: Progress,
     /// The verdicts in short.
-    pub digest: Digest,
+    pub digests: Digests,
 }

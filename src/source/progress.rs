@@ -13,7 +13,7 @@ pub(super) const WHOLE_CLUSTER: &str = "*";
 /// For each watch of routes, by its namespace, a `resourceVersion`.
 ///
 /// Those of one kind of object are numbers that grow with each write (KEP-5504; true of etcd's before it). A watch
-/// whose versions are none has nothing here, and then nothing is ever covered.
+/// whose version is not known has nothing here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Versions(BTreeMap<String, Option<u64>>);
@@ -23,14 +23,16 @@ pub struct Versions(BTreeMap<String, Option<u64>>);
 pub struct Progress {
     /// All events up to these versions have been seen.
     pub seen: Versions,
-    /// The versions of the last events that routing depends on.
+    /// The versions of the last events that routing depends on. One of an event that no watch told of, but a list, is
+    /// not known.
     pub changed: Versions,
 }
 
-/// What a table makes of which routes, in short: equal where two replicas serve the same generations of the same
-/// routes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Digest(u64);
+/// What a table makes of the routes of each watch, in short: equal where two replicas serve the same generations of the
+/// same routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Digests(BTreeMap<String, u64>);
 
 impl Versions {
     /// Notes the version of a watch.
@@ -38,23 +40,54 @@ impl Versions {
         self.0.insert(watch.to_owned(), version);
     }
 
-    /// Whether whoever has seen these has seen all that `other` speaks of.
-    #[must_use]
-    pub fn cover(&self, other: &Self) -> bool {
+    /// Whether all are known.
+    pub(super) fn are_known(&self) -> bool {
+        self.0.values().all(Option::is_some)
+    }
+
+    /// Puts those of `later` in the place of those that are not known. Whoever has seen more has seen them too.
+    pub(super) fn fill(&mut self, later: &Self) {
+        for (watch, version) in self.0.iter_mut().filter(|(_, version)| version.is_none()) {
+            *version = later.0.get(watch).copied().flatten();
+        }
+    }
+
+    /// Whether whoever has seen these has seen all that `other` speaks of, but for watches of which `otherwise` tells
+    /// that.
+    pub(super) fn cover(&self, other: &Self, otherwise: impl Fn(&str) -> bool) -> bool {
         let covers = |(watch, wanted): (&String, &Option<u64>)| match (self.0.get(watch), wanted) {
-            (Some(Some(seen)), Some(wanted)) => seen >= wanted,
-            _ => false,
+            (Some(Some(seen)), Some(wanted)) if seen >= wanted => true,
+            _ => otherwise(watch),
         };
         !other.0.is_empty() && other.0.iter().all(covers)
     }
 }
 
-impl Digest {
-    /// The digest of these verdicts, whatever their order. Another release may make another one of the same, which
-    /// then only counts as not equal.
+impl Digests {
+    /// The digests of these verdicts, whatever their order, by these watches. Another release may make others of the
+    /// same, which then only count as not equal.
     #[must_use]
-    pub fn of(verdicts: &[Verdict]) -> Self {
-        Self(verdicts.iter().map(of_one).fold(0, u64::wrapping_add))
+    pub fn of(verdicts: &[Verdict], watches: &Versions) -> Self {
+        let mut digests: BTreeMap<_, _> = watches.0.keys().map(|watch| (watch.clone(), 0)).collect();
+        for verdict in verdicts {
+            let digest: &mut u64 = match digests.get_mut(&*verdict.route.namespace) {
+                Some(digest) => digest,
+                None => digests.entry(WHOLE_CLUSTER.to_owned()).or_default(),
+            };
+            *digest = digest.wrapping_add(of_one(verdict));
+        }
+        Self(digests)
+    }
+
+    /// Whether both make the same of the routes of a watch.
+    pub(super) fn agree_on(&self, watch: &str, other: &Self) -> bool {
+        self.0.get(watch).zip(other.0.get(watch)).is_some_and(|(one, other)| one == other)
+    }
+
+    /// Whether both make the same of all routes, however they are watched.
+    pub(super) fn agree(&self, other: &Self) -> bool {
+        let total = |of: &Self| of.0.values().copied().fold(0, u64::wrapping_add);
+        total(self) == total(other)
     }
 }
 
@@ -66,15 +99,12 @@ fn of_one(verdict: &Verdict) -> u64 {
     hasher.finish()
 }
 
-impl std::fmt::Display for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::table::ObjectName;
 
     fn versions(of: &[(&str, Option<u64>)]) -> Versions {
         let mut versions = Versions::default();
@@ -87,17 +117,63 @@ mod tests {
     #[test]
     fn versions_cover_what_is_not_newer_in_any_watch() {
         let seen = versions(&[("blue", Some(7)), ("green", Some(5))]);
-        assert!(seen.cover(&versions(&[("blue", Some(7)), ("green", Some(4))])));
-        assert!(!seen.cover(&versions(&[("blue", Some(7)), ("green", Some(6))])));
-        assert!(!seen.cover(&versions(&[("red", Some(1))])), "a watch that is not had");
+        assert!(seen.cover(&versions(&[("blue", Some(7)), ("green", Some(4))]), |_| false));
+        assert!(!seen.cover(&versions(&[("blue", Some(7)), ("green", Some(6))]), |_| false));
+        assert!(!seen.cover(&versions(&[("red", Some(1))]), |_| false), "a watch that is not had");
     }
 
     #[test]
     fn versions_that_are_not_numbers_cover_nothing_and_are_not_covered() {
         let seen = versions(&[("blue", Some(7))]);
         let unknown = versions(&[("blue", None)]);
-        assert!(!seen.cover(&unknown) && !unknown.cover(&seen) && !unknown.cover(&unknown));
-        assert!(!seen.cover(&Versions::default()));
+        let cover = |one: &Versions, other: &Versions| one.cover(other, |_| false);
+        assert!(!cover(&seen, &unknown) && !cover(&unknown, &seen) && !cover(&unknown, &unknown));
+        assert!(!cover(&seen, &Versions::default()));
+    }
+
+    #[test]
+    fn a_watch_that_versions_say_nothing_of_may_be_known_otherwise() {
+        let seen = versions(&[("blue", Some(7)), ("green", Some(5))]);
+        let needs = versions(&[("blue", None), ("green", Some(5))]);
+        assert!(seen.cover(&needs, |watch| watch == "blue"));
+        assert!(!seen.cover(&needs, |watch| watch == "green"));
+    }
+
+    #[test]
+    fn versions_that_are_not_known_are_filled_with_later_ones() {
+        let mut needs = versions(&[("blue", None), ("green", Some(5)), ("red", None)]);
+        needs.fill(&versions(&[("blue", Some(7)), ("green", Some(9)), ("red", None)]));
+        assert_eq!(needs, versions(&[("blue", Some(7)), ("green", Some(5)), ("red", None)]));
+        assert!(!needs.are_known());
+    }
+
+    #[test]
+    fn digests_are_those_of_each_watch() {
+        let of = |verdicts: &[Verdict], watches: &[&str]| {
+            let watches: Vec<_> = watches.iter().map(|watch| (*watch, Some(1))).collect();
+            Digests::of(verdicts, &versions(&watches))
+        };
+        let (blue, green) = (verdict("blue", 1), verdict("green", 1));
+        let both = of(&[blue.clone(), green.clone()], &["blue", "green"]);
+        assert_eq!(both, of(&[green, blue.clone()], &["blue", "green"]));
+        let changed = of(&[blue.clone(), verdict("green", 2)], &["blue", "green"]);
+        assert!(both.agree_on("blue", &changed) && !both.agree_on("green", &changed) && !both.agree(&changed));
+        assert!(!both.agree_on("red", &both), "a watch that is not had");
+        let cluster = of(&[verdict("green", 1), blue], &[WHOLE_CLUSTER]);
+        assert!(both.agree(&cluster) && !both.agree_on("blue", &cluster));
+    }
+
+    fn verdict(namespace: &str, generation: i64) -> Verdict {
+        Verdict {
+            route: ObjectName::new(namespace, "chat"),
+            uid: Some(namespace.into()),
+            generation,
+            conditions: Vec::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            hostnames: Arc::default(),
+            rules: Arc::default(),
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Changes, Debounce, Digest, Progress, Report, Source};
+use super::{Changes, Debounce, Digests, Progress, Report, Source};
 use crate::{
     compile::{self, Compiled, Memory, Problem, Settings, Verdict},
     table::{CurrentTable, ObjectName, RouteTable},
@@ -142,8 +142,8 @@ impl<S: Source> Rebuild<S> {
             self.setting_problems = setting_problems;
         }
         log_changes(&self.source, &self.reports.borrow().verdicts, &verdicts);
-        let digest = Digest::of(&verdicts);
-        let report = Report { generation: self.generation, verdicts: verdicts.into(), progress, digest };
+        let digests = Digests::of(&verdicts, &progress.seen);
+        let report = Report { generation: self.generation, verdicts: verdicts.into(), progress, digests };
         self.reports.send_replace(report);
     }
 }

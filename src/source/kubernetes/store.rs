@@ -32,7 +32,8 @@ struct Kept<K> {
 pub(super) struct Reached {
     /// All events up to this version are in the store.
     pub(super) seen: Option<u64>,
-    /// The version of the last event that routing depends on.
+    /// The version of the last event that routing depends on. Also nothing where that may have been a deletion of which
+    /// only a list has told, by leaving the object out.
     pub(super) changed: Option<u64>,
 }
 
@@ -44,13 +45,15 @@ pub(super) struct Writer<K> {
     list: Objects<K>,
     /// The newest version in it. The list may be newer than that, which nobody tells.
     newest: Option<u64>,
+    /// Whether a list has been complete before.
+    has_listed: bool,
 }
 
 /// An empty store.
 pub(super) fn store<K>() -> (Store<K>, Writer<K>) {
-    let kept = Kept { objects: HashMap::new(), reached: Reached { seen: Some(0), changed: Some(0) } };
+    let kept = Kept { objects: HashMap::new(), reached: Reached { seen: None, changed: None } };
     let store = Store(Arc::new(RwLock::new(kept)));
-    (store.clone(), Writer { store, list: HashMap::new(), newest: Some(0) })
+    (store.clone(), Writer { store, list: HashMap::new(), newest: Some(0), has_listed: false })
 }
 
 impl<K> Clone for Store<K> {
@@ -126,6 +129,7 @@ impl<K: Watched> Writer<K> {
     fn replace(&mut self) -> Change {
         let mut list = std::mem::take(&mut self.list);
         let before = self.store.by_name();
+        let is_first = !std::mem::replace(&mut self.has_listed, true);
         let gone = before.keys().any(|name| !list.contains_key(name));
         let mut change = if gone { Change::Routing } else { Change::Nothing };
         for (name, object) in &mut list {
@@ -135,8 +139,11 @@ impl<K: Watched> Writer<K> {
         self.write(|kept| {
             kept.objects = list;
             kept.reached.note(newest, change);
-            // The last event that this store has heard of may have been of an object that is gone.
-            kept.reached.changed = kept.reached.changed.zip(newest).map(|(changed, newest)| changed.min(newest));
+            // A deletion that only the list tells of may be newer than all that is listed. One that an event told of
+            // may be too, and then those who know only the list would never be said to have seen it.
+            if is_first || gone || kept.reached.changed > newest {
+                kept.reached.changed = None;
+            }
         });
         change
     }
@@ -246,23 +253,58 @@ mod tests {
     #[test]
     fn a_store_tells_how_far_its_watch_has_come() {
         let (store, mut writer) = store();
-        let reached = |store: &Store<RouteObject>| {
-            let (_, Reached { seen, changed }) = store.objects_and_reached();
-            (seen, changed)
-        };
         writer.apply(Event::Init);
         writer.apply(Event::InitApply(route("7", "Invalid")));
-        assert_eq!(reached(&store), (Some(0), Some(0)), "a list counts once it is complete");
+        assert_eq!(reached(&store), (None, None), "a list counts once it is complete");
         writer.apply(Event::InitDone);
-        assert_eq!(reached(&store), (Some(7), Some(7)));
+        assert_eq!(reached(&store), (Some(7), None), "what was deleted before is not known");
         writer.apply(Event::Apply(route("9", "Conflicted")));
-        assert_eq!(reached(&store), (Some(9), Some(7)), "a status changes no routing");
+        assert_eq!(reached(&store), (Some(9), None), "a status changes no routing");
         writer.apply(Event::Delete(route("12", "Conflicted")));
         assert_eq!(reached(&store), (Some(12), Some(12)));
-        writer.apply(Event::Init);
-        writer.apply(Event::InitDone);
-        assert_eq!(reached(&store), (Some(0), Some(0)), "no listed object tells of more");
         writer.apply(Event::Apply(route("opaque", "Invalid")));
         assert_eq!(reached(&store), (None, None));
+    }
+
+    #[test]
+    fn a_list_tells_of_changes_but_not_when_what_it_lacks_was_deleted() {
+        let (store, mut writer) = store();
+        list(&mut writer, vec![route("7", "Invalid")]);
+        writer.apply(Event::Delete(route("12", "Invalid")));
+        writer.apply(Event::Apply(route("14", "Invalid")));
+        list(&mut writer, vec![route("16", "Conflicted")]);
+        assert_eq!(reached(&store), (Some(16), Some(14)), "nothing of the kind");
+        list(&mut writer, vec![of_generation(2, route("18", "Conflicted"))]);
+        assert_eq!(reached(&store), (Some(18), Some(18)));
+        list(&mut writer, vec![]);
+        assert_eq!(reached(&store), (Some(0), None));
+    }
+
+    #[test]
+    fn an_event_that_is_newer_than_a_list_can_be_asked_of_nobody_who_knows_the_list_alone() {
+        let (store, mut writer) = store();
+        list(&mut writer, vec![]);
+        writer.apply(Event::Apply(route("7", "Invalid")));
+        writer.apply(Event::Delete(route("12", "Invalid")));
+        list(&mut writer, vec![]);
+        assert_eq!(reached(&store), (Some(0), None));
+    }
+
+    fn list(writer: &mut Writer<RouteObject>, routes: Vec<RouteObject>) {
+        writer.apply(Event::Init);
+        for route in routes {
+            writer.apply(Event::InitApply(route));
+        }
+        writer.apply(Event::InitDone);
+    }
+
+    fn of_generation(generation: i64, mut route: RouteObject) -> RouteObject {
+        route.metadata.generation = Some(generation);
+        route
+    }
+
+    fn reached(store: &Store<RouteObject>) -> (Option<u64>, Option<u64>) {
+        let (_, Reached { seen, changed }) = store.objects_and_reached();
+        (seen, changed)
     }
 }

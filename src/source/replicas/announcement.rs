@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::election::RENEW;
-use crate::source::{Digest, Progress, Report};
+use crate::source::{Digests, Progress, Report};
 
 /// The shortest time between two Leases that tell of new tables.
 const SPACING: Duration = Duration::from_millis(200);
@@ -24,15 +24,15 @@ pub(super) struct Content {
     /// How far the routes were followed.
     pub(super) progress: Progress,
     /// What was made of them.
-    pub(super) digest: Digest,
+    pub(super) digests: Digests,
 }
 
 impl Announcement {
     /// Notes what is served now.
     pub(super) fn serves(&mut self, report: &Report) {
-        let Report { generation, verdicts: _, progress, digest } = report;
+        let Report { generation, verdicts: _, progress, digests } = report;
         if *generation > 0 {
-            self.serves = Some(Content { progress: progress.clone(), digest: *digest });
+            self.serves = Some(Content { progress: progress.clone(), digests: digests.clone() });
         }
     }
 
@@ -67,7 +67,7 @@ impl Announcement {
 impl Content {
     /// Versions that have only been seen go along with the next renewal: no route has changed in them.
     fn is_news_to(&self, serves: &Self) -> bool {
-        self.progress.changed != serves.progress.changed || self.digest != serves.digest
+        self.progress.changed != serves.progress.changed || self.digests != serves.digests
     }
 }
 

@@ -9,7 +9,7 @@ mod election;
 mod identity;
 mod roll;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::{
@@ -22,6 +22,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     runtime::watcher::{self, Event, watcher},
 };
+use serde::Serialize;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -36,7 +37,7 @@ use self::{
     roll::Roll,
 };
 use super::{
-    Digest, Report, Versions,
+    Digests, Report, Versions,
     kubernetes::trouble::{self, Trouble},
 };
 
@@ -44,8 +45,8 @@ use super::{
 const COMPONENT: (&str, &str) = ("switchyard.dev/component", "replica");
 /// The annotation with the versions up to which a replica has followed the routes.
 const APPLIED: &str = "switchyard.dev/applied";
-/// The annotation with the digest of what it made of them.
-const DIGEST: &str = "switchyard.dev/digest";
+/// The annotation with the digests of what it made of them.
+const DIGESTS: &str = "switchyard.dev/digests";
 
 /// After this many seconds the watch is begun anew.
 const WATCH_SECONDS: u32 = 60;
@@ -94,15 +95,16 @@ pub struct Replica {
     pub name: String,
     /// How far it has followed the routes.
     pub applied: Versions,
-    /// The digest of what it made of them.
-    pub digest: String,
+    /// The digests of what it made of them.
+    pub digests: Digests,
 }
 
 impl Replica {
-    /// Whether it serves what needs these versions, or serves the same as somebody with this digest.
+    /// Whether it has followed the routes up to these versions, or makes the same of them as somebody with these
+    /// digests, who has.
     #[must_use]
-    pub fn serves(&self, needs: &Versions, digest: Digest) -> bool {
-        self.applied.cover(needs) || self.digest == digest.to_string()
+    pub fn serves(&self, needs: &Versions, digests: &Digests) -> bool {
+        self.digests.agree(digests) || self.applied.cover(needs, |watch| self.digests.agree_on(watch, digests))
     }
 }
 
@@ -354,9 +356,8 @@ impl Replicas {
 
     fn replica_lease(&self, content: &Content) -> Lease {
         let mut lease = self.lease(&self.own_name, COMPONENT.1);
-        let applied = serde_json::to_string(&content.progress.seen).expect("numbers by name have a JSON form");
-        lease.metadata.annotations =
-            Some(BTreeMap::from([(APPLIED.to_owned(), applied), (DIGEST.to_owned(), content.digest.to_string())]));
+        let told = [(APPLIED, json(&content.progress.seen)), (DIGESTS, json(&content.digests))];
+        lease.metadata.annotations = Some(told.map(|(name, value)| (name.to_owned(), value)).into());
         lease
     }
 
@@ -414,6 +415,10 @@ impl Replicas {
         );
         cause.into()
     }
+}
+
+fn json(of: &impl Serialize) -> String {
+    serde_json::to_string(of).expect("numbers by name have a JSON form")
 }
 
 fn tell_turn(before: &Role, now: &Role) {

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, mem, time::Duration};
 
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use kube::runtime::watcher::Event;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::{APPLIED, COMPONENT, DIGEST, Replica, election::LEASE};
+use super::{APPLIED, COMPONENT, DIGESTS, Replica, election::LEASE};
 
 /// How long after its end the Lease of a replica that went without a word is removed.
 const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -182,14 +183,9 @@ impl Roll {
         }
         let labels = lease.metadata.labels.unwrap_or_default();
         if labels.get(COMPONENT.0).is_some_and(|component| component == COMPONENT.1) {
-            let mut annotations = lease.metadata.annotations.unwrap_or_default();
-            let applied = annotations.remove(APPLIED).unwrap_or_default();
-            let of = Replica {
-                name: holder,
-                // What cannot be read covers nothing.
-                applied: serde_json::from_str(&applied).unwrap_or_default(),
-                digest: annotations.remove(DIGEST).unwrap_or_default(),
-            };
+            let annotations = lease.metadata.annotations.unwrap_or_default();
+            let of =
+                Replica { name: holder, applied: read(&annotations, APPLIED), digests: read(&annotations, DIGESTS) };
             self.others.insert(name, Seen { of, duration, version, since });
         }
     }
@@ -206,6 +202,11 @@ impl Roll {
     }
 }
 
+/// What cannot be read is empty, and counts for nothing.
+fn read<T: Default + DeserializeOwned>(annotations: &BTreeMap<String, String>, name: &str) -> T {
+    annotations.get(name).and_then(|value| serde_json::from_str(value).ok()).unwrap_or_default()
+}
+
 fn version(lease: &Lease) -> Option<u64> {
     lease.metadata.resource_version.as_ref()?.parse().ok()
 }
@@ -215,6 +216,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::source::{Digests, Versions};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -223,7 +225,7 @@ mod tests {
             "metadata": {
                 "name": name, "resourceVersion": version.to_string(),
                 "labels": { "switchyard.dev/component": if name == "leader" { "leader" } else { "replica" } },
-                "annotations": { "switchyard.dev/applied": r#"{"*":7}"#, "switchyard.dev/digest": "d" },
+                "annotations": { "switchyard.dev/applied": r#"{"*":7}"#, "switchyard.dev/digests": r#"{"*":1}"# },
             },
             "spec": {
                 "holderIdentity": holder, "leaseDurationSeconds": 15,
@@ -315,8 +317,10 @@ mod tests {
     #[test]
     fn a_replica_whose_word_cannot_be_read_has_applied_nothing() {
         let mut garbled = lease("r.a", "a", 2, 0);
-        garbled.metadata.annotations.as_mut().unwrap().insert(APPLIED.to_owned(), "soon".to_owned());
+        let annotations = [APPLIED, DIGESTS].map(|name| (name.to_owned(), "soon".to_owned()));
+        garbled.metadata.annotations = Some(annotations.into());
         let roll = roll(vec![garbled], Instant::now());
-        assert_eq!(roll.present().next().unwrap().applied, crate::source::Versions::default());
+        let replica = roll.present().next().unwrap();
+        assert_eq!((&replica.applied, &replica.digests), (&Versions::default(), &Digests::default()));
     }
 }

@@ -9,7 +9,7 @@ use super::plan::find;
 use crate::{
     api::{ConditionReason, ConditionType},
     compile::{Verdict, VerdictCondition},
-    source::{Digest, Report, Role, Standing, Versions},
+    source::{Digests, Report, Role, Standing, Versions},
     table::ObjectName,
 };
 
@@ -24,7 +24,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Needs {
     routes: HashMap<ObjectName, Need>,
-    digest: Digest,
+    digests: Digests,
 }
 
 /// What one route needs.
@@ -39,18 +39,21 @@ struct Need {
 
 impl Needs {
     /// Notes what is served here now. What was not before needs all changes that this table is made of; what was
-    /// keeps the need that it has.
+    /// keeps the need that it has, where that is known.
     pub(super) fn note(&mut self, report: &Report, now: Instant) {
-        let Report { generation: _, verdicts, progress, digest } = report;
+        let Report { generation: _, verdicts, progress, digests } = report;
         let versions = Arc::new(progress.changed.clone());
         let mut before = std::mem::take(&mut self.routes);
         for verdict in verdicts.iter() {
             let of = (verdict.uid.clone(), verdict.generation, verdict.is_accepted());
             let need = before.remove(&verdict.route).filter(|need| need.of == of);
-            let need = need.unwrap_or_else(|| Need { of, versions: versions.clone(), since: now });
+            let mut need = need.unwrap_or_else(|| Need { of, versions: versions.clone(), since: now });
+            if !need.versions.are_known() {
+                Arc::make_mut(&mut need.versions).fill(&versions);
+            }
             self.routes.insert(verdict.route.clone(), need);
         }
-        self.digest = *digest;
+        self.digests.clone_from(digests);
     }
 
     /// The condition of a route whose stored conditions are these, and until when others may be waited for.
@@ -70,7 +73,7 @@ impl Needs {
         let Some(need) = self.routes.get(&verdict.route) else {
             return (pending("The route is not served yet".to_owned()), None);
         };
-        let late = standing.others.iter().filter(|replica| !replica.serves(&need.versions, self.digest));
+        let late = standing.others.iter().filter(|replica| !replica.serves(&need.versions, &self.digests));
         let late: Vec<_> = late.map(|replica| replica.name.as_str()).collect();
         if late.is_empty() {
             return (served(verdict, EVERYWHERE), None);
@@ -139,18 +142,25 @@ mod tests {
         versions
     }
 
+    fn unknown() -> Versions {
+        let mut versions = Versions::default();
+        versions.set(WHOLE_CLUSTER, None);
+        versions
+    }
+
     fn report(verdict: Verdict, changed: u64) -> Report {
         let verdicts: Arc<[Verdict]> = [verdict].into();
-        let mut report = Report { generation: 1, digest: Digest::of(&verdicts), verdicts, ..Report::default() };
-        report.progress.changed = versions(changed);
+        let versions = versions(changed);
+        let mut report = Report { generation: 1, digests: Digests::of(&verdicts, &versions), ..Report::default() };
+        (report.verdicts, report.progress.changed) = (verdicts, versions);
         report
     }
 
-    fn among(others: &[(&str, u64, &str)]) -> Standing {
-        let others = others.iter().map(|(name, applied, digest)| Replica {
+    fn among(others: &[(&str, u64, &[Verdict])]) -> Standing {
+        let others = others.iter().map(|(name, applied, verdicts)| Replica {
             name: (*name).to_owned(),
             applied: versions(*applied),
-            digest: (*digest).to_owned(),
+            digests: Digests::of(verdicts, &versions(*applied)),
         });
         let role = Role::Holder { until: Instant::now() };
         Standing { role, others: others.collect(), announced: true }
@@ -181,23 +191,38 @@ mod tests {
 
     #[test]
     fn every_replica_has_to_have_followed_the_routes_up_to_the_change() {
-        assert!(told(&among(&[("a", 7, ""), ("b", 9, "")]), &[]).0);
-        let (status, reason, message) = told(&among(&[("a", 6, ""), ("b", 9, "")]), &[]);
+        assert!(told(&among(&[("a", 7, &[]), ("b", 9, &[])]), &[]).0);
+        let (status, reason, message) = told(&among(&[("a", 6, &[]), ("b", 9, &[])]), &[]);
         assert_eq!((status, reason), (false, ConditionReason::Pending));
         assert!(message.contains("1 of 3 replicas") && message.ends_with(": a"), "{message}");
     }
 
     #[test]
     fn a_replica_that_makes_the_same_of_the_routes_serves_it_whatever_its_versions() {
-        let same = Digest::of(&[verdict(3, true)]).to_string();
-        assert!(told(&among(&[("a", 0, &same)]), &[]).0);
-        let other = Digest::of(&[verdict(2, true)]).to_string();
-        assert!(!told(&among(&[("a", 0, &other)]), &[]).0);
+        assert!(told(&among(&[("a", 0, &[verdict(3, true)])]), &[]).0);
+        assert!(!told(&among(&[("a", 0, &[verdict(2, true)])]), &[]).0);
+    }
+
+    #[test]
+    fn a_change_that_only_a_list_told_of_is_everywhere_with_the_next_event_or_where_the_same_is_served() {
+        let mut needs = Needs::default();
+        let mut report = report(verdict(3, true), 7);
+        report.progress.changed = unknown();
+        needs.note(&report, Instant::now());
+        let status = |needs: &Needs, applied, serves: &[Verdict]| {
+            needs.condition(&verdict(3, true), &[], &among(&[("a", applied, serves)])).0.status
+        };
+        assert!(!status(&needs, 99, &[]) && status(&needs, 7, &[verdict(3, true)]));
+        report.progress.changed = versions(12);
+        needs.note(&report, Instant::now());
+        report.progress.changed = versions(20);
+        needs.note(&report, Instant::now());
+        assert!(!status(&needs, 11, &[]) && status(&needs, 12, &[]));
     }
 
     #[test]
     fn what_was_said_of_a_generation_stays_said() {
-        let joined = among(&[("new", 0, "")]);
+        let joined = among(&[("new", 0, &[])]);
         assert!(told(&joined, &stored("True", 3)).0);
         assert!(!told(&joined, &stored("True", 2)).0);
         assert!(!told(&joined, &stored("False", 3)).0);
@@ -217,7 +242,7 @@ mod tests {
         needs.note(&report(verdict(3, false), 7), Instant::now());
         needs.note(&report(verdict(3, true), 12), Instant::now());
         needs.note(&report(verdict(3, true), 20), Instant::now());
-        let status = |applied| needs.condition(&verdict(3, true), &[], &among(&[("a", applied, "")])).0.status;
+        let status = |applied| needs.condition(&verdict(3, true), &[], &among(&[("a", applied, &[])])).0.status;
         assert!(!status(11) && status(12));
     }
 
@@ -227,7 +252,7 @@ mod tests {
         needs.note(&report(verdict(1, true), 7), Instant::now());
         let again = Verdict { uid: Some("18".into()), ..verdict(1, true) };
         needs.note(&report(again.clone(), 12), Instant::now());
-        assert!(!needs.condition(&again, &[], &among(&[("a", 7, "")])).0.status);
+        assert!(!needs.condition(&again, &[], &among(&[("a", 7, &[])])).0.status);
     }
 
     #[test]
@@ -241,7 +266,7 @@ mod tests {
     fn others_are_waited_for_a_moment() {
         let (mut needs, now) = (Needs::default(), Instant::now());
         needs.note(&report(verdict(3, true), 7), now);
-        let (_, until) = needs.condition(&verdict(3, true), &[], &among(&[("a", 6, "")]));
+        let (_, until) = needs.condition(&verdict(3, true), &[], &among(&[("a", 6, &[])]));
         assert_eq!(until, Some(now + PATIENCE));
     }
 
