@@ -47,6 +47,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// As many times what a look took passes until the next one: with very many routes a fifth of a processor goes into
 /// them at most.
 const REST_PER_LOOK: u32 = 4;
+/// The longest such rest: a look may seem to take long because the whole machine stood still.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 /// A write that has no answer after so long has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the last write of a replica that could not renew its Lease may take; the Lease is good for longer still.
@@ -147,8 +149,13 @@ impl StatusWriter {
         }
     }
 
-    /// Finds the routes whose status has to be written; tells when to look again if nothing happens until then.
+    /// Finds the routes whose status has to be written; tells when to look again if nothing happens until then. Whoever
+    /// does not write finds none.
     fn look(&mut self) -> Option<Instant> {
+        if self.standing.role == Role::Follower {
+            self.queue.clear();
+            return None;
+        }
         let objects = self.routes.objects();
         let now = now();
         let mut next = None;
@@ -297,7 +304,7 @@ impl StatusWriter {
 
 /// The time between a look that took so long and the next one.
 fn rest_after(look: Duration) -> Duration {
-    LOOK_INTERVAL.max(look.saturating_mul(REST_PER_LOOK))
+    look.saturating_mul(REST_PER_LOOK).clamp(LOOK_INTERVAL, LONGEST_REST)
 }
 
 fn now() -> Now {
