@@ -19,7 +19,7 @@ use crate::{
     source::kubernetes::trouble::chain,
 };
 
-/// Events that wait for the API server; more are dropped, for they are told to be rare.
+/// How many Events may wait for the API server. More are dropped, and counted: they are best effort.
 const WAITING: usize = 10_000;
 /// After so many a new recorder is taken: it looks at all that it remembers at each, for six minutes.
 const REMEMBERED: usize = 256;
@@ -80,13 +80,13 @@ async fn publish(
                 }
             }
         }
-        if events.is_empty() {
+        if events.is_empty() || published % WAITING == 0 {
             tell_dropped(&dropped);
         }
     }
 }
 
-/// Told once a flood is over, not for each of them.
+/// Told once a flood is over, and now and then while it lasts; not for each of them.
 fn tell_dropped(dropped: &AtomicU64) {
     let dropped = dropped.swap(0, Ordering::Relaxed);
     if dropped > 0 {
