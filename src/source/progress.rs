@@ -12,9 +12,9 @@ pub(super) const WHOLE_CLUSTER: &str = "*";
 
 /// For each watch of routes, by its namespace, a `resourceVersion`.
 ///
-/// Those of one kind of object are numbers that grow with each write (KEP-5504; true of etcd's before it). A watch
-/// whose version is not known has nothing here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+/// Those of one kind of object are numbers that grow with each write (KEP-5504; true of etcd's before it). One that is
+/// not known, or no number, is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Versions(BTreeMap<String, Option<u64>>);
 
@@ -23,8 +23,7 @@ pub struct Versions(BTreeMap<String, Option<u64>>);
 pub struct Progress {
     /// All events up to these versions have been seen.
     pub seen: Versions,
-    /// The versions of the last events that routing depends on. One of an event that no watch told of, but a list, is
-    /// not known.
+    /// The versions of the last events that routing depends on. Of a change that a list told of none is known.
     pub changed: Versions,
 }
 
@@ -40,24 +39,26 @@ impl Versions {
         self.0.insert(watch.to_owned(), version);
     }
 
-    /// Whether all are known.
-    pub(super) fn are_known(&self) -> bool {
-        self.0.values().all(Option::is_some)
+    /// Whether there is one that is known here but not there.
+    pub(super) fn know_more_than(&self, other: &Self) -> bool {
+        self.0.iter().any(|(watch, version)| version.is_some() && other.of(watch).is_none())
     }
 
-    /// Puts those of `later` in the place of those that are not known. Whoever has seen more has seen them too.
-    pub(super) fn fill(&mut self, later: &Self) {
-        for (watch, version) in self.0.iter_mut().filter(|(_, version)| version.is_none()) {
-            *version = later.0.get(watch).copied().flatten();
-        }
+    /// These, with those of `later` in the place of what is not known. An event is newer than the list that left its
+    /// watch's version unknown: whoever has seen the event has seen the changes in the list.
+    pub(super) fn or_later(&self, later: &Self) -> Self {
+        Self(self.0.iter().map(|(watch, version)| (watch.clone(), version.or(later.of(watch)))).collect())
+    }
+
+    fn of(&self, watch: &str) -> Option<u64> {
+        self.0.get(watch).copied().flatten()
     }
 
     /// Whether whoever has seen these has seen all that `other` speaks of, but for watches of which `otherwise` tells
     /// that.
     pub(super) fn cover(&self, other: &Self, otherwise: impl Fn(&str) -> bool) -> bool {
-        let covers = |(watch, wanted): (&String, &Option<u64>)| match (self.0.get(watch), wanted) {
-            (Some(Some(seen)), Some(wanted)) if seen >= wanted => true,
-            _ => otherwise(watch),
+        let covers = |(watch, wanted): (&String, &Option<u64>)| {
+            self.of(watch).zip(*wanted).is_some_and(|(seen, wanted)| seen >= wanted) || otherwise(watch)
         };
         !other.0.is_empty() && other.0.iter().all(covers)
     }
@@ -82,12 +83,6 @@ impl Digests {
     /// Whether both make the same of the routes of a watch.
     pub(super) fn agree_on(&self, watch: &str, other: &Self) -> bool {
         self.0.get(watch).zip(other.0.get(watch)).is_some_and(|(one, other)| one == other)
-    }
-
-    /// Whether both make the same of all routes, however they are watched.
-    pub(super) fn agree(&self, other: &Self) -> bool {
-        let total = |of: &Self| of.0.values().copied().fold(0, u64::wrapping_add);
-        total(self) == total(other)
     }
 }
 
@@ -141,10 +136,10 @@ mod tests {
 
     #[test]
     fn versions_that_are_not_known_are_filled_with_later_ones() {
-        let mut needs = versions(&[("blue", None), ("green", Some(5)), ("red", None)]);
-        needs.fill(&versions(&[("blue", Some(7)), ("green", Some(9)), ("red", None)]));
-        assert_eq!(needs, versions(&[("blue", Some(7)), ("green", Some(5)), ("red", None)]));
-        assert!(!needs.are_known());
+        let needs = versions(&[("blue", None), ("green", Some(5)), ("red", None)]);
+        let later = versions(&[("blue", Some(7)), ("green", Some(9)), ("red", None)]);
+        assert!(later.know_more_than(&needs) && !later.know_more_than(&later));
+        assert_eq!(needs.or_later(&later), versions(&[("blue", Some(7)), ("green", Some(5)), ("red", None)]));
     }
 
     #[test]
@@ -157,10 +152,13 @@ mod tests {
         let both = of(&[blue.clone(), green.clone()], &["blue", "green"]);
         assert_eq!(both, of(&[green, blue.clone()], &["blue", "green"]));
         let changed = of(&[blue.clone(), verdict("green", 2)], &["blue", "green"]);
-        assert!(both.agree_on("blue", &changed) && !both.agree_on("green", &changed) && !both.agree(&changed));
+        assert!(both.agree_on("blue", &changed) && !both.agree_on("green", &changed));
         assert!(!both.agree_on("red", &both), "a watch that is not had");
-        let cluster = of(&[verdict("green", 1), blue], &[WHOLE_CLUSTER]);
-        assert!(both.agree(&cluster) && !both.agree_on("blue", &cluster));
+        let cluster = |verdicts: &[Verdict]| of(verdicts, &[WHOLE_CLUSTER]);
+        let one = cluster(std::slice::from_ref(&blue));
+        assert!(
+            one.agree_on(WHOLE_CLUSTER, &one) && !one.agree_on(WHOLE_CLUSTER, &cluster(&[blue, verdict("green", 1)]))
+        );
     }
 
     fn verdict(namespace: &str, generation: i64) -> Verdict {

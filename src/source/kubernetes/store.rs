@@ -32,8 +32,7 @@ struct Kept<K> {
 pub(super) struct Reached {
     /// All events up to this version are in the store.
     pub(super) seen: Option<u64>,
-    /// The version of the last event that routing depends on. Also nothing where that may have been a deletion of which
-    /// only a list has told, by leaving the object out.
+    /// The version of the last event that routing depends on; nothing after a list with a change.
     pub(super) changed: Option<u64>,
 }
 
@@ -45,15 +44,13 @@ pub(super) struct Writer<K> {
     list: Objects<K>,
     /// The newest version in it. The list may be newer than that, which nobody tells.
     newest: Option<u64>,
-    /// Whether a list has been complete before.
-    has_listed: bool,
 }
 
 /// An empty store.
 pub(super) fn store<K>() -> (Store<K>, Writer<K>) {
     let kept = Kept { objects: HashMap::new(), reached: Reached { seen: None, changed: None } };
     let store = Store(Arc::new(RwLock::new(kept)));
-    (store.clone(), Writer { store, list: HashMap::new(), newest: Some(0), has_listed: false })
+    (store.clone(), Writer { store, list: HashMap::new(), newest: Some(0) })
 }
 
 impl<K> Clone for Store<K> {
@@ -129,19 +126,16 @@ impl<K: Watched> Writer<K> {
     fn replace(&mut self) -> Change {
         let mut list = std::mem::take(&mut self.list);
         let before = self.store.by_name();
-        let is_first = !std::mem::replace(&mut self.has_listed, true);
         let gone = before.keys().any(|name| !list.contains_key(name));
         let mut change = if gone { Change::Routing } else { Change::Nothing };
         for (name, object) in &mut list {
             change = change.max(keep_if_same(object, before.get(name)));
         }
-        let newest = self.newest;
         self.write(|kept| {
             kept.objects = list;
-            kept.reached.note(newest, change);
-            // A deletion that only the list tells of may be newer than all that is listed. One that an event told of
-            // may be too, and then those who know only the list would never be said to have seen it.
-            if is_first || gone || kept.reached.changed > newest {
+            kept.reached.seen = self.newest;
+            // What the list lacks may have been deleted, or have come and gone, after all that it has.
+            if change == Change::Routing {
                 kept.reached.changed = None;
             }
         });
@@ -267,27 +261,20 @@ mod tests {
     }
 
     #[test]
-    fn a_list_tells_of_changes_but_not_when_what_it_lacks_was_deleted() {
+    fn a_list_does_not_tell_when_the_last_change_was() {
         let (store, mut writer) = store();
         list(&mut writer, vec![route("7", "Invalid")]);
-        writer.apply(Event::Delete(route("12", "Invalid")));
-        writer.apply(Event::Apply(route("14", "Invalid")));
-        list(&mut writer, vec![route("16", "Conflicted")]);
-        assert_eq!(reached(&store), (Some(16), Some(14)), "nothing of the kind");
-        list(&mut writer, vec![of_generation(2, route("18", "Conflicted"))]);
-        assert_eq!(reached(&store), (Some(18), Some(18)));
+        writer.apply(Event::Apply(of_generation(2, route("14", "Invalid"))));
+        list(&mut writer, vec![of_generation(2, route("16", "Conflicted"))]);
+        assert_eq!(reached(&store), (Some(16), Some(14)), "nothing has changed");
+        list(&mut writer, vec![of_generation(3, route("18", "Conflicted"))]);
+        assert_eq!(reached(&store), (Some(18), None), "another route may have come and gone since");
+        writer.apply(Event::Delete(route("20", "Conflicted")));
         list(&mut writer, vec![]);
-        assert_eq!(reached(&store), (Some(0), None));
-    }
-
-    #[test]
-    fn an_event_that_is_newer_than_a_list_can_be_asked_of_nobody_who_knows_the_list_alone() {
-        let (store, mut writer) = store();
+        assert_eq!(reached(&store), (Some(0), Some(20)), "an event has told of all");
+        writer.apply(Event::Apply(route("21", "Invalid")));
         list(&mut writer, vec![]);
-        writer.apply(Event::Apply(route("7", "Invalid")));
-        writer.apply(Event::Delete(route("12", "Invalid")));
-        list(&mut writer, vec![]);
-        assert_eq!(reached(&store), (Some(0), None));
+        assert_eq!(reached(&store), (Some(0), None), "nothing tells when it was deleted");
     }
 
     fn list(writer: &mut Writer<RouteObject>, routes: Vec<RouteObject>) {

@@ -100,11 +100,11 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Whether it has followed the routes up to these versions, or makes the same of them as somebody with these
-    /// digests, who has.
+    /// Whether it has followed the routes of each watch up to these versions, or makes the same of them as somebody with
+    /// these digests, who has.
     #[must_use]
     pub fn serves(&self, needs: &Versions, digests: &Digests) -> bool {
-        self.digests.agree(digests) || self.applied.cover(needs, |watch| self.digests.agree_on(watch, digests))
+        self.applied.cover(needs, |watch| self.digests.agree_on(watch, digests))
     }
 }
 

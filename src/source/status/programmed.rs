@@ -24,6 +24,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Needs {
     routes: HashMap<ObjectName, Need>,
+    changed: Arc<Versions>,
     digests: Digests,
 }
 
@@ -32,28 +33,37 @@ pub(super) struct Needs {
 struct Need {
     /// What this need is of: the route, its spec, and whether that is served.
     of: (Option<Arc<str>>, i64, bool),
-    /// The changes that led to it.
+    /// The changes that led to it. Routes share them.
     versions: Arc<Versions>,
     since: Instant,
 }
 
 impl Needs {
     /// Notes what is served here now. What was not before needs all changes that this table is made of; what was
-    /// keeps the need that it has, where that is known.
+    /// keeps the need that it has; of a version in it that was not known, the first one that is counts.
     pub(super) fn note(&mut self, report: &Report, now: Instant) {
         let Report { generation: _, verdicts, progress, digests } = report;
         let versions = Arc::new(progress.changed.clone());
+        if versions.know_more_than(&self.changed) {
+            self.fill(&versions);
+        }
         let mut before = std::mem::take(&mut self.routes);
         for verdict in verdicts.iter() {
             let of = (verdict.uid.clone(), verdict.generation, verdict.is_accepted());
             let need = before.remove(&verdict.route).filter(|need| need.of == of);
-            let mut need = need.unwrap_or_else(|| Need { of, versions: versions.clone(), since: now });
-            if !need.versions.are_known() {
-                Arc::make_mut(&mut need.versions).fill(&versions);
-            }
+            let need = need.unwrap_or_else(|| Need { of, versions: versions.clone(), since: now });
             self.routes.insert(verdict.route.clone(), need);
         }
+        self.changed = versions;
         self.digests.clone_from(digests);
+    }
+
+    fn fill(&mut self, later: &Versions) {
+        let mut filled = HashMap::new();
+        for need in self.routes.values_mut() {
+            let versions = filled.entry(need.versions.clone()).or_insert_with(|| need.versions.or_later(later).into());
+            need.versions = Arc::clone(versions);
+        }
     }
 
     /// The condition of a route whose stored conditions are these, and until when others may be waited for.
