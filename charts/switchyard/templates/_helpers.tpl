@@ -21,7 +21,7 @@
 {{- end -}}
 
 {{- define "switchyard.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "switchyard.name" . }}
+app.kubernetes.io/name: {{ include "switchyard.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
