@@ -95,7 +95,7 @@ fn of_one(verdict: &Verdict) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -161,7 +161,8 @@ mod tests {
         );
     }
 
-    fn verdict(namespace: &str, generation: i64) -> Verdict {
+    /// A verdict that says nothing, on the route `chat`.
+    pub(in crate::source) fn verdict(namespace: &str, generation: i64) -> Verdict {
         Verdict {
             route: ObjectName::new(namespace, "chat"),
             uid: Some(namespace.into()),

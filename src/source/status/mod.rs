@@ -152,14 +152,13 @@ impl StatusWriter {
     /// Finds the routes whose status has to be written; tells when to look again if nothing happens until then. Whoever
     /// does not write finds none.
     fn look(&mut self) -> Option<Instant> {
+        self.queue.clear();
         if self.standing.role == Role::Follower {
-            self.queue.clear();
             return None;
         }
         let objects = self.routes.objects();
         let now = now();
         let mut next = None;
-        self.queue.clear();
         let mut names = HashSet::with_capacity(objects.len());
         for route in &objects {
             let name = object_name(&route.metadata);

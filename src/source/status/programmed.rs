@@ -24,6 +24,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Needs {
     routes: HashMap<ObjectName, Need>,
+    /// The last changes, as far as they were known when a table was noted last.
     changed: Arc<Versions>,
     digests: Digests,
 }
@@ -128,37 +129,27 @@ fn name_late(late: &[&str], replicas: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{progress::WHOLE_CLUSTER, replicas::Replica};
+    use crate::source::{
+        progress::{self, WHOLE_CLUSTER},
+        replicas::Replica,
+    };
+
+    const UNKNOWN: Option<u64> = None;
 
     fn verdict(generation: i64, accepted: bool) -> Verdict {
         let reason = if accepted { ConditionReason::Accepted } else { ConditionReason::Conflicted };
         let accepted =
             VerdictCondition { type_: ConditionType::Accepted, status: accepted, reason, message: "why".into() };
-        Verdict {
-            route: ObjectName::new("shop", "chat"),
-            uid: Some("17".into()),
-            generation,
-            conditions: vec![accepted],
-            problems: Vec::new(),
-            warnings: Vec::new(),
-            hostnames: Arc::default(),
-            rules: Arc::default(),
-        }
+        Verdict { conditions: vec![accepted], ..progress::tests::verdict("shop", generation) }
     }
 
-    fn versions(version: u64) -> Versions {
+    fn versions(version: impl Into<Option<u64>>) -> Versions {
         let mut versions = Versions::default();
-        versions.set(WHOLE_CLUSTER, Some(version));
+        versions.set(WHOLE_CLUSTER, version.into());
         versions
     }
 
-    fn unknown() -> Versions {
-        let mut versions = Versions::default();
-        versions.set(WHOLE_CLUSTER, None);
-        versions
-    }
-
-    fn report(verdict: Verdict, changed: u64) -> Report {
+    fn report(verdict: Verdict, changed: impl Into<Option<u64>>) -> Report {
         let verdicts: Arc<[Verdict]> = [verdict].into();
         let versions = versions(changed);
         let mut report = Report { generation: 1, digests: Digests::of(&verdicts, &versions), ..Report::default() };
@@ -216,17 +207,13 @@ mod tests {
     #[test]
     fn a_change_that_only_a_list_told_of_is_everywhere_with_the_next_event_or_where_the_same_is_served() {
         let mut needs = Needs::default();
-        let mut report = report(verdict(3, true), 7);
-        report.progress.changed = unknown();
-        needs.note(&report, Instant::now());
+        needs.note(&report(verdict(3, true), UNKNOWN), Instant::now());
         let status = |needs: &Needs, applied, serves: &[Verdict]| {
             needs.condition(&verdict(3, true), &[], &among(&[("a", applied, serves)])).0.status
         };
         assert!(!status(&needs, 99, &[]) && status(&needs, 7, &[verdict(3, true)]));
-        report.progress.changed = versions(12);
-        needs.note(&report, Instant::now());
-        report.progress.changed = versions(20);
-        needs.note(&report, Instant::now());
+        needs.note(&report(verdict(3, true), 12), Instant::now());
+        needs.note(&report(verdict(3, true), 20), Instant::now());
         assert!(!status(&needs, 11, &[]) && status(&needs, 12, &[]));
     }
 
