@@ -89,6 +89,9 @@ pub struct ProbeArguments {
     /// The status that is wanted [default: any below 500; of ws and wss 101]
     #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=599))]
     pub expect_status: Option<u16>,
+    /// Be content with any status: that there is an answer is what counts
+    #[arg(long, conflicts_with = "expect_status")]
+    pub any_status: bool,
     /// How long each URL may take, such as 5s
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub timeout: Duration,

@@ -223,6 +223,49 @@ fn two_classes_leave_each_others_routes_alone_and_hand_over_what_moves() {
 }
 
 #[test]
+fn a_class_that_lets_go_late_tells_of_no_condition_that_is_gone() {
+    let Some(bed) = Bed::shared() else { return };
+    let namespace = bed.namespace("late");
+    let late = Controller::replica(bed, "late-before", "before");
+    let mut route = objects::route(namespace, "moves", "late.example.com", "chat");
+    route["spec"]["className"] = json!("late-before");
+    bed.plane.apply(std::slice::from_ref(&route));
+    wait_until_programmed(bed, namespace, "moves");
+
+    late.signal(Signal::STOP);
+    let _now = Controller::replica(bed, "late-now", "now");
+    route["spec"]["className"] = json!("late-now");
+    bed.plane.apply(&[route]);
+    eventually(|| {
+        let conditions = bed.route(namespace, "moves").unwrap().status.conditions;
+        let are_new = conditions.iter().all(|condition| condition.observed_generation == Some(2));
+        if are_new { Ok(()) } else { Err(format!("{conditions:?}")) }
+    });
+    late.signal(Signal::CONT);
+    eventually(|| {
+        let managers = bed.route(namespace, "moves").unwrap().metadata.managed_fields.unwrap_or_default();
+        let held = managers.iter().any(|entry| entry.manager.as_deref() == Some("switchyard/late-before"));
+        if held { Err(format!("{managers:?}")) } else { Ok(()) }
+    });
+    // Events are published in their order: once this one is told, that of the letting go would be.
+    let mut after = objects::route(namespace, "after", "after.example.com", "chat");
+    after["spec"]["className"] = json!("late-before");
+    bed.plane.apply(&[after]);
+    let events = |route: &str| {
+        let field = format!("--field-selector=regarding.name={route}");
+        let columns = "custom-columns=FROM:.reportingController,NOTE:.note";
+        let arguments = ["get", "events.events.k8s.io", "-n", namespace, &field, "--no-headers", "-o", columns];
+        bed.plane.kubectl(&arguments, "").unwrap()
+    };
+    eventually(|| {
+        let told = events("after");
+        if told.contains("Programmed is True") { Ok(()) } else { Err(told) }
+    });
+    let told = events("moves");
+    assert!(told.contains("switchyard.dev/late-before") && !told.contains("no longer holds"), "{told}");
+}
+
+#[test]
 fn a_controller_of_some_namespaces_needs_rights_in_those_only() {
     let Some(bed) = Bed::shared() else { return };
     let (one, two, foreign) = (bed.namespace("scope-one"), bed.namespace("scope-two"), bed.namespace("scope-foreign"));

@@ -70,6 +70,17 @@ fn the_status_that_is_named_is_the_only_one_that_will_do() {
 }
 
 #[test]
+fn any_status_will_do_where_an_answer_is_all_that_is_asked_for() {
+    let (address, _heads) = answering("503 Service Unavailable");
+    for scheme in ["http", "ws"] {
+        let (succeeded, said) = probe(&[&format!("{scheme}://{address}/"), "--any-status"]);
+        assert!(succeeded && said.contains("503 Service Unavailable"), "{said}");
+    }
+    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(!probe(&[&format!("http://{refusing}/"), "--any-status"]).0, "no answer is none");
+}
+
+#[test]
 fn one_url_that_fails_is_a_failure_and_the_others_are_tried_all_the_same() {
     let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (address, _heads) = answering("308 Permanent Redirect\r\nLocation: https://chat.example.com/");

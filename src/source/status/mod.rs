@@ -262,7 +262,8 @@ impl StatusWriter {
         match answer {
             Ok(answer) => {
                 debug!(route = %name, conditions = wish.len(), "wrote the status");
-                self.events.tell(&answer, &stored, &wish);
+                // Where we let go of a route, another class may have written already: then nothing is gone.
+                self.events.tell(&answer, &stored, &answer.status.conditions);
                 memory.wrote(wish, &before, answer, Instant::now());
                 self.failures = 0;
                 if self.told.take().is_some() {
