@@ -122,10 +122,14 @@ pub struct ServeArguments {
     /// --https-listen]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), env = "SWITCHYARD_PUBLIC_HTTPS_PORT")]
     pub public_https_port: Option<u16>,
-    /// Address for probes, metrics and the read-only API, which answers to loopback clients only [default:
-    /// 127.0.0.1:9090; demo: that, or a free port]
+    /// Address for probes, metrics and the read-only API, which answers to loopback clients, and to others with a token
+    /// [default: 127.0.0.1:9090; demo: that, or a free port]
     #[arg(long, value_name = "ADDRESS", env = "SWITCHYARD_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
+    /// Tokens that open the API to clients from elsewhere, who send one as `Authorization: Bearer`: a file with a token
+    /// of 20 or more characters on each line. It is read again when it changes [default: loopback clients only]
+    #[arg(long, value_name = "FILE", env = "SWITCHYARD_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
     /// Routes whose className is this one are served
     #[arg(long, default_value = api::DEFAULT_CLASS_NAME, value_parser = dns_label, env = "SWITCHYARD_CLASS")]
     pub class: String,

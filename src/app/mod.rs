@@ -3,22 +3,29 @@
 
 mod control;
 mod descriptors;
-mod keys;
+mod followed;
 mod signals;
 mod tunnels;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
+use self::followed::follow;
 use crate::{
     args::{LogFormat, ServeArguments},
-    observe::{self, Admin, Metrics, Readiness},
+    observe::{self, Admin, ApiTokens, Metrics, Readiness},
     proxy::{Listener, Proxy, Scheme, Settings, Tunnels, listen},
     source::Report,
-    table::CurrentTable,
+    table::{CurrentTable, SessionKeys},
 };
 
 /// What a serving command serves, and what it takes for granted where nothing is said.
@@ -100,10 +107,10 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Later, when the control thread ends although nobody told it to.
 pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<()> {
     let Plan { arguments, objects, defaults } = plan;
-    let (session_keys, seen) = keys::load(arguments.session_key_file.as_deref())?;
-    if let Some(file) = arguments.session_key_file.clone() {
-        tokio::spawn(keys::follow(file, seen, session_keys.clone()));
-    }
+    let session_keys = session_keys(arguments.session_key_file.as_deref())?;
+    let tokens = arguments.admin_token_file.as_deref();
+    let tokens =
+        tokens.map(|file| follow("--admin-token-file", file, |text| Ok(ApiTokens::parse(text)?))).transpose()?;
     let (listeners, admin, bound) = bind(&arguments, &defaults)?;
 
     let (table, metrics, ready) =
@@ -118,6 +125,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
         reports: reported.clone(),
         file_problems: control.file_problems.clone(),
         tunnels: tunnels::open(tunnels.clone()),
+        tokens,
     };
     tokio::spawn(admin_port.run(admin));
 
@@ -147,6 +155,18 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
     proxy.run(listeners, stop).await.context("the threads that serve cannot be started")?;
     control.resigned().await;
     failure.map_or(Ok(()), Err)
+}
+
+/// The keys of the file, or one that is made up.
+fn session_keys(file: Option<&Path>) -> anyhow::Result<Arc<ArcSwap<SessionKeys>>> {
+    if let Some(file) = file {
+        return follow("--session-key-file", file, |text| Ok(SessionKeys::parse(text)?));
+    }
+    warn!(
+        "no --session-key-file: session cookies are signed with a random key, so they end with this process and do \
+         not hold on other replicas"
+    );
+    Ok(Arc::new(ArcSwap::from_pointee(SessionKeys::random())))
 }
 
 fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> Settings {

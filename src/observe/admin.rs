@@ -9,8 +9,9 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,7 +19,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
-use super::{OpenTunnels, routes, tunnels};
+use super::{ApiTokens, OpenTunnels, routes, tunnels};
 use crate::{source::Report, table::Host};
 
 /// How long a client may take over the head of a request.
@@ -40,6 +41,8 @@ pub struct Admin {
     pub file_problems: FileProblems,
     /// The tunnels that are open.
     pub tunnels: OpenTunnels,
+    /// What opens the API to clients that are not on this machine, if anything does.
+    pub tokens: Option<Arc<ArcSwap<ApiTokens>>>,
 }
 
 /// Whether requests should be sent to this process: not before the first table is published, not once it stops.
@@ -115,20 +118,51 @@ impl Admin {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 reply(StatusCode::OK, kind, (self.metrics)())
             }
-            path if path.starts_with("/api/") && !is_local(request, peer) => {
-                text(StatusCode::FORBIDDEN, "the API answers to loopback clients only: use kubectl port-forward\n")
+            path if path.starts_with("/api/") => self.refusal(request, peer).unwrap_or_else(|| self.api(request.uri())),
+            _ => not_found(),
+        }
+    }
+
+    /// The answer to who may not use the API.
+    fn refusal(&self, request: &Request<Incoming>, peer: SocketAddr) -> Option<Response<Full<Bytes>>> {
+        if is_local(request, peer) {
+            return None;
+        }
+        let Some(tokens) = &self.tokens else {
+            let why = "the API answers to loopback clients only: use kubectl port-forward, or --admin-token-file\n";
+            return Some(text(StatusCode::FORBIDDEN, why));
+        };
+        let (why, challenge) = match request.headers().get(header::AUTHORIZATION) {
+            Some(authorization) if tokens.load().open(authorization) => return None,
+            Some(_) => {
+                warn!(%peer, "somebody sent the API a token that is none of --admin-token-file");
+                (
+                    "this is none of the tokens of --admin-token-file\n",
+                    r#"Bearer realm="switchyard", error="invalid_token""#,
+                )
             }
+            // RFC 6750 §3.1: no error code for who did not know that a token is needed.
+            None => ("the API takes a bearer token of --admin-token-file\n", r#"Bearer realm="switchyard""#),
+        };
+        let mut response = text(StatusCode::UNAUTHORIZED, why);
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        Some(response)
+    }
+
+    fn api(&self, uri: &Uri) -> Response<Full<Bytes>> {
+        match uri.path() {
             "/api/v1/routes" => json(&routes::describe(&self.reports.borrow(), (self.file_problems)())),
-            "/api/v1/tunnels" => match tunnels::Filter::parse(request.uri().query().unwrap_or_default()) {
+            "/api/v1/tunnels" => match tunnels::Filter::parse(uri.query().unwrap_or_default()) {
                 Ok(filter) => json(&tunnels::list((self.tunnels)(), &filter)),
                 Err(why) => text(StatusCode::BAD_REQUEST, why + "\n"),
             },
-            _ => {
-                let paths = "there are /livez, /readyz, /metrics, /api/v1/routes and /api/v1/tunnels\n";
-                text(StatusCode::NOT_FOUND, paths)
-            }
+            _ => not_found(),
         }
     }
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics, /api/v1/routes and /api/v1/tunnels\n")
 }
 
 /// Whether a request comes from this machine and means it: a page of another site that a browser was made to resolve

@@ -4,8 +4,10 @@ mod admin;
 pub mod log;
 mod metrics;
 mod routes;
+mod tokens;
 mod tunnels;
 
 pub use admin::{Admin, FileProblems, Readiness};
 pub use metrics::{Direction, Metrics, TunnelClose};
+pub use tokens::{ApiTokens, TokenFileError};
 pub use tunnels::{EachWay, OpenTunnel, OpenTunnels};

@@ -50,17 +50,18 @@ impl Running {
         Self::start(&[&["standalone", "--manifests", manifests], more].concat())
     }
 
-    /// Waits until what is served fits; the directory is watched by another process, which tells nobody.
-    fn comes_to_serve(&self, wanted: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + START_DEADLINE;
-        loop {
-            let answer = get(self.http, "");
-            if wanted(&answer) {
-                return answer;
-            }
-            assert!(Instant::now() < end, "it goes on with {answer}");
-            std::thread::yield_now();
-        }
+    /// Waits until what is served fits.
+    fn comes_to_serve(&self, wanted: impl Fn(&str) -> bool) {
+        until("it serves what is wanted", || wanted(&get(self.http, "")));
+    }
+}
+
+/// Asks until it is so: files are followed by another process, which tells nobody.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + START_DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::yield_now();
     }
 }
 
@@ -70,8 +71,13 @@ fn get(address: SocketAddr, fields: &str) -> String {
 }
 
 fn get_path(address: SocketAddr, path: &str, fields: &str) -> String {
+    get_from("localhost", address, path, fields)
+}
+
+/// The same, for a client that names another host.
+fn get_from(host: &str, address: SocketAddr, path: &str, fields: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -244,6 +250,39 @@ fn the_admin_port_tells_of_life_readiness_routes_and_metrics() {
     assert_eq!(body["routes"][0]["conditions"][0]["type"], "Accepted");
     assert_eq!(body["routes"][0]["rules"][0]["backends"][0]["endpoints"][0]["state"], "Ready");
     assert!(get_path(running.http, "/api/v1/routes", "").ends_with("one"), "never on the public port");
+}
+
+#[test]
+fn the_api_is_for_this_machine_alone_without_a_file_of_tokens() {
+    let directory = manifests(&["one"]);
+    let running = Running::standalone(directory.path(), &[]);
+    let refused = get_from("10.0.0.1", running.admin, "/api/v1/routes", "Authorization: Bearer anything\r\n");
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("use kubectl port-forward"), "{refused}");
+    assert!(get_from("10.0.0.1", running.admin, "/metrics", "").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_bearer_token_opens_the_api_from_anywhere_as_long_as_the_file_has_it() {
+    let directory = manifests(&["one"]);
+    let tokens = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&tokens, "first-first-first-first\n").unwrap();
+    let flag = format!("--admin-token-file={}", tokens.path().display());
+    let running = Running::standalone(directory.path(), &[&flag]);
+    let get = |fields: &str| get_from("10.0.0.1", running.admin, "/api/v1/routes", fields);
+    let with = |token: &str| get(&format!("Authorization: Bearer {token}-{token}-{token}-{token}\r\n"));
+
+    let refused = get("");
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    assert_eq!(field(&refused, "www-authenticate"), Some(r#"Bearer realm="switchyard""#));
+    let refused = with("other");
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    assert_eq!(field(&refused, "www-authenticate"), Some(r#"Bearer realm="switchyard", error="invalid_token""#));
+    assert!(with("first").contains(r#""generation": 1"#));
+    assert!(get_path(running.admin, "/api/v1/routes", "").starts_with("HTTP/1.1 200 "), "loopback needs none");
+
+    fs::write(&tokens, "other-other-other-other\n").unwrap();
+    until("the new token opens", || with("other").starts_with("HTTP/1.1 200 "));
+    assert!(with("first").starts_with("HTTP/1.1 401 "), "the old one is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
