@@ -21,6 +21,8 @@ pub use replicas::{Identity, Names, Replicas, Role, Standing};
 pub use signal::{Changes, Pending};
 pub use status::{StatusWriter, programmed_here};
 
+use tokio::time::{Instant, sleep_until};
+
 use crate::{
     compile::{ClusterView, Verdict},
     table::ObjectName,
@@ -53,4 +55,12 @@ pub struct Report {
     pub progress: Progress,
     /// The verdicts in short.
     pub digests: Digests,
+}
+
+/// Waits until then; without a time, for ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

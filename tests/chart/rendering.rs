@@ -30,9 +30,12 @@ pub(crate) fn rendering(values: &Path) -> PathBuf {
     format!("{name}.yaml").into()
 }
 
-fn render(helm: &Path, values: &Path) -> Result<String, String> {
+/// The namespace of the golden renderings.
+const NAMESPACE: &str = "switchyard-system";
+
+fn render(helm: &Path, namespace: &str, values: &Path) -> Result<String, String> {
     let chart = chart();
-    let arguments = ["template", "switchyard", "--namespace", "switchyard-system", "--values"].map(OsStr::new);
+    let arguments = ["template", "switchyard", "--namespace", namespace, "--values"].map(OsStr::new);
     let rendered = run(helm, &[&arguments[..], &[values.as_os_str(), chart.as_os_str()]].concat())?;
     Ok(rendered.lines().map(masked).collect())
 }
@@ -49,8 +52,29 @@ fn masked(line: &str) -> String {
 fn values_render_to_the_golden_files() {
     let Some(helm) = helm() else { return };
     for values in values("chart") {
-        let rendered = render(&helm, &values).unwrap_or_else(|error| panic!("{}: {error}", values.display()));
+        let rendered =
+            render(&helm, NAMESPACE, &values).unwrap_or_else(|error| panic!("{}: {error}", values.display()));
         golden::assert_same(&rendering(&values), &rendered);
+    }
+}
+
+#[test]
+fn a_namespace_that_looks_like_a_number_is_a_name_all_the_same() {
+    let Some(helm) = helm() else { return };
+    for values in values("chart") {
+        let rendered = render(&helm, "2048", &values).unwrap_or_else(|error| panic!("{}: {error}", values.display()));
+        let expected: Vec<_> = objects(&rendering(&values)).into_iter().map(|object| moved(object, "2048")).collect();
+        assert_eq!(parsed(&rendered), expected, "{}", values.display());
+    }
+}
+
+/// What an object would be in another namespace: whatever names it is a string.
+fn moved(value: Value, namespace: &str) -> Value {
+    match value {
+        Value::String(text) => text.replace(NAMESPACE, namespace).into(),
+        Value::Array(values) => values.into_iter().map(|value| moved(value, namespace)).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, moved(value, namespace))).collect(),
+        other => other,
     }
 }
 
@@ -68,7 +92,7 @@ fn values_that_do_not_go_together_are_refused_with_the_reason() {
     let Some(helm) = helm() else { return };
     for values in values("chart/bad") {
         let expected = golden::expectation(&values);
-        let error = render(&helm, &values).expect_err(values.to_str().unwrap());
+        let error = render(&helm, NAMESPACE, &values).expect_err(values.to_str().unwrap());
         assert!(error.contains(&expected), "{}: {error}", values.display());
     }
 }
@@ -116,7 +140,10 @@ fn the_program_takes_every_argument_that_the_chart_gives_it() {
 
 /// The objects in a file.
 pub(crate) fn objects(file: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(file).unwrap();
-    let objects = serde_yaml::Deserializer::from_str(&text).map(|object| Value::deserialize(object).unwrap());
+    parsed(&fs::read_to_string(file).unwrap())
+}
+
+fn parsed(text: &str) -> Vec<Value> {
+    let objects = serde_yaml::Deserializer::from_str(text).map(|object| Value::deserialize(object).unwrap());
     objects.filter(|object| !object.is_null()).collect()
 }

@@ -1,6 +1,6 @@
 //! The chart in a cluster: what the API server takes, what users may do, and what outlives upgrades.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -96,17 +96,31 @@ fn the_session_key_survives_an_upgrade() {
     let values = "rbac.create=false,serviceAccount.create=false,serviceAccount.name=default,className=upgrade";
     let arguments =
         ["upgrade", "--install", "sy", &chart(), "-n", namespace, "--skip-crds", "--wait=hookOnly", "--set", values];
-    bed.plane.helm(&arguments).unwrap();
-    let before = session_key(bed, namespace, "sy-switchyard-session-key");
-    bed.plane.helm(&arguments).unwrap();
-    assert_eq!(session_key(bed, namespace, "sy-switchyard-session-key"), before);
-    let key = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, before.trim_ascii()).unwrap();
-    assert_eq!(key.len(), 32);
+    let upgrade = |more: &[&str]| bed.plane.helm(&[&arguments[..], more].concat());
+    upgrade(&[]).unwrap();
+    let secret = "sy-switchyard-session-key";
+    let key = |entry: &str| session_keys(bed, namespace, secret).remove(entry);
+    let before = key("keys").unwrap();
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, before.trim_ascii()).unwrap();
+    assert_eq!(bytes.len(), 32);
+    upgrade(&[]).unwrap();
+    assert_eq!(key("keys").as_ref(), Some(&before));
+    // Another name for its entry makes no other key.
+    let renamed = ["--set", "sessionKey.entry=ring"];
+    upgrade(&renamed).unwrap();
+    assert_eq!((key("ring").as_ref(), key("keys")), (Some(&before), None));
+    // Which of several keys it is to be is not guessed.
+    let more = r#"{"stringData": {"old": "b25lIG9uZSBvbmUgb25lIG9uZSBvbmUgb25lIG9uZSE="}}"#;
+    bed.plane.kubectl(&["patch", "secret", secret, "-n", namespace, "-p", more], "").unwrap();
+    let error = upgrade(&[]).unwrap_err();
+    assert!(error.contains("has the entries old, ring, none of which is sessionKey.entry (keys)"), "{error}");
+    upgrade(&renamed).unwrap();
+    assert_eq!(key("ring"), Some(before));
 }
 
-fn session_key(bed: &Bed, namespace: &str, name: &str) -> Vec<u8> {
+fn session_keys(bed: &Bed, namespace: &str, name: &str) -> BTreeMap<String, Vec<u8>> {
     let secret = block_on(Api::<Secret>::namespaced(bed.client(), namespace).get(name)).unwrap();
-    secret.data.unwrap().remove("keys").unwrap().0
+    secret.data.unwrap().into_iter().map(|(entry, key)| (entry, key.0)).collect()
 }
 
 #[test]
@@ -231,11 +245,11 @@ fn the_crd_is_installed_upgraded_and_kept_as_the_charts_page_says() {
     route["spec"]["rules"][0]["keepalive"] = json!({ "pingInterval": "10s" });
     eventually(|| bed.plane.kubectl(&["apply", "--validate=strict", "-f", "-"], &route.to_string()));
     // Without the release, routes and key stay; the next one goes on with them.
-    let key = session_key(&bed, namespace, "edge-switchyard-session-key");
+    let key = session_keys(&bed, namespace, "edge-switchyard-session-key");
     helm(&["uninstall", "edge"]);
     assert!(bed.route(namespace, "chat").is_ok());
     helm(&["install", "edge", &chart, wait]);
-    assert_eq!(session_key(&bed, namespace, "edge-switchyard-session-key"), key);
+    assert_eq!(session_keys(&bed, namespace, "edge-switchyard-session-key"), key);
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::golden;
 /// Where the table of values begins and ends in the chart's page.
 const TABLE: [&str; 2] = ["<!-- values: written by `make bless` -->\n", "<!-- end of values -->\n"];
 
+/// What charts that have this one as a part may set: no values of ours.
+const OF_PARENTS: [&str; 2] = ["enabled", "global"];
+
 fn read(path: &str) -> String {
     fs::read_to_string(golden::root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
@@ -32,7 +35,7 @@ fn each_value<'a>(schema: &'a Value, path: &str, visit: &mut impl FnMut(&str, &'
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         if field["properties"].is_object() {
             each_value(field, &path, visit);
-        } else if path != "global" {
+        } else if !OF_PARENTS.contains(&path.as_str()) {
             visit(&path, field);
         }
     }

@@ -117,6 +117,32 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- if and .Values.autoscaling.enabled (lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas)) -}}
 {{- fail "autoscaling.maxReplicas must be autoscaling.minReplicas or more" -}}
 {{- end -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- $resources := .Values.resources | default dict -}}
+{{- range $resource, $target := dict "cpu" "targetCPUUtilization" "memory" "targetMemoryUtilization" -}}
+{{- $requested := or (dig "requests" $resource "" $resources) (dig "limits" $resource "" $resources) -}}
+{{- if and (get $.Values.autoscaling $target) (not $requested) -}}
+{{- fail (printf "autoscaling.%s is a share of resources.requests.%s, which is not set" $target $resource) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.service.enabled (eq (int .Values.service.httpPort) (int .Values.service.httpsPort)) -}}
+{{- fail "service.httpPort and service.httpsPort must be two ports" -}}
+{{- end -}}
+{{- if and .Values.hostPorts.enabled (eq (int .Values.hostPorts.http) (int .Values.hostPorts.https)) -}}
+{{- fail "hostPorts.http and hostPorts.https must be two ports" -}}
+{{- end -}}
+{{- $ours := include "switchyard.labels" . | fromYaml -}}
+{{- range $label := keys (.Values.podLabels | default dict) | sortAlpha -}}
+{{- if hasKey $ours $label -}}
+{{- fail (printf "podLabels.%s is a label that the chart sets" $label) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.podDisruptionBudget -}}
+{{- if and .enabled (eq (toString (.minAvailable | default "")) "") (kindIs "invalid" .maxUnavailable) -}}
+{{- fail "podDisruptionBudget.enabled needs maxUnavailable or minAvailable" -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.defaultCertificate .Values.watchNamespaces -}}
 {{- $namespace := splitList "/" .Values.defaultCertificate | first -}}
 {{- if not (has $namespace .Values.watchNamespaces) -}}

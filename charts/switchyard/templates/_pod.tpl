@@ -74,14 +74,27 @@ spec:
     {{- end }}
     volumeMounts:
     - {name: session-key, mountPath: /etc/switchyard/session, readOnly: true}
+    {{- if .Values.adminToken.existingSecret }}
+    - {name: admin-token, mountPath: /etc/switchyard/admin, readOnly: true}
+    {{- end }}
   volumes:
   - name: session-key
     secret:
-      secretName: {{ include "switchyard.sessionKeySecret" . }}
+      secretName: {{ include "switchyard.sessionKeySecret" . | quote }}
       # 0440; written so because versions of YAML read that differently.
       defaultMode: 288
       items:
       - {key: {{ .Values.sessionKey.entry | quote }}, path: keys}
+  {{- with .Values.adminToken }}
+  {{- if .existingSecret }}
+  - name: admin-token
+    secret:
+      secretName: {{ .existingSecret | quote }}
+      defaultMode: 288
+      items:
+      - {key: {{ .entry | quote }}, path: tokens}
+  {{- end }}
+  {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector:
     {{- toYaml . | nindent 4 }}
@@ -100,7 +113,7 @@ spec:
     {{- $constraint := . }}
     {{- if not .labelSelector }}
     {{- $ours := dict "labelSelector" (dict "matchLabels" (include "switchyard.selectorLabels" $ | fromYaml)) }}
-    {{- if eq $.Values.kind "Deployment" }}
+    {{- if and (eq $.Values.kind "Deployment") (not (hasKey . "matchLabelKeys")) }}
     {{- /* Each revision is spread for itself: old pods go, and must not push the new ones together. */}}
     {{- $_ := set $ours "matchLabelKeys" (list "pod-template-hash") }}
     {{- end }}
@@ -119,6 +132,9 @@ spec:
 - --admin-listen=[::]:9090
 - --public-https-port={{ include "switchyard.publicHttpsPort" . }}
 - --session-key-file=/etc/switchyard/session/keys
+{{- if .Values.adminToken.existingSecret }}
+- --admin-token-file=/etc/switchyard/admin/tokens
+{{- end }}
 - --shutdown-delay={{ .Values.shutdownDelay }}
 - --drain-window={{ .Values.drainWindow }}
 - --log-format={{ .Values.log.format }}

@@ -39,6 +39,7 @@ use self::{
 use super::{
     Digests, Report, Versions,
     kubernetes::trouble::{self, Trouble},
+    until,
 };
 
 /// The label that tells the Lease of a replica.
@@ -469,11 +470,4 @@ async fn next<T>(events: &mut (impl Stream<Item = T> + Unpin), rest_until: Optio
 async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     // Nobody left who could tell is a reason to stop, too.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

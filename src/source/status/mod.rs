@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tracing::{debug, info, warn};
 
@@ -32,7 +32,7 @@ use self::{
     plan::{Memory, Now, Opinion, Plan, Writer, retry_after},
     programmed::Needs,
 };
-use super::{Report, Role, Routes, Standing, kubernetes::trouble::chain};
+use super::{Report, Role, Routes, Standing, kubernetes::trouble::chain, until};
 use crate::{
     api::{GROUP, KIND, RouteObject, VERSION},
     compile::{Verdict, object_name},
@@ -309,13 +309,6 @@ fn rest_after(look: Duration) -> Duration {
 
 fn now() -> Now {
     Now { instant: Instant::now(), time: Timestamp::now() }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 impl Write {
