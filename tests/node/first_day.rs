@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -11,7 +13,7 @@ use crate::{
     day::{Day, Pod, SHOP, https, seconds},
     fleet::{End, Fleet, Heard},
     image,
-    manifests::{self, BLUE, GREEN, HOST, LINGER_SECONDS},
+    manifests::{self, BLUE, GREEN, HOST, LINGER_SECONDS, TOKEN, TOKENS},
     node::{IMAGE, Node},
     shared::certificates::Certificates,
     socket::{Ended, Site, Socket},
@@ -85,6 +87,10 @@ fn install(day: &Day) {
     day.rolled_out(SYSTEM, RELEASE);
     let replicas = day.wait_for_replicas(REPLICAS);
     day.saw(&format!("{} replicas are ready: {}", replicas.len(), names(&replicas)));
+    helm_test(day);
+}
+
+fn helm_test(day: &Day) {
     day.helm(&["test", RELEASE, "--namespace", SYSTEM]);
     day.saw("helm test passes: each Service leads to a proxy");
 }
@@ -229,13 +235,34 @@ fn rotate_the_certificate(day: &Day, old: &Site, fleet: &Fleet) -> Site {
 fn upgrade(day: &Day, site: &Site, fleet: &Fleet) {
     day.step("helm upgrade with changed values");
     let chart = chart();
+    let tokens = format!("adminToken.existingSecret={TOKENS}");
+    day.node.plane.apply(&[manifests::tokens(), manifests::catch_all()]);
     roll(day, site, fleet, || {
-        let values = ["--reuse-values", "--set", "log.level=debug", "--set", "threads=1"];
+        let values = ["--reuse-values", "--set", "log.level=debug", "--set", "threads=1", "--set", &tokens];
         day.helm(&[&["upgrade", RELEASE, &chart, "--namespace", SYSTEM][..], &values].concat());
     });
     let arguments = r"jsonpath={.spec.template.spec.containers[0].args}";
     let arguments = day.kubectl(&["get", "-n", SYSTEM, "deployment", RELEASE, "-o", arguments]);
     assert!(arguments.contains("--log-level=debug") && arguments.contains("--threads=1"), "{arguments}");
+    for replica in day.replicas() {
+        let refused = api(&replica, "");
+        assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+        let told = api(&replica, &format!("Authorization: Bearer {TOKEN}\r\n"));
+        assert!(told.starts_with("HTTP/1.1 200 ") && told.contains(HOST), "{told}");
+    }
+    day.saw("the API of each replica opens to the token");
+    helm_test(day);
+    day.node.plane.delete(SHOP, "websocketroute", "rest");
+}
+
+/// What a replica's API says of its routes to a client on the node.
+fn api(replica: &Pod, fields: &str) -> String {
+    let address = SocketAddr::new(replica.address, 9090);
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET /api/v1/routes HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 fn restart_the_release(day: &Day, site: &Site, fleet: &Fleet) {
@@ -302,6 +329,7 @@ fn uninstall(day: &Day, fleet: Fleet, before: &BTreeSet<String>) {
     day.helm(&["uninstall", RELEASE, "--namespace", SYSTEM]);
     // Nothing holds back a route that nobody serves any more.
     day.kubectl(&["delete", "namespace", SHOP, "--wait=false"]);
+    day.node.plane.delete(SYSTEM, "secret", TOKENS);
     let expected = left_behind();
     let left = eventually(|| {
         let left: BTreeSet<_> = inventory(day).difference(before).cloned().collect();

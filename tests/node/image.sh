@@ -3,10 +3,12 @@
 # a container engine and without a registry of images:
 #
 #   image.sh FOLDER [--no-cache]
+#   image.sh --check
 #
 # leaves two archives in the folder, switchyard.tar and backend.tar, and their images' ids beside them. Takes root, and
 # reaches Debian's mirror and the registry of crates. With --no-cache, the project's image is built from its first line
-# on, whatever has been built before.
+# on, whatever has been built before. With --check it builds nothing, and fails where the compiler that the Dockerfile
+# names is not here.
 #
 # The Dockerfile's base image is made here, once for each version: Debian by debootstrap, with this machine's Rust
 # toolchain of that version in it. Layers are kept in $SWITCHYARD_CACHE (default $XDG_CACHE_HOME/switchyard or
@@ -16,14 +18,29 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(cd "$here/../.." && pwd)
 cache=${SWITCHYARD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/switchyard}
 store=$cache/node-images
-out=${1:?a folder for the archives}
-mkdir -p "$out" "$store"
-out=$(cd "$out" && pwd)
-shift
 base=$(sed -n 's/^FROM \(rust:[^ ]*\) AS build$/\1/p' "$project/Dockerfile")
 version=${base#rust:}
 version=${version%%-*}
 suite=${base##*-}
+
+# The folder of the compiler of that version.
+toolchain() {
+  local candidate
+  for candidate in "$(rustup run "$version" rustc --print sysroot 2>/dev/null || true)" "$(rustc --print sysroot)"; do
+    [ -n "$candidate" ] || continue
+    ! "$candidate/bin/rustc" --version | grep -q "^rustc $version\b" || { echo "$candidate"; return; }
+  done
+  echo "$base is to be made, but there is no Rust $version here: \`rustup toolchain install $version\` brings it" >&2
+  return 1
+}
+if [ "${1:?a folder for the archives}" = --check ]; then
+  toolchain >/dev/null
+  exit
+fi
+out=$1
+shift
+mkdir -p "$out" "$store"
+out=$(cd "$out" && pwd)
 "$here/packages.sh"
 # Two runs share the layers: the second waits, then finds what the first built.
 exec 9>"$store/lock"
@@ -51,9 +68,7 @@ images() {
 # What stands for the registry's image of that name: the same distribution, the same compiler, the same folders.
 make_base() {
   local container root toolchain mirror
-  toolchain=$(rustup run "$version" rustc --print sysroot 2>/dev/null || rustc --print sysroot)
-  "$toolchain/bin/rustc" --version | grep -q "^rustc $version" ||
-    { echo "$base is to be made, but there is no Rust $version here" >&2; return 1; }
+  toolchain=$(toolchain)
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | sed -n 1p)
   container=$(images from scratch)
   root=$(images mount "$container")

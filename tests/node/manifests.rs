@@ -3,12 +3,15 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use crate::{day::SHOP, node::BACKEND_IMAGE, shared::certificates::Certificates};
+use crate::{day::SHOP, node::BACKEND_IMAGE, shared::certificates::Certificates, support::SYSTEM};
 
 /// The host of the chat.
 pub(crate) const HOST: &str = "chat.example.com";
 /// The name of the route, and of the backend's first version.
 pub(crate) const BLUE: &str = "blue";
+/// A token of the API on the admin port, and the Secret that it is in.
+pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const TOKENS: &str = "api-tokens";
 /// The name of the backend's second version.
 pub(crate) const GREEN: &str = "green";
 
@@ -76,5 +79,25 @@ pub(crate) fn route(backend: &str) -> Value {
             "tls": { "certificateRefs": [{ "name": "chat-tls" }] },
             "rules": [{ "backendRefs": [{ "name": backend, "port": 80 }], "sessionPersistence": {} }],
         },
+    })
+}
+
+/// A route for whatever no other one matches, to a backend that is not there: the answer is 503.
+pub(crate) fn catch_all() -> Value {
+    json!({
+        "apiVersion": "switchyard.dev/v1alpha1",
+        "kind": "WebSocketRoute",
+        "metadata": { "namespace": SHOP, "name": "rest" },
+        "spec": { "rules": [{ "backendRefs": [{ "name": "nobody", "port": 80 }] }] },
+    })
+}
+
+/// The Secret with the token of the API.
+pub(crate) fn tokens() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": { "namespace": SYSTEM, "name": TOKENS },
+        "stringData": { "tokens": TOKEN },
     })
 }

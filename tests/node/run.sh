@@ -22,6 +22,7 @@ unable() {
 [ "$(uname -s)" = Linux ] || unable "that takes Linux"
 [ "$(id -u)" = 0 ] || unable "pods take root"
 command -v go >/dev/null || unable "kubelet and containerd are built with Go"
+"$here/image.sh" --check || unable "the image's base cannot be made"
 
 "$here/packages.sh" || unable "it needs more of Debian's packages"
 control_plane=$("$here/../control-plane/build.sh")
