@@ -40,10 +40,13 @@ fn render(helm: &Path, namespace: &str, values: &Path) -> Result<String, String>
     Ok(rendered.lines().map(masked).collect())
 }
 
+/// Before the session key.
+const KEY: &str = "  \"keys\": ";
+
 /// Every rendering makes another session key: here it is always `<random>`, in base64.
 fn masked(line: &str) -> String {
-    match line.strip_prefix("  keys: ") {
-        Some(_) => "  keys: \"PHJhbmRvbT4=\"\n".to_owned(),
+    match line.strip_prefix(KEY) {
+        Some(_) => format!("{KEY}\"PHJhbmRvbT4=\"\n"),
         None => format!("{line}\n"),
     }
 }
@@ -104,7 +107,7 @@ fn every_session_key_is_another_one() {
     let arguments = ["template", "switchyard", "--show-only", "templates/session-key.yaml"].map(OsStr::new);
     let key = || {
         let rendered = run(&helm, &[&arguments[..], &[chart.as_os_str()]].concat()).unwrap();
-        rendered.lines().find(|line| line.starts_with("  keys: ")).unwrap().to_owned()
+        rendered.lines().find(|line| line.starts_with(KEY)).unwrap().to_owned()
     };
     assert_ne!(key(), key());
 }

@@ -116,6 +116,15 @@ fn the_session_key_survives_an_upgrade() {
     assert!(error.contains("has the entries old, ring, none of which is sessionKey.entry (keys)"), "{error}");
     upgrade(&renamed).unwrap();
     assert_eq!(key("ring"), Some(before));
+    // Once the user has taken it over, it is the user's.
+    let ours = ["--set", "sessionKey.entry=ring,sessionKey.existingSecret=sy-switchyard-session-key"];
+    upgrade(&ours).unwrap();
+    let fresh = "dHdvIHR3byB0d28gdHdvIHR3byB0d28gdHdvIHR3byE=";
+    let patch = json!({ "stringData": { "ring": fresh } }).to_string();
+    bed.plane.kubectl(&["patch", "secret", secret, "-n", namespace, "-p", &patch], "").unwrap();
+    upgrade(&[&ours[..], &["--set", "threads=2"]].concat()).unwrap();
+    bed.plane.helm(&["rollback", "sy", "-n", namespace, "--wait=hookOnly"]).unwrap();
+    assert_eq!(key("ring").as_deref(), Some(fresh.as_bytes()));
 }
 
 fn session_keys(bed: &Bed, namespace: &str, name: &str) -> BTreeMap<String, Vec<u8>> {
@@ -128,17 +137,29 @@ fn switching_autoscaling_on_lets_no_pod_go() {
     let Some(bed) = Bed::shared() else { return };
     let namespace = bed.namespace("autoscaling");
     let values = "rbac.create=false,serviceAccount.create=false,serviceAccount.name=default,className=autoscaling";
-    let replicas = |more: &str| {
-        let values = format!("{values},{more}");
-        let arguments = ["upgrade", "--install", "sy", &chart(), "-n", namespace, "--skip-crds", "--wait=hookOnly"];
-        bed.plane.helm(&[&arguments[..], &["--set", &values]].concat()).unwrap();
+    let chart = chart();
+    let arguments = ["upgrade", "--install", "sy", &chart, "-n", namespace, "--skip-crds", "--wait=hookOnly"];
+    let count = || {
         let path = "jsonpath={.spec.replicas}";
         bed.plane.kubectl(&["get", "deployment", "sy-switchyard", "-n", namespace, "-o", path], "").unwrap()
+    };
+    let replicas = |more: &str| {
+        let values = format!("{values},{more}");
+        bed.plane.helm(&[&arguments[..], &["--set", &values]].concat()).unwrap();
+        count()
     };
     assert_eq!(replicas("replicaCount=4"), "4");
     assert_eq!(replicas("autoscaling.enabled=true"), "4");
     bed.plane.kubectl(&["scale", "deployment", "sy-switchyard", "-n", namespace, "--replicas=6"], "").unwrap();
     assert_eq!(replicas("autoscaling.enabled=true,threads=2"), "6", "what the autoscaler has done stays");
+    let off = |more: &[&str]| {
+        bed.plane.helm(&[&arguments[..], &["--set", &format!("{values},replicaCount=3")], more].concat())
+    };
+    let error = off(&[]).unwrap_err();
+    assert!(error.contains(".spec.replicas"), "pods do not go unasked: {error}");
+    assert_eq!(count(), "6");
+    off(&["--force-conflicts"]).unwrap();
+    assert_eq!(count(), "3");
 }
 
 /// Whether somebody may do something, such as `create websocketroutes`.

@@ -107,6 +107,19 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- end -}}
 {{- end -}}
 
+{{/* The target of CPU, 0 for none. A few busy tunnels reach the default, so it must not meddle where another one is given. */}}
+{{- define "switchyard.targetCPU" -}}
+{{- with .Values.autoscaling -}}
+{{- if not (or (kindIs "invalid" .targetCPUUtilization) (eq (toString .targetCPUUtilization) "")) -}}
+{{- int .targetCPUUtilization -}}
+{{- else if or .targetTunnelsPerPod .targetMemoryUtilization -}}
+0
+{{- else -}}
+80
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Values that do not go together. */}}
 {{- define "switchyard.validate" -}}
 {{- if eq .Values.kind "DaemonSet" -}}
@@ -119,9 +132,10 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- end -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- $resources := .Values.resources | default dict -}}
-{{- range $resource, $target := dict "cpu" "targetCPUUtilization" "memory" "targetMemoryUtilization" -}}
+{{- $shares := dict "targetCPUUtilization" (include "switchyard.targetCPU" .) "targetMemoryUtilization" .Values.autoscaling.targetMemoryUtilization -}}
+{{- range $target, $resource := dict "targetCPUUtilization" "cpu" "targetMemoryUtilization" "memory" -}}
 {{- $requested := or (dig "requests" $resource "" $resources) (dig "limits" $resource "" $resources) -}}
-{{- if and (get $.Values.autoscaling $target) (not $requested) -}}
+{{- if and (int (get $shares $target)) (not $requested) -}}
 {{- fail (printf "autoscaling.%s is a share of resources.requests.%s, which is not set" $target $resource) -}}
 {{- end -}}
 {{- end -}}
