@@ -127,7 +127,8 @@ pub struct ServeArguments {
     #[arg(long, value_name = "ADDRESS", env = "SWITCHYARD_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
     /// Tokens that open the API to clients from elsewhere, who send one as `Authorization: Bearer`: a file with a token
-    /// of 20 or more characters on each line. It is read again when it changes [default: loopback clients only]
+    /// of 20 or more characters on each line. It is read again when it changes; while it cannot be used, no token opens
+    /// [default: loopback clients only]
     #[arg(long, value_name = "FILE", env = "SWITCHYARD_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Routes whose className is this one are served

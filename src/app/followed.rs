@@ -17,8 +17,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Makes something of the text of a file.
 pub(super) type Parse<T> = fn(&str) -> anyhow::Result<T>;
 
-/// What the file that a flag names says: now, and after each change. A file that cannot be used any more leaves what it
-/// said before.
+/// What holds while a file cannot be used any more.
+pub(super) enum Meanwhile<T> {
+    /// What it said before.
+    Before,
+    /// This.
+    Only(fn() -> T),
+}
+
+/// What the file that a flag names says: now, and after each change.
 ///
 /// # Errors
 /// When the file cannot be used now.
@@ -26,10 +33,11 @@ pub(super) fn follow<T: Send + Sync + 'static>(
     flag: &'static str,
     file: &Path,
     parse: Parse<T>,
+    meanwhile: Meanwhile<T>,
 ) -> anyhow::Result<Arc<ArcSwap<T>>> {
     let (seen, value) = read(flag, file, parse)?;
     let current = Arc::new(ArcSwap::from_pointee(value));
-    tokio::spawn(keep_up(flag, file.to_owned(), parse, seen, current.clone()));
+    tokio::spawn(keep_up(flag, file.to_owned(), parse, meanwhile, seen, current.clone()));
     Ok(current)
 }
 
@@ -37,32 +45,37 @@ async fn keep_up<T: Send + Sync + 'static>(
     flag: &'static str,
     file: PathBuf,
     parse: Parse<T>,
-    mut seen: String,
+    meanwhile: Meanwhile<T>,
+    seen: String,
     current: Arc<ArcSwap<T>>,
 ) {
-    let mut fault = String::new();
+    // What it said last: a text, or why it cannot be used.
+    let mut said = Ok(seen);
     loop {
         tokio::time::sleep(LOOK).await;
         let path = file.clone();
         // A volume that hangs must not hold up a thread that serves.
         let answer = tokio::task::spawn_blocking(move || read(flag, &path, parse)).await;
-        match answer.expect("reading does not panic, and nobody cancels it") {
-            Ok((text, _)) if text == seen => {}
+        let answer = answer.expect("reading does not panic, and nobody cancels it");
+        match answer.map_err(|error| format!("{error:#}")) {
+            Ok((text, _)) if said.as_ref() == Ok(&text) => {}
+            Err(error) if said.as_ref() == Err(&error) => {}
             Ok((text, value)) => {
                 current.store(Arc::new(value));
                 info!(file = %file.display(), "{flag} was read again");
-                seen = text;
+                said = Ok(text);
             }
             Err(error) => {
-                let error = format!("{error:#}");
-                if error != fault {
-                    warn!(error, "what the file said before still holds");
+                match meanwhile {
+                    Meanwhile::Before => warn!(error, "what the file said before still holds"),
+                    Meanwhile::Only(value) => {
+                        current.store(Arc::new(value()));
+                        warn!(error, "what the file said before no longer holds");
+                    }
                 }
-                fault = error;
-                continue;
+                said = Err(error);
             }
         }
-        fault.clear();
     }
 }
 
@@ -82,21 +95,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_changes_is_read_again_and_a_broken_one_is_not() {
+    async fn a_file_that_changes_is_read_again_and_one_that_is_broken_leaves_what_was_or_what_is_safe() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "1").unwrap();
-        let current = follow("--number-file", file.path(), number).unwrap();
-        std::fs::write(&file, "garbage").unwrap();
-        tokio::time::sleep(LOOK * 3).await;
-        assert_eq!(**current.load(), 1, "a broken file changes nothing");
-        std::fs::write(&file, "2").unwrap();
-        tokio::time::sleep(LOOK * 3).await;
-        assert_eq!(**current.load(), 2);
+        let lasting = follow("--number-file", file.path(), number, Meanwhile::Before).unwrap();
+        let safe = follow("--number-file", file.path(), number, Meanwhile::Only(|| 0)).unwrap();
+        for (text, expected) in [("garbage", (1, 0)), ("", (1, 0)), ("1", (1, 1)), ("2", (2, 2))] {
+            std::fs::write(&file, text).unwrap();
+            tokio::time::sleep(LOOK * 3).await;
+            assert_eq!((**lasting.load(), **safe.load()), expected, "{text:?}");
+        }
     }
 
     #[test]
     fn a_file_that_cannot_be_used_at_the_start_is_an_error_with_its_name() {
-        let error = follow("--number-file", Path::new("/nonexistent/number"), number).err().unwrap();
+        let error = follow("--number-file", Path::new("/nonexistent/number"), number, Meanwhile::Before).err().unwrap();
         assert!(format!("{error:#}").contains("--number-file /nonexistent/number"), "{error:#}");
     }
 }

@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use self::followed::follow;
+use self::followed::{Meanwhile, follow};
 use crate::{
     args::{LogFormat, ServeArguments},
     observe::{self, Admin, ApiTokens, Metrics, Readiness},
@@ -108,9 +108,7 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<()> {
     let Plan { arguments, objects, defaults } = plan;
     let session_keys = session_keys(arguments.session_key_file.as_deref())?;
-    let tokens = arguments.admin_token_file.as_deref();
-    let tokens =
-        tokens.map(|file| follow("--admin-token-file", file, |text| Ok(ApiTokens::parse(text)?))).transpose()?;
+    let tokens = arguments.admin_token_file.as_deref().map(tokens).transpose()?;
     let (listeners, admin, bound) = bind(&arguments, &defaults)?;
 
     let (table, metrics, ready) =
@@ -160,13 +158,18 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
 /// The keys of the file, or one that is made up.
 fn session_keys(file: Option<&Path>) -> anyhow::Result<Arc<ArcSwap<SessionKeys>>> {
     if let Some(file) = file {
-        return follow("--session-key-file", file, |text| Ok(SessionKeys::parse(text)?));
+        return follow("--session-key-file", file, |text| Ok(SessionKeys::parse(text)?), Meanwhile::Before);
     }
     warn!(
         "no --session-key-file: session cookies are signed with a random key, so they end with this process and do \
          not hold on other replicas"
     );
     Ok(Arc::new(ArcSwap::from_pointee(SessionKeys::random())))
+}
+
+/// The tokens of the file. Whoever empties it, or takes it away, means that none of them opens any more.
+fn tokens(file: &Path) -> anyhow::Result<Arc<ArcSwap<ApiTokens>>> {
+    follow("--admin-token-file", file, |text| Ok(ApiTokens::parse(text)?), Meanwhile::Only(ApiTokens::none))
 }
 
 fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> Settings {

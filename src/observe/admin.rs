@@ -135,7 +135,7 @@ impl Admin {
         let (why, challenge) = match request.headers().get(header::AUTHORIZATION) {
             Some(authorization) if tokens.load().open(authorization) => return None,
             Some(_) => {
-                warn!(%peer, "somebody sent the API a token that is none of --admin-token-file");
+                debug!(%peer, "somebody sent the API a token that is none of --admin-token-file");
                 (
                     "this is none of the tokens of --admin-token-file\n",
                     r#"Bearer realm="switchyard", error="invalid_token""#,

@@ -58,6 +58,12 @@ impl ApiTokens {
         if tokens.is_empty() { Err(TokenFileError::Empty) } else { Ok(Self(tokens)) }
     }
 
+    /// No token: nothing opens.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// Whether the value of an `Authorization` field has one of the tokens. How long that takes says nothing about
     /// them.
     pub(super) fn open(&self, authorization: &HeaderValue) -> bool {

@@ -8,7 +8,7 @@
 # leaves two archives in the folder, switchyard.tar and backend.tar, and their images' ids beside them. Takes root, and
 # reaches Debian's mirror and the registry of crates. With --no-cache, the project's image is built from its first line
 # on, whatever has been built before. With --check it builds nothing, and fails where the compiler that the Dockerfile
-# names is not here.
+# names is not here, also when the base has been made before.
 #
 # The Dockerfile's base image is made here, once for each version: Debian by debootstrap, with this machine's Rust
 # toolchain of that version in it. Layers are kept in $SWITCHYARD_CACHE (default $XDG_CACHE_HOME/switchyard or

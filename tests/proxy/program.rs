@@ -283,6 +283,8 @@ fn a_bearer_token_opens_the_api_from_anywhere_as_long_as_the_file_has_it() {
     fs::write(&tokens, "other-other-other-other\n").unwrap();
     until("the new token opens", || with("other").starts_with("HTTP/1.1 200 "));
     assert!(with("first").starts_with("HTTP/1.1 401 "), "the old one is gone");
+    fs::write(&tokens, "").unwrap();
+    until("no token opens", || with("other").starts_with("HTTP/1.1 401 "));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,15 +146,16 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- if and .Values.hostPorts.enabled (eq (int .Values.hostPorts.http) (int .Values.hostPorts.https)) -}}
 {{- fail "hostPorts.http and hostPorts.https must be two ports" -}}
 {{- end -}}
+{{- if and .Values.service.httpNodePort (eq (int .Values.service.httpNodePort) (int .Values.service.httpsNodePort)) -}}
+{{- fail "service.httpNodePort and service.httpsNodePort must be two ports" -}}
+{{- end -}}
 {{- $ours := include "switchyard.labels" . | fromYaml -}}
-{{- range $label := keys (.Values.podLabels | default dict) | sortAlpha -}}
+{{- $others := dict "podLabels" .Values.podLabels "dashboard.labels" .Values.dashboard.labels "metrics.serviceMonitor.labels" .Values.metrics.serviceMonitor.labels -}}
+{{- range $where, $labels := $others -}}
+{{- range $label, $_ := $labels -}}
 {{- if hasKey $ours $label -}}
-{{- fail (printf "podLabels.%s is a label that the chart sets" $label) -}}
+{{- fail (printf "%s.%s is a label that the chart sets" $where $label) -}}
 {{- end -}}
-{{- end -}}
-{{- with .Values.podDisruptionBudget -}}
-{{- if and .enabled (eq (toString (.minAvailable | default "")) "") (kindIs "invalid" .maxUnavailable) -}}
-{{- fail "podDisruptionBudget.enabled needs maxUnavailable or minAvailable" -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.defaultCertificate .Values.watchNamespaces -}}

@@ -74,7 +74,7 @@ spec:
     {{- end }}
     volumeMounts:
     - {name: session-key, mountPath: /etc/switchyard/session, readOnly: true}
-    {{- if .Values.adminToken.existingSecret }}
+    {{- if (.Values.adminToken).existingSecret }}
     - {name: admin-token, mountPath: /etc/switchyard/admin, readOnly: true}
     {{- end }}
   volumes:
@@ -132,7 +132,7 @@ spec:
 - --admin-listen=[::]:9090
 - --public-https-port={{ include "switchyard.publicHttpsPort" . }}
 - --session-key-file=/etc/switchyard/session/keys
-{{- if .Values.adminToken.existingSecret }}
+{{- if (.Values.adminToken).existingSecret }}
 - --admin-token-file=/etc/switchyard/admin/tokens
 {{- end }}
 - --shutdown-delay={{ .Values.shutdownDelay }}
