@@ -10,6 +10,7 @@ mod routing;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod status;
+mod stores;
 mod support;
 mod tls;
 mod truth;
