@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use crate::{
     image,
     manifests::{self, BLUE, GREEN, HOST, LINGER_SECONDS, TOKEN, TOKENS},
     node::{IMAGE, Node},
-    shared::certificates::Certificates,
+    shared::{certificates::Certificates, plain},
     socket::{Ended, Site, Socket},
     support::{RELEASE, SYSTEM, block_on, chart, eventually},
 };
@@ -258,11 +257,7 @@ fn upgrade(day: &Day, site: &Site, fleet: &Fleet) {
 /// What a replica's API says of its routes to a client on the node.
 fn api(replica: &Pod, fields: &str) -> String {
     let address = SocketAddr::new(replica.address, 9090);
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET /api/v1/routes HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    plain::get(address, &address.to_string(), "/api/v1/routes", fields).unwrap()
 }
 
 fn restart_the_release(day: &Day, site: &Site, fleet: &Fleet) {

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::Arc,
@@ -15,7 +15,10 @@ use futures::{SinkExt, StreamExt};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
-use crate::shared::process::{Process, START_DEADLINE};
+use crate::shared::{
+    plain,
+    process::{Process, START_DEADLINE},
+};
 
 fn switchyard(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
@@ -76,11 +79,7 @@ fn get_path(address: SocketAddr, path: &str, fields: &str) -> String {
 
 /// The same, for a client that names another host.
 fn get_from(host: &str, address: SocketAddr, path: &str, fields: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    plain::get(address, host, path, fields).unwrap()
 }
 
 /// The value of a field of an answer's head.

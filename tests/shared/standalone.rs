@@ -4,8 +4,6 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
-    io::{Read, Write as _},
-    net::TcpStream,
     path::PathBuf,
     process::Command,
     thread,
@@ -17,6 +15,7 @@ use tempfile::TempDir;
 
 use super::{
     certificates::Certificates,
+    plain,
     process::{Process, START_DEADLINE},
 };
 
@@ -137,11 +136,6 @@ fn wait_until_ready(admin_port: &str) {
 }
 
 fn is_ready(admin_port: &str) -> bool {
-    let ask = || {
-        let mut stream = TcpStream::connect(format!("127.0.0.1:{admin_port}"))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map(|_| answer)
-    };
-    ask().is_ok_and(|answer: String| answer.starts_with("HTTP/1.1 200"))
+    let answer = plain::get(format!("127.0.0.1:{admin_port}"), "localhost", "/readyz", "");
+    answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }

@@ -1,0 +1,18 @@
+//! Plain HTTP, byte for byte.
+
+use std::{
+    io::{self, Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+};
+
+/// Sends a GET with these fields besides, each a line with its end, and gives the whole answer.
+///
+/// # Errors
+/// When there is no connection, or it breaks.
+pub(crate) fn get(address: impl ToSocketAddrs, host: &str, path: &str, fields: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
