@@ -15,7 +15,7 @@ use tracing::{info, warn};
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Makes something of the text of a file.
-pub(super) type Parse<T> = fn(&str) -> anyhow::Result<T>;
+type Parse<T> = fn(&str) -> anyhow::Result<T>;
 
 /// What holds while a file cannot be used any more.
 pub(super) enum Meanwhile<T> {

@@ -64,23 +64,6 @@ impl fmt::Display for Answer {
     }
 }
 
-/// The status that will do.
-enum Wish {
-    This(u16),
-    Below500,
-    Any,
-}
-
-impl Wish {
-    fn of(arguments: &ProbeArguments, is_upgrade: bool) -> Self {
-        match arguments.expect_status.or(is_upgrade.then_some(101)) {
-            _ if arguments.any_status => Self::Any,
-            Some(status) => Self::This(status),
-            None => Self::Below500,
-        }
-    }
-}
-
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -105,7 +88,7 @@ async fn probe(url: &Uri, arguments: &ProbeArguments, tls: Option<Arc<ClientConf
     tokio::spawn(connection.with_upgrades());
     let key = is_upgrade.then(generate_key);
     let response = sender.send_request(request(url, key.as_deref())?).await.context("no answer")?;
-    judge(&response, &Wish::of(arguments, is_upgrade), key.as_deref())
+    judge(&response, arguments, key.as_deref())
 }
 
 fn request(url: &Uri, key: Option<&str>) -> anyhow::Result<Request<Empty<Bytes>>> {
@@ -126,13 +109,14 @@ fn request(url: &Uri, key: Option<&str>) -> anyhow::Result<Request<Empty<Bytes>>
     Ok(request.body(Empty::new())?)
 }
 
-/// Whether an answer is what was hoped for; one that switches protocols has to belong to the handshake besides.
-fn judge(response: &Response<Incoming>, wish: &Wish, key: Option<&str>) -> anyhow::Result<Answer> {
+/// Whether an answer is what was hoped for: any status where that will do, else the one that is wanted, else 101 of a
+/// WebSocket, else any below 500. A 101 has to belong to the handshake besides.
+fn judge(response: &Response<Incoming>, arguments: &ProbeArguments, key: Option<&str>) -> anyhow::Result<Answer> {
     let status = response.status();
-    match wish {
-        Wish::This(wanted) => ensure!(status == *wanted, "{status}, where {wanted} is wanted"),
-        Wish::Below500 => ensure!(status.as_u16() < 500, "{status}"),
-        Wish::Any => {}
+    match arguments.expect_status.or(key.map(|_| 101)) {
+        _ if arguments.any_status => {}
+        Some(wanted) => ensure!(status == wanted, "{status}, where {wanted} is wanted"),
+        None => ensure!(status.as_u16() < 500, "{status}"),
     }
     if let Some(key) = key.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
         let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);

@@ -25,13 +25,13 @@ suite=${base##*-}
 
 # The folder of the compiler of that version.
 toolchain() {
-  local candidate
-  for candidate in "$(rustup run "$version" rustc --print sysroot 2>/dev/null || true)" "$(rustc --print sysroot)"; do
-    [ -n "$candidate" ] || continue
-    ! "$candidate/bin/rustc" --version | grep -q "^rustc $version\b" || { echo "$candidate"; return; }
-  done
-  echo "$base is to be made, but there is no Rust $version here: \`rustup toolchain install $version\` brings it" >&2
-  return 1
+  local folder
+  folder=$(rustup run "$version" rustc --print sysroot 2>/dev/null || rustc --print sysroot)
+  if ! "$folder/bin/rustc" --version | grep -q "^rustc $version\b"; then
+    echo "$base is to be made, but there is no Rust $version here: \`rustup toolchain install $version\` brings it" >&2
+    return 1
+  fi
+  echo "$folder"
 }
 if [ "${1:?a folder for the archives}" = --check ]; then
   toolchain >/dev/null

@@ -9,11 +9,13 @@ use crate::{day::SHOP, node::BACKEND_IMAGE, shared::certificates::Certificates, 
 pub(crate) const HOST: &str = "chat.example.com";
 /// The name of the route, and of the backend's first version.
 pub(crate) const BLUE: &str = "blue";
-/// A token of the API on the admin port, and the Secret that it is in.
-pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-pub(crate) const TOKENS: &str = "api-tokens";
 /// The name of the backend's second version.
 pub(crate) const GREEN: &str = "green";
+
+/// A token of the API on the admin port.
+pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// The Secret that it is in.
+pub(crate) const TOKENS: &str = "api-tokens";
 
 /// How long a pod of the backend goes on serving when it is told to end.
 pub(crate) const LINGER_SECONDS: u64 = 12;

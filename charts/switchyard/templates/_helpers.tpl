@@ -107,10 +107,15 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- end -}}
 {{- end -}}
 
+{{/* Whether a value is given: 0 is one, null and the empty text are none. */}}
+{{- define "switchyard.isGiven" -}}
+{{- if not (or (kindIs "invalid" .) (eq (toString .) "")) -}}true{{- end -}}
+{{- end -}}
+
 {{/* The target of CPU, 0 for none. A few busy tunnels reach the default, so it must not meddle where another one is given. */}}
 {{- define "switchyard.targetCPU" -}}
 {{- with .Values.autoscaling -}}
-{{- if not (or (kindIs "invalid" .targetCPUUtilization) (eq (toString .targetCPUUtilization) "")) -}}
+{{- if include "switchyard.isGiven" .targetCPUUtilization -}}
 {{- int .targetCPUUtilization -}}
 {{- else if or .targetTunnelsPerPod .targetMemoryUtilization -}}
 0
@@ -122,15 +127,13 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 
 {{/* Values that do not go together. */}}
 {{- define "switchyard.validate" -}}
-{{- if eq .Values.kind "DaemonSet" -}}
 {{- if .Values.autoscaling.enabled -}}
+{{- if eq .Values.kind "DaemonSet" -}}
 {{- fail "autoscaling.enabled needs kind: Deployment: a DaemonSet has a pod on each node" -}}
 {{- end -}}
-{{- end -}}
-{{- if and .Values.autoscaling.enabled (lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas)) -}}
+{{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) -}}
 {{- fail "autoscaling.maxReplicas must be autoscaling.minReplicas or more" -}}
 {{- end -}}
-{{- if .Values.autoscaling.enabled -}}
 {{- $resources := .Values.resources | default dict -}}
 {{- $shares := dict "targetCPUUtilization" (include "switchyard.targetCPU" .) "targetMemoryUtilization" .Values.autoscaling.targetMemoryUtilization -}}
 {{- range $target, $resource := dict "targetCPUUtilization" "cpu" "targetMemoryUtilization" "memory" -}}

@@ -85,15 +85,13 @@ spec:
       defaultMode: 288
       items:
       - {key: {{ .Values.sessionKey.entry | quote }}, path: keys}
-  {{- with .Values.adminToken }}
-  {{- if .existingSecret }}
+  {{- if (.Values.adminToken).existingSecret }}
   - name: admin-token
     secret:
-      secretName: {{ .existingSecret | quote }}
+      secretName: {{ .Values.adminToken.existingSecret | quote }}
       defaultMode: 288
       items:
-      - {key: {{ .entry | quote }}, path: tokens}
-  {{- end }}
+      - {key: {{ .Values.adminToken.entry | quote }}, path: tokens}
   {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector:
