@@ -149,6 +149,10 @@ pub struct ServeArguments {
     /// Networks of proxies whose X-Forwarded-* and Forwarded fields are believed, such as 10.0.0.0/8 [default: none]
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network, env = "SWITCHYARD_TRUSTED_PROXIES")]
     pub trusted_proxies: Vec<IpNet>,
+    /// More request fields that only trusted proxies may send, such as X-Team. From anyone else they are removed, like
+    /// those that docs/security.md lists
+    #[arg(long, value_name = "FIELD", value_delimiter = ',', value_parser = protected_field, env = "SWITCHYARD_PROTECTED_FIELDS")]
+    pub protected_fields: Vec<String>,
     /// Let several namespaces name one hostname; otherwise it belongs to the namespace of its oldest route
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
     pub allow_shared_hostnames: bool,
@@ -242,6 +246,16 @@ fn network(text: &str) -> Result<IpNet, String> {
     })
 }
 
+/// A field that requests can do without.
+fn protected_field(text: &str) -> Result<String, String> {
+    const NEEDED: [&str; 6] = ["connection", "content-length", "cookie", "host", "transfer-encoding", "upgrade"];
+    let name = text.parse::<http::HeaderName>().map_err(|_| "must be the name of a request field, such as X-Team")?;
+    if NEEDED.contains(&name.as_str()) || name.as_str().starts_with("sec-websocket-") {
+        return Err("must not be a field that requests need, such as Host or Sec-WebSocket-Key".into());
+    }
+    Ok(name.to_string())
+}
+
 /// Checked here, since the filter would take a misspelt level for the name of a part, and be silent on all others.
 fn log_level(text: &str) -> Result<String, String> {
     let (parts, whole): (Vec<&str>, Vec<&str>) = text.split(',').partition(|directive| directive.contains('='));
@@ -329,6 +343,9 @@ mod tests {
             (["demo", "--threads=0"], "1..=1024"),
             (["demo", "--trusted-proxies=10.0.0.1/40"], "such as 10.0.0.0/8"),
             (["demo", "--trusted-proxies=proxy.example.com"], "such as 10.0.0.0/8"),
+            (["demo", "--protected-fields=a b"], "such as X-Team"),
+            (["demo", "--protected-fields=X-Team,host"], "such as Host"),
+            (["demo", "--protected-fields=Sec-WebSocket-Key"], "such as Host"),
             (["demo", "--public-https-port=0"], "1..=65535"),
             (["demo", "--class=Main"], "must be a DNS label"),
             (["demo", "--class="], "--class"),

@@ -17,9 +17,9 @@ pub use object::{Fault, PartialRule, RouteObject, UnreadableSpec};
 pub use route::{
     Algorithm, BackendRef, CertificateRef, Cookie, DEFAULT_BACKEND_CONNECT_TIMEOUT, DEFAULT_CLASS_NAME,
     DEFAULT_COOKIE_PATH, DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_PING_INTERVAL, DEFAULT_PING_TIMEOUT, DEFAULT_WEIGHT,
-    InsecurePolicy, Keepalive, KeepaliveTarget, LifetimeType, LoadBalancing, NonUpgradeRequests, PathMatch,
-    PathMatchType, RouteMatch, RouteRule, SameSite, SecureMode, SessionPersistence, SessionPersistenceType, Timeouts,
-    Tls, WebSocketRoute, WebSocketRouteSpec,
+    EscapedSlashes, InsecurePolicy, Keepalive, KeepaliveTarget, LifetimeType, LoadBalancing, NonUpgradeRequests,
+    PathMatch, PathMatchType, RouteMatch, RouteRule, SameSite, SecureMode, SessionPersistence, SessionPersistenceType,
+    Timeouts, Tls, WebSocketRoute, WebSocketRouteSpec,
 };
 pub use status::{ConditionReason, ConditionType, WebSocketRouteStatus};
 

@@ -123,6 +123,12 @@ open_enum! {
 /// One rule: which requests, where to, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.matches) || has(self.escapedSlashes) && self.escapedSlashes == 'Keep' \
+        || !self.matches.exists(one, has(one.path) && one.path.value.matches('%(2[fF]|5[cC])'))")
+        .message("a path with %2F or %5C needs escapedSlashes: Keep; requests with such a path are otherwise refused \
+                  with 400"),
+)]
 pub struct RouteRule {
     /// Name of the rule, for logs; unique within the route. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -164,6 +170,13 @@ pub struct RouteRule {
     /// HTTP/1.1, `Reject` answers 426 with an explanation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub non_upgrade_requests: Option<NonUpgradeRequests>,
+
+    /// What happens to requests whose path contains %2F or %5C, an escaped slash or backslash. `Reject` (default)
+    /// answers 400, because some backends take the escape for a separator and others do not. `Keep` passes the path on
+    /// as it was sent and matches the escape as an ordinary character; dot segments between escaped slashes are still
+    /// refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escaped_slashes: Option<EscapedSlashes>,
 }
 
 /// What a request must be like.
@@ -175,7 +188,9 @@ pub struct RouteMatch {
     pub path: Option<PathMatch>,
 }
 
-/// A condition on the path of a request, which is compared as it was sent: case-sensitive, nothing decoded.
+/// A condition on the path of a request. Both are compared in a normal form: escapes of unreserved characters are
+/// decoded (%61 is a), other escapes are in upper case, and a run of `/` is one. It is case-sensitive. The path is
+/// forwarded as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PathMatch {
@@ -191,9 +206,10 @@ pub struct PathMatch {
             "must begin with / and hold visible ASCII characters only, without ? and #; write others as %XX"
         ),
         validation = Rule::new(
-            "!self.matches('(?i)(%2f|%5c|%00)') && !self.contains('\\\\') && !self.matches('(?i)/([.]|%2e){1,2}(/|$)')"
+            "!self.matches('(?i)(%00|%c0%80)') && !self.contains('\\\\') \
+             && !self.matches('(?i)(/|%2f|%5c)([.]|%(25)?2e|%c0%ae){1,2}(;|%3b|/|%2f|%5c|$)')"
         ).message(
-            "no request can have this path: those with dot segments, backslashes, %2F, %5C or %00 are refused with 400"
+            "no request can have this path: those with dot segments, backslashes or %00 are refused with 400"
         )
     )]
     pub value: String,
@@ -429,6 +445,16 @@ open_enum! {
         Proxy,
         /// It is answered with 426.
         Reject,
+    }
+}
+
+open_enum! {
+    /// What happens to a request whose path contains an escaped slash or backslash.
+    EscapedSlashes {
+        /// It is answered with 400.
+        Reject,
+        /// It is passed on as it was sent.
+        Keep,
     }
 }
 

@@ -23,7 +23,7 @@ use self::followed::{Meanwhile, follow};
 use crate::{
     args::{LogFormat, ServeArguments},
     observe::{self, Admin, ApiTokens, Metrics, Readiness},
-    proxy::{Listener, Proxy, Scheme, Settings, Tunnels, listen},
+    proxy::{Listener, ProtectedFields, Proxy, Scheme, Settings, Tunnels, listen},
     source::Report,
     table::{CurrentTable, SessionKeys},
 };
@@ -178,6 +178,7 @@ fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> S
         threads: arguments.threads.map_or_else(cores, usize::from),
         public_https_port: arguments.public_https_port.or(defaults.public_https_port).or(bound_port),
         trusted_proxies: arguments.trusted_proxies.clone(),
+        protected_fields: ProtectedFields::with(arguments.protected_fields.iter().cloned()),
         shutdown_delay: arguments.shutdown_delay.unwrap_or(defaults.shutdown_delay),
         drain_window: arguments.drain_window.unwrap_or(defaults.drain_window),
         max_connections: descriptors::connections(),

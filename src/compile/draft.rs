@@ -8,8 +8,8 @@ use crate::{
         PathMatchType, RouteMatch, RouteObject, RouteRule, SessionPersistence, Tls, UnreadableSpec, WebSocketRouteSpec,
     },
     table::{
-        Algorithm, HostPattern, InsecurePolicy, Keepalive, NonUpgrade, ObjectName, PathPattern, Persistence, Pings,
-        Secure, Timeouts,
+        Algorithm, EscapedSlashes, HostPattern, InsecurePolicy, Keepalive, NonUpgrade, NormalPath, ObjectName,
+        PathPattern, Persistence, Pings, Secure, Timeouts,
     },
 };
 
@@ -53,6 +53,7 @@ pub(super) struct RuleDraft {
     pub(super) named_cookie: bool,
     pub(super) algorithm: Algorithm,
     pub(super) non_upgrade: NonUpgrade,
+    pub(super) escaped_slashes: EscapedSlashes,
 }
 
 impl Draft {
@@ -186,6 +187,7 @@ impl RuleDraft {
             named_cookie: false,
             algorithm: Algorithm::default(),
             non_upgrade: NonUpgrade::default(),
+            escaped_slashes: EscapedSlashes::default(),
         }
     }
 }
@@ -213,14 +215,16 @@ impl RuleReader<'_> {
             session_persistence,
             load_balancing,
             non_upgrade_requests,
+            escaped_slashes,
         } = rule;
         self.check_backend_refs(backend_refs);
         let scope_name = name.clone().unwrap_or_else(|| format!("#{position}"));
         let persistence = session_persistence.as_ref().map(|wanted| self.read_persistence(wanted, &scope_name));
         let cookie_name = |wanted: &SessionPersistence| wanted.cookie.as_ref()?.name.clone();
+        let escaped_slashes = self.read_escaped_slashes(escaped_slashes.as_ref());
         RuleDraft {
             name: rule_name(position, name.as_deref()),
-            paths: self.read_matches(matches),
+            paths: self.read_matches(matches, escaped_slashes),
             backend_refs: backend_refs.clone(),
             timeouts: read_timeouts(&timeouts.clone().unwrap_or_default()),
             keepalive: self.read_keepalive(&keepalive.clone().unwrap_or_default()),
@@ -228,29 +232,27 @@ impl RuleReader<'_> {
             persistence,
             algorithm: self.read_algorithm(&load_balancing.clone().unwrap_or_default()),
             non_upgrade: self.read_non_upgrade(non_upgrade_requests.as_ref()),
+            escaped_slashes,
             fault: self.fault,
         }
     }
 
-    fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, PathPattern)> {
+    fn read_matches(&mut self, matches: &[RouteMatch], slashes: EscapedSlashes) -> Vec<(usize, PathPattern)> {
         if matches.is_empty() {
             return vec![(0, PathPattern::prefix("/"))];
         }
         let read = |(position, RouteMatch { path }): (usize, &RouteMatch)| match path {
             None => Some((position, PathPattern::prefix("/"))),
-            Some(path) => self.read_path(position, path).map(|pattern| (position, pattern)),
+            Some(path) => self.read_path(position, path, slashes).map(|pattern| (position, pattern)),
         };
         matches.iter().enumerate().filter_map(read).collect()
     }
 
-    fn read_path(&mut self, position: usize, path: &PathMatch) -> Option<PathPattern> {
+    fn read_path(&mut self, position: usize, path: &PathMatch, slashes: EscapedSlashes) -> Option<PathPattern> {
         let PathMatch { type_, value } = path;
         let field = format!("{}.matches[{position}].path", self.path);
-        if !is_path(value) {
-            let message =
-                format!("{value:?} is the path of no request: it must begin with / and hold no ?, # or space");
+        if let Err(message) = check_path(value, slashes) {
             self.fault(format!("{field}.value"), ConditionReason::Invalid, message);
-            return None;
         }
         if let PathMatchType::Unsupported(type_) = type_ {
             self.unsupported(format!("{field}.type"), type_);
@@ -393,6 +395,18 @@ impl RuleReader<'_> {
         }
     }
 
+    fn read_escaped_slashes(&mut self, wanted: Option<&api::EscapedSlashes>) -> EscapedSlashes {
+        match wanted {
+            None => EscapedSlashes::default(),
+            Some(api::EscapedSlashes::Reject) => EscapedSlashes::Reject,
+            Some(api::EscapedSlashes::Keep) => EscapedSlashes::Keep,
+            Some(api::EscapedSlashes::Unsupported(value)) => {
+                self.unsupported(format!("{}.escapedSlashes", self.path), value);
+                EscapedSlashes::default()
+            }
+        }
+    }
+
     fn unsupported(&mut self, path: String, value: &str) {
         let message = self.draft.unsupported(path, value);
         self.fault.get_or_insert(message.into());
@@ -436,7 +450,7 @@ fn is_hostname(hostname: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label) && !is_address
 }
 
-/// What a condition on the path claims; nothing where it makes no sense, or none to this version.
+/// What a condition on the path claims; `None` if no request can have the path, or if this version cannot tell.
 fn pattern(PathMatch { type_, value }: &PathMatch) -> Option<PathPattern> {
     match type_ {
         _ if !is_path(value) => None,
@@ -446,8 +460,25 @@ fn pattern(PathMatch { type_, value }: &PathMatch) -> Option<PathPattern> {
     }
 }
 
-/// The schema's rule for paths, as far as it matters to matching.
+/// The schema's rules for paths, for objects that were stored under another schema.
+fn check_path(value: &str, slashes: EscapedSlashes) -> Result<(), String> {
+    if !is_path(value) {
+        return Err(format!(
+            "must be a path that begins with / and contains visible ASCII without ?, # or dot segments, got {value:?}"
+        ));
+    }
+    let has_escaped_slash = NormalPath::parse(value).is_ok_and(|path| path.has_escaped_slash());
+    if has_escaped_slash && slashes == EscapedSlashes::Reject {
+        return Err(format!(
+            "a path with %2F or %5C needs escapedSlashes: Keep; requests with such a path are otherwise refused with \
+             400, got {value:?}"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a request can have this path.
 fn is_path(value: &str) -> bool {
     let visible = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
-    value.starts_with('/') && value.bytes().all(visible)
+    value.starts_with('/') && value.bytes().all(visible) && NormalPath::parse(value).is_ok()
 }

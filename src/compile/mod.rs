@@ -149,6 +149,7 @@ impl Build<'_> {
             keepalive: rule.keepalive,
             persistence: rule.persistence.clone(),
             non_upgrade: rule.non_upgrade,
+            escaped_slashes: rule.escaped_slashes,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Bodies: what is passed on, what is held back, and what is told when one ends.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
@@ -68,6 +69,69 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body of which the first frame may have been taken already.
+    struct Begun<B> {
+        first: Option<Frame<Bytes>>,
+        #[pin]
+        body: B,
+    }
+}
+
+/// Looks at what has come of a body, without waiting for more: a body that is malformed from the start is an error
+/// while a response of our own can still be sent.
+///
+/// # Errors
+/// If the body fails before its first frame.
+pub(super) async fn begun<B>(body: B) -> Result<Body, BodyError>
+where
+    B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
+{
+    /// The first poll asks for a frame, the task that reads from the backend gets its turn, the second poll takes it.
+    const POLLS: usize = 2;
+    let mut body = Box::pin(body);
+    let mut first = None;
+    for _ in 0..POLLS {
+        if body.is_end_stream() {
+            break;
+        }
+        if let Poll::Ready(frame) = poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await {
+            first = frame.transpose()?;
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(Body::new(Begun { first, body }))
+}
+
+impl<B: HttpBody<Data = Bytes, Error = BodyError>> HttpBody for Begun<B> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.project();
+        match this.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => this.body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        let rest = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + first);
+        }
+        hint.set_lower(rest.lower() + first);
+        hint
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -25,7 +25,11 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::settings::Settings;
+use super::{
+    interim::{Between, Interim},
+    retarget::{HeadStart, NextTarget, Reading},
+    settings::Settings,
+};
 
 /// What a client may send ahead while its request is being answered. One that sends more is no longer looked after
 /// until then.
@@ -36,19 +40,28 @@ const BUSY: u8 = 1;
 const FINISHING: u8 = 2;
 
 /// Where the connection is with its requests: between two, in one, or with the last bytes of an answer in hyper's
-/// buffer.
+/// buffer; and what is to be written before the answer.
 #[derive(Debug, Default)]
-pub(super) struct Stage(AtomicU8);
+pub(super) struct Stage {
+    now: AtomicU8,
+    /// Whether the current request has a body, of which hyper may still read when the request is answered.
+    has_body: AtomicBool,
+    pub interim: Interim,
+    /// How the target of the next request was sent.
+    pub retarget: NextTarget,
+}
 
 impl Stage {
-    /// A request has come. The guard lives until its answer has been handed to hyper in full.
-    pub(super) fn begin(self: &Arc<Self>) -> Answering {
-        self.0.store(BUSY, Ordering::Relaxed);
+    /// A request has come, whole or with a body behind it. The guard lives until its answer has been handed to hyper
+    /// in full.
+    pub(super) fn begin(self: &Arc<Self>, is_whole: bool) -> Answering {
+        self.has_body.store(!is_whole, Ordering::Relaxed);
+        self.now.store(BUSY, Ordering::Relaxed);
         Answering(self.clone())
     }
 
     fn now(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
+        self.now.load(Ordering::Relaxed)
     }
 }
 
@@ -58,7 +71,7 @@ pub(super) struct Answering(Arc<Stage>);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.0.store(FINISHING, Ordering::Relaxed);
+        self.0.now.store(FINISHING, Ordering::Relaxed);
     }
 }
 
@@ -109,6 +122,8 @@ pub(super) struct ClientIo<S> {
     pub(super) muted: bool,
     /// Whether TLS has bytes that the client's socket did not take.
     unflushed: bool,
+    between: Between,
+    pub(super) head_start: HeadStart,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
@@ -126,6 +141,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
             timed_out: None,
             muted: false,
             unflushed: false,
+            between: Between::default(),
+            head_start: HeadStart::new(),
         }
     }
 
@@ -215,6 +232,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
         }
     }
 
+    /// Ready when there is no interim response left to write. hyper's own bytes wait until then.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stage.interim.register(cx.waker());
+        if self.between.mid_write {
+            self.stage.interim.drop_late();
+            return Poll::Ready(Ok(()));
+        }
+        self.between.left.extend_from_slice(&self.stage.interim.take());
+        while !self.between.left.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.between.left) {
+                Poll::Ready(written) => self.between.left.advance(written?),
+                Poll::Pending => return self.poll_progress(cx).map(Err),
+            }
+            self.wrote();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) else {
             self.unflushed = true;
@@ -230,6 +265,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientIo<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        loop {
+            let before = buf.filled().len();
+            ready!(this.poll_receive(cx, buf))?;
+            if this.stage.now() != IDLE {
+                return Poll::Ready(Ok(()));
+            }
+            match this.head_start.read(&buf.filled()[before..]) {
+                Reading::AsReceived => return Poll::Ready(Ok(())),
+                Reading::Nothing => buf.set_filled(before),
+                Reading::Instead(bytes, retarget) => {
+                    buf.set_filled(before);
+                    this.stage.retarget.set(retarget);
+                    this.ahead = [&bytes[..], &this.ahead].concat().as_slice().into();
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
+    /// Receives what was read ahead, or more.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self;
         if !this.ahead.is_empty() {
             let length = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead[..length]);
@@ -270,10 +328,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
             this.muted = true;
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
+        ready!(this.poll_interim(cx))?;
         let Poll::Ready(written) = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) else {
             return this.poll_progress(cx).map(Err);
         };
-        if written.is_ok() {
+        if let Ok(written) = written {
+            this.between.mid_write = written < bufs.iter().map(|buf| buf.len()).sum();
             this.wrote();
         }
         Poll::Ready(written)
@@ -285,10 +345,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // hyper has written all it has.
+        this.between.mid_write = false;
+        if this.stage.now() == BUSY {
+            ready!(this.poll_interim(cx))?;
+        }
         ready!(this.poll_flushed(cx))?;
         match this.stage.now() {
             FINISHING => {
-                this.stage.0.store(IDLE, Ordering::Relaxed);
+                this.stage.now.store(IDLE, Ordering::Relaxed);
+                this.head_start.expect(!this.stage.has_body.load(Ordering::Relaxed));
                 this.waiting = None;
             }
             BUSY => this.poll_presence(cx)?,

@@ -1,9 +1,6 @@
 //! One client's connection: HTTP until a tunnel takes it over, or until it closes.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex},
-};
+use std::{pin::Pin, sync::Arc};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -26,7 +23,7 @@ use super::{
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 pub(super) const MAX_FIELDS: usize = 100;
 /// What hyper and the `http` crate take for a target.
-const MAX_TARGET: usize = 65_534;
+pub(super) const MAX_TARGET: usize = 65_534;
 
 fn server() -> http1::Builder {
     let mut builder = http1::Builder::new();
@@ -60,8 +57,7 @@ async fn serve_http(
 ) {
     let stage = Arc::new(Stage::default());
     let io = ClientIo::new(client, stage.clone(), Limits::from(&proxy.settings), deadline);
-    let service =
-        Arc::new(Service { proxy: proxy.clone(), peer, stage, begun: Mutex::new(begun), opening: Mutex::default() });
+    let service = Arc::new(Service::new(proxy.clone(), peer, stage, begun));
     let answer = {
         let service = service.clone();
         service_fn(move |request| service.clone().answer(request))
@@ -97,7 +93,7 @@ async fn serve_http(
 async fn finish(proxy: &Shared, io: ClientIo<Stream>, unread: &[u8], error: Option<hyper::Error>) {
     let refusal = error.as_ref().and_then(|error| refusal(error, unread, &io));
     if let Some(refusal) = &refusal {
-        refusal.log(None);
+        refusal.log(&proxy.throttle, None, None);
         proxy.metrics.request(None, refusal.status().as_u16());
     }
     let answer = refusal.filter(|refusal| io.muted || !answered_by_hyper(refusal)).map(|refusal| reply::raw(&refusal));
@@ -114,7 +110,7 @@ async fn finish(proxy: &Shared, io: ClientIo<Stream>, unread: &[u8], error: Opti
 
 /// What is to be answered to a head that hyper could not read, if anything.
 fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo<Stream>) -> Option<Refusal> {
-    if io.timed_out == Some(Wait::Head) && !unread.is_empty() {
+    if io.timed_out == Some(Wait::Head) && !(unread.is_empty() && io.head_start.is_empty()) {
         return Some(Refusal::HeadTimeout);
     }
     if error.is_parse_version_h2() {

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::LazyLock, time::Duration};
 
 use tokio::{net::TcpStream, time::Instant};
 
-use super::stream;
+use super::{error::Refusal, stream};
 use crate::table::Endpoint;
 
 /// Why no address of an endpoint gave a connection.
@@ -14,6 +14,15 @@ pub(super) enum DialError {
     TimedOut,
     /// The last one refused, or cannot be reached.
     Failed,
+}
+
+impl From<DialError> for Refusal {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::TimedOut => Self::ConnectTimeout,
+            DialError::Failed => Self::Unreachable,
+        }
+    }
 }
 
 /// The clock by which endpoints are said to be out of reach.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use http::{
-    Method, Uri, Version,
+    Method, Version,
     header::{CONTENT_LENGTH, DATE, EXPECT, TRANSFER_ENCODING},
 };
 use httparse::Status;
@@ -28,12 +28,13 @@ use tokio::{
 use super::{
     Phase, Shared,
     client_io::MAX_AHEAD,
-    connection::{MAX_FIELDS, MAX_HEAD},
-    error::Refusal,
+    connection::{MAX_FIELDS, MAX_HEAD, MAX_TARGET},
+    error::{BadResponse, Refusal},
     fields::{Fields, Lines},
     forward,
     handshake::{Intent, check_switch, intent},
-    reached, request,
+    reached,
+    request::{self, TargetParts},
     routed::{Connected, Routed},
     routing::{self, Asked},
     service::Handshake,
@@ -105,7 +106,7 @@ pub(super) async fn open(
     let Asking { mut routed, head, mut early, request, accept } = match first {
         Ok(asking) => asking,
         Err(refused) => {
-            let begun = refused.map(|(route, refusal)| Begun { route, sent: Err(refusal) });
+            let begun = refused.map(|(route, refusal)| Begun { route, endpoint: None, sent: Err(refusal) });
             return Opened::Http(client, begun);
         }
     };
@@ -123,6 +124,7 @@ pub(super) async fn open(
         } => return gone.map_or(Opened::Gone, |()| Opened::Left(client)),
     };
     client.unread(&early);
+    let endpoint = routed.tried.clone();
     let sent = match answered {
         Ok(Answer::Switch(Switch { connected, extensions, head })) => {
             let Ok(Ok(())) = timeout(proxy.settings.stall_timeout, client.write_all(&head)).await else {
@@ -140,7 +142,7 @@ pub(super) async fn open(
     // It is counted where it is answered.
     pending.result = None;
     client.unread(&head);
-    Opened::Http(client, Some(Begun { route, sent }))
+    Opened::Http(client, Some(Begun { route, endpoint, sent }))
 }
 
 /// Receives once. Everything is put back if that is not a handshake that can be served here.
@@ -177,27 +179,34 @@ fn understand(proxy: &Arc<Shared>, peer: &Peer, received: &[u8]) -> Result<Askin
     if is_unusual || intent(&method, version, &fields) != Intent::Upgrade {
         return Err(None);
     }
-    let uri =
-        head.path.and_then(|path| Uri::try_from(path).ok()).filter(|uri| uri.authority().is_none()).ok_or(None)?;
-    let target = uri.path_and_query().ok_or(None)?;
-    let authority = request::check(&method, version, &uri, &fields).map_err(|_| None)?;
-    let asked = Asked { uri: &uri, authority: &authority, intent: Intent::Upgrade, started };
+    let path_and_query = head.path.filter(|target| is_plain_target(target)).ok_or(None)?;
+    let parts = TargetParts { scheme: None, authority: None, path_and_query };
+    let target = request::check(&method, version, parts, &fields).map_err(|_| None)?;
+    let asked = Asked { target: &target, intent: Intent::Upgrade, started, pinned: None };
     let mut route = None;
     let routed =
         routing::route(proxy, peer, asked, &mut fields, &mut route).map_err(|refusal| Some((route, refusal)))?;
-    let accept = upgrade::prepare(&mut fields);
+    let accept = upgrade::prepare(&mut fields, &proxy.settings.protected_fields);
     let mut request = Vec::with_capacity(length + 512);
-    for part in ["GET ", target.as_str(), " HTTP/1.1\r\n"] {
+    for part in ["GET ", path_and_query, " HTTP/1.1\r\n"] {
         request.extend_from_slice(part.as_bytes());
     }
     fields.write(&mut request);
     Ok(Asking { routed, head: received[..length].into(), early: received[length..].into(), request, accept })
 }
 
+/// Whether a target is in origin form and free of what hyper reads in a way of its own: fragments, and bytes that are
+/// not ASCII.
+fn is_plain_target(target: &str) -> bool {
+    target.len() <= MAX_TARGET
+        && target.starts_with('/')
+        && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
+}
+
 /// Sends a handshake to the first endpoint that takes the connection, and receives the answer.
 async fn exchange(routed: &mut Routed, request: &[u8], accept: &str) -> Result<Answer, Refusal> {
     let mut connected = routed.connect().await?;
-    connected.backend.write_all(request).await.map_err(|_| Refusal::BadAnswer)?;
+    connected.backend.write_all(request).await.map_err(|_| BadResponse::Closed)?;
     let switch = poll_fn(|cx| poll_answer(cx, routed, &mut connected, accept)).await?;
     Ok(match switch {
         Some((head, extensions)) => Answer::Switch(Switch { connected, extensions, head }),
@@ -215,7 +224,7 @@ fn poll_answer(
     with_buffers(|buffers| {
         let Connected { endpoint, backend, .. } = connected;
         let Ok(length @ 1..) = ready!(backend.poll_receive(cx, buffers)) else {
-            return Poll::Ready(Err(Refusal::BadAnswer));
+            return Poll::Ready(Err(BadResponse::Closed.into()));
         };
         let received = &buffers.plain[HEADROOM..HEADROOM + length];
         let mut room = [MaybeUninit::uninit(); MAX_FIELDS];
@@ -241,10 +250,11 @@ fn switch<'a>(
     accept: &str,
     sign: impl FnOnce(&mut Lines<'a>),
 ) -> Option<Head> {
-    if fields.has(&CONTENT_LENGTH) || fields.has(&TRANSFER_ENCODING) || check_switch(fields, accept).is_err() {
+    let is_framed = fields.has(&CONTENT_LENGTH) || fields.has(&TRANSFER_ENCODING);
+    if is_framed || check_switch(Version::HTTP_11, fields, accept).is_err() {
         return None;
     }
-    forward::strip(fields);
+    forward::strip(fields, |_| false);
     upgrade::switched(fields, accept);
     sign(fields);
     if !fields.has(&DATE) {

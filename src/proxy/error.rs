@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::handshake::{BadSwitch, Fault};
-use crate::table::{NoEndpoint, ObjectName};
+use super::{
+    handshake::{BadSwitch, Fault},
+    throttle::Throttle,
+};
+use crate::table::{AmbiguousPath, Endpoint, NoEndpoint, ObjectName};
 
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +21,8 @@ pub(super) enum Side {
     Us,
 }
 
-/// Why a request gets an answer of our own. The text is the answer's body, so it tells nothing of what else exists.
+/// Why a request gets a response of our own. The text is that of the response, so it reveals nothing about what else
+/// exists; [`Refusal::subject`] is for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("the head of the request is malformed")]
@@ -45,11 +49,19 @@ pub(super) enum Refusal {
     MalformedHost,
     #[error("the target of the request is malformed")]
     MalformedTarget,
-    #[error("dot segments, %2f, %5c, backslashes and NUL are not allowed in a path")]
-    AmbiguousPath,
-    #[error("CONNECT is not served")]
+    #[error("the scheme of the target must be http or https")]
+    Scheme,
+    #[error("Connection names more than 64 options")]
+    ConnectionOptions,
+    #[error("{0}")]
+    AmbiguousPath(#[from] AmbiguousPath),
+    #[error("%2F and %5C are not allowed in this path")]
+    EscapedSlash,
+    #[error("CONNECT is not supported")]
     Connect,
-    #[error("chunked is the only transfer coding served, and once only")]
+    #[error("TRACE is not supported")]
+    Trace,
+    #[error("the only transfer coding supported is a single chunked")]
     TransferCoding,
     #[error("{0}")]
     Handshake(#[from] Fault),
@@ -67,32 +79,57 @@ pub(super) enum Refusal {
          it, a proxy or CDN on the way has removed it"
     )]
     NoUpgrade,
-    #[error("the route {0} cannot be read")]
+    #[error("the route for this host is not valid; its status says why")]
     Unreadable(ObjectName),
-    #[error("{0}")]
+    #[error("the rule for this request is not valid; the status of its route says why")]
     Faulty(Arc<str>),
-    #[error("all backendRefs have weight 0")]
+    #[error("a backend of this route cannot be used; the status of the route says why")]
+    Unresolved(Arc<str>),
+    #[error("no backend of this route has a weight above 0")]
     NoWeight,
-    #[error("the Service {0} has no endpoint that serves")]
+    #[error("no endpoint is ready for this request")]
     NoneReady(ObjectName),
-    #[error("no endpoint of the Service {0} accepts connections")]
-    Unreachable(ObjectName),
-    #[error("no endpoint of the Service {0} accepted a connection in time")]
-    ConnectTimeout(ObjectName),
-    #[error("the backend did not answer the handshake in time")]
+    #[error("no endpoint accepts connections")]
+    Unreachable,
+    #[error("no endpoint accepted a connection in time")]
+    ConnectTimeout,
+    #[error("the backend did not respond to the handshake in time")]
     HandshakeTimeout,
-    #[error("the backend did not answer in time")]
-    AnswerTimeout,
-    #[error("the backend's answer is not usable: {0}")]
+    #[error("the backend did not respond in time")]
+    ResponseTimeout,
+    #[error("the backend's response to the handshake is not valid: {0}")]
     BadSwitch(#[from] BadSwitch),
-    #[error("the backend closed the connection or sent what is no HTTP")]
-    BadAnswer,
+    #[error("{0}")]
+    BadResponse(#[from] BadResponse),
+}
+
+/// What is wrong with a backend's response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadResponse {
+    #[error("the backend closed the connection without a complete response")]
+    Closed,
+    #[error("the backend's response is not valid HTTP/1.1")]
+    Head,
+    #[error("the backend's response has a transfer coding other than a single chunked")]
+    TransferCoding,
+    #[error("the Content-Length of the backend's response is malformed or contradicts itself")]
+    ContentLength,
+    #[error("the body of the backend's response is malformed or incomplete")]
+    Body,
+}
+
+impl BadResponse {
+    /// What a failed exchange with a backend came to.
+    pub(super) fn of(error: &hyper::Error) -> Self {
+        if error.is_parse() { Self::Head } else { Self::Closed }
+    }
 }
 
 impl From<NoEndpoint> for Refusal {
     fn from(reason: NoEndpoint) -> Self {
         match reason {
-            NoEndpoint::Faulty(why) | NoEndpoint::Unresolved(why) => Self::Faulty(why),
+            NoEndpoint::Faulty(why) => Self::Faulty(why),
+            NoEndpoint::Unresolved(why) => Self::Unresolved(why),
             NoEndpoint::NoWeight => Self::NoWeight,
             NoEndpoint::NoneReady(service) => Self::NoneReady(service),
         }
@@ -104,7 +141,7 @@ impl Refusal {
     fn facts(&self) -> (Side, StatusCode, &'static str) {
         use Side::{Backend, Client, Us};
         match self {
-            Self::Handshake(Fault::Method) => (Client, StatusCode::METHOD_NOT_ALLOWED, "faulty"),
+            Self::Handshake(Fault::Method) | Self::Trace => (Client, StatusCode::METHOD_NOT_ALLOWED, "faulty"),
             Self::Handshake(Fault::NoUpgrade | Fault::NoConnection | Fault::Version) | Self::NoUpgrade => {
                 (Client, StatusCode::UPGRADE_REQUIRED, "faulty")
             }
@@ -114,7 +151,10 @@ impl Refusal {
             | Self::RepeatedHost
             | Self::MalformedHost
             | Self::MalformedTarget
-            | Self::AmbiguousPath
+            | Self::Scheme
+            | Self::ConnectionOptions
+            | Self::AmbiguousPath(_)
+            | Self::EscapedSlash
             | Self::MalformedBody
             | Self::Handshake(Fault::Key | Fault::Body) => (Client, StatusCode::BAD_REQUEST, "faulty"),
             Self::HeadTooLarge => (Client, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "faulty"),
@@ -126,19 +166,19 @@ impl Refusal {
             Self::Redirect(_) => (Client, StatusCode::PERMANENT_REDIRECT, "insecure"),
             Self::Insecure => (Client, StatusCode::FORBIDDEN, "insecure"),
             Self::NotFound => (Client, StatusCode::NOT_FOUND, "no_route"),
-            Self::Unreadable(_) | Self::Faulty(_) | Self::NoWeight => {
+            Self::Unreadable(_) | Self::Faulty(_) | Self::Unresolved(_) | Self::NoWeight => {
                 (Us, StatusCode::SERVICE_UNAVAILABLE, "misconfigured")
             }
             Self::NoneReady(_) => (Backend, StatusCode::SERVICE_UNAVAILABLE, "no_endpoint"),
-            Self::Unreachable(_) => (Backend, StatusCode::SERVICE_UNAVAILABLE, "unreachable"),
-            Self::ConnectTimeout(_) | Self::HandshakeTimeout | Self::AnswerTimeout => {
+            Self::Unreachable => (Backend, StatusCode::SERVICE_UNAVAILABLE, "unreachable"),
+            Self::ConnectTimeout | Self::HandshakeTimeout | Self::ResponseTimeout => {
                 (Backend, StatusCode::GATEWAY_TIMEOUT, "timeout")
             }
-            Self::BadSwitch(_) | Self::BadAnswer => (Backend, StatusCode::BAD_GATEWAY, "bad_answer"),
+            Self::BadSwitch(_) | Self::BadResponse(_) => (Backend, StatusCode::BAD_GATEWAY, "bad_answer"),
         }
     }
 
-    /// The status of the answer.
+    /// The status of the response.
     pub(super) fn status(&self) -> StatusCode {
         self.facts().1
     }
@@ -148,7 +188,7 @@ impl Refusal {
         self.facts().2
     }
 
-    /// Whether the connection closes with the answer: where the end of the request is in doubt. One that is misdirected
+    /// Whether the connection closes with the response: where the end of the request is in doubt. One that is misdirected
     /// closes nothing, since the connection is good for the hosts that it was opened for.
     pub(super) fn closes(&self) -> bool {
         matches!(
@@ -163,13 +203,31 @@ impl Refusal {
         )
     }
 
-    /// Notes it, as loud as it deserves: what clients do wrong is not the operator's concern.
-    pub(super) fn log(&self, route: Option<&ObjectName>) {
-        let route = route.map(tracing::field::display);
-        match self.facts().0 {
-            Side::Client => tracing::debug!(route, refusal = %self, "request refused"),
-            Side::Backend => tracing::warn!(route, refusal = %self, "backend failed"),
-            Side::Us => tracing::info!(route, refusal = %self, "route cannot serve"),
+    /// What the refusal is about, which clients are not told.
+    fn subject(&self) -> Option<&dyn std::fmt::Display> {
+        match self {
+            Self::Unreadable(name) | Self::NoneReady(name) => Some(name),
+            Self::Faulty(why) | Self::Unresolved(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Logs it, as loud as it deserves: what clients do wrong is not the operator's concern. What a route or a backend
+    /// does wrong it does with each request, so such lines are limited.
+    pub(super) fn log(&self, throttle: &Throttle, route: Option<&ObjectName>, endpoint: Option<&Endpoint>) {
+        let (side, _, label) = self.facts();
+        let about = self.subject().map(tracing::field::display);
+        let (route, endpoint) = (route.map(ToString::to_string), endpoint.map(|endpoint| &*endpoint.name));
+        if side == Side::Client {
+            tracing::debug!(route, refusal = %self, about, "request refused");
+            return;
+        }
+        let Some(unlogged) = throttle.pass(&[route.as_deref().unwrap_or_default(), label]) else { return };
+        let more = (unlogged > 0).then_some(unlogged);
+        if side == Side::Backend {
+            tracing::warn!(route, endpoint, refusal = %self, about, more, "backend failed");
+        } else {
+            tracing::info!(route, refusal = %self, about, more, "route cannot serve");
         }
     }
 }

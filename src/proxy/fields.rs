@@ -13,6 +13,9 @@ pub(super) trait Fields {
     /// Removes all lines of a field.
     fn remove(&mut self, name: &HeaderName);
 
+    /// Removes the lines whose name, in whatever case, is not to be kept. Each name is asked for at least once.
+    fn retain(&mut self, keep: impl FnMut(&str) -> bool);
+
     /// Adds a line. A value with control characters is none, and is left out.
     fn add(&mut self, name: HeaderName, value: impl Into<Cow<'static, [u8]>>);
 
@@ -32,9 +35,10 @@ pub(super) trait Fields {
         lines.next().is_none().then_some(first)
     }
 
-    /// The elements of a list field. What is no visible ASCII is no element.
+    /// The elements of a list field. One that is not visible ASCII is left out, and no other with it.
     fn tokens<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {
-        self.lines(name).filter_map(visible).flat_map(|line| line.split(',')).map(str::trim)
+        let elements = self.lines(name).flat_map(|line| line.split(|byte| *byte == b','));
+        elements.filter_map(visible).map(str::trim)
     }
 
     /// Whether a list field has an element, in any case. A version (`websocket/13`) does not count.
@@ -56,6 +60,13 @@ impl Fields for HeaderMap {
 
     fn remove(&mut self, name: &HeaderName) {
         HeaderMap::remove(self, name);
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        let unwanted: Vec<HeaderName> = self.keys().filter(|name| !keep(name.as_str())).cloned().collect();
+        for name in unwanted {
+            HeaderMap::remove(self, name);
+        }
     }
 
     fn add(&mut self, name: HeaderName, value: impl Into<Cow<'static, [u8]>>) {
@@ -92,14 +103,20 @@ enum Name<'a> {
     Ours(HeaderName),
 }
 
+impl Name<'_> {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Sent(sent) => sent,
+            Self::Ours(ours) => ours.as_str(),
+        }
+    }
+}
+
 impl Line<'_> {
     /// Whether it has this name, which is in lower case. Asked many times for each head, and nearly always in vain.
     #[inline]
     fn is(&self, name: &str) -> bool {
-        let own = match &self.name {
-            Name::Sent(sent) => sent,
-            Name::Ours(ours) => ours.as_str(),
-        };
+        let own = self.name.as_str();
         own.len() == name.len() && own.eq_ignore_ascii_case(name)
     }
 }
@@ -155,6 +172,10 @@ impl Fields for Lines<'_> {
     fn remove(&mut self, name: &HeaderName) {
         let name = name.as_str();
         self.0.retain(|line| !line.is(name));
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.0.retain(|line| keep(line.name.as_str()));
     }
 
     fn add(&mut self, name: HeaderName, value: impl Into<Cow<'static, [u8]>>) {
@@ -215,11 +236,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_bad_byte_spoils_its_element_and_no_other() {
+        let mut map = HeaderMap::new();
+        map.append(ACCEPT, HeaderValue::from_bytes(b"a, \xff, b").unwrap());
+        assert!(map.tokens(&ACCEPT).eq(["a", "b"]));
+    }
+
     #[derive(Clone, Debug)]
     enum Change {
         Add(&'static str, &'static str),
         Set(&'static str, &'static str),
         Remove(&'static str),
+        Retain(&'static str),
     }
 
     fn change() -> impl Strategy<Value = Change> {
@@ -229,6 +258,7 @@ mod tests {
             (name(), value()).prop_map(|(name, value)| Change::Add(name, value)),
             (name(), value()).prop_map(|(name, value)| Change::Set(name, value)),
             name().prop_map(Change::Remove),
+            name().prop_map(Change::Retain),
         ]
     }
 
@@ -238,6 +268,7 @@ mod tests {
             Change::Add(field, value) => fields.add(name(field), value.as_bytes()),
             Change::Set(field, value) => fields.set(name(field), value.as_bytes()),
             Change::Remove(field) => fields.remove(&name(field)),
+            Change::Retain(field) => fields.retain(|name| !name.eq_ignore_ascii_case(field)),
         }
     }
 

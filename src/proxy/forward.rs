@@ -1,47 +1,40 @@
 //! Fields that end at a proxy (RFC 9110 §7.6.1).
 
+use std::collections::HashSet;
+
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, Version,
-    header::{
-        CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
-    },
+    HeaderMap, HeaderValue, Response, Version,
+    header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING},
 };
 
-use super::{error::Refusal, fields::Fields};
+use super::{
+    error::{BadResponse, Refusal},
+    fields::{Fields, visible},
+    protected::ProtectedFields,
+};
 
-/// Fields that are meant for the next hop only. `Proxy` is no field at all, but CGI makes a variable of it that
-/// libraries believe.
-const HOP_BY_HOP: [HeaderName; 11] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy"),
-    HeaderName::from_static("http2-settings"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
+/// Fields that are meant for the next hop only. `Proxy` is not a field at all, but CGI makes a variable of it that
+/// libraries believe. `Trailer` is not among them: it announces what is passed on.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy",
+    "http2-settings",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "upgrade",
 ];
 
-/// Fields that `Connection` cannot remove: how long a body is, where a request goes, and what we say of the client
-/// ourselves.
-const KEPT: [HeaderName; 7] = [
-    CONTENT_LENGTH,
-    HOST,
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-proto"),
-];
+/// Fields that `Connection` cannot remove: how long a body is, what it ends with, and where a request goes.
+const KEPT: [&str; 3] = ["content-length", "host", "trailer"];
 
-/// Removes what ends here from a request, and issues anew what the next hop must know.
-pub(super) fn request_fields(headers: &mut HeaderMap) {
+/// Removes what ends here from a request, and adds what the next hop must know.
+pub(super) fn request_fields(headers: &mut HeaderMap, protected: &ProtectedFields) {
     let (trailers, chunked) = (headers.has_token(&TE, "trailers"), headers.contains_key(TRANSFER_ENCODING));
-    strip(headers);
+    strip(headers, |name| protected.contains(name));
     if trailers {
         // A sender of TE names it in Connection (RFC 9110 §10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -54,41 +47,70 @@ pub(super) fn request_fields(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes the head of an answer one of ours. It has our version (RFC 9112 §2.3), after which hyper frames the body.
+/// Makes the head of a backend's response one of ours. It has our version (RFC 9112 §2.3), after which hyper frames the
+/// body.
 ///
 /// # Errors
-/// When the body has a transfer coding that hyper would leave in: the client would not be told of it.
-pub(super) fn answer<B>(response: &mut Response<B>) -> Result<(), Refusal> {
-    let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
-    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    if codings.next().is_some_and(|coding| !is_chunked(coding)) || codings.next().is_some() {
-        return Err(Refusal::BadAnswer);
+/// If the length or the coding of the body is in doubt.
+pub(super) fn response<B>(response: &mut Response<B>) -> Result<(), Refusal> {
+    let headers = response.headers_mut();
+    check_coding(headers)?;
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // A length beside chunked is not to be believed (RFC 9112 §6.3).
+        headers.remove(CONTENT_LENGTH);
     }
+    merge_lengths(headers)?;
+    // The transfer coding is hyper's to choose again.
+    strip(headers, |_| false);
     *response.version_mut() = Version::HTTP_11;
-    answer_fields(response.headers_mut());
     Ok(())
 }
 
-/// Removes what ends here from an answer. The transfer coding is anew hyper's to choose; a length beside chunked is
-/// not to be believed (RFC 9112 §6.3).
-fn answer_fields(headers: &mut HeaderMap) {
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
+/// A coding that hyper would leave in is one that the client would not be told of.
+fn check_coding(headers: &HeaderMap) -> Result<(), BadResponse> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|coding| !is_chunked(coding)) || codings.next().is_some() {
+        return Err(BadResponse::TransferCoding);
     }
-    strip(headers);
+    Ok(())
 }
 
-/// Removes the fields for the next hop, and those that `Connection` names. `Trailer` stays: it announces what is
-/// passed on.
-pub(super) fn strip(fields: &mut impl Fields) {
-    let named: Vec<HeaderName> = fields.tokens(&CONNECTION).filter_map(|name| name.parse().ok()).collect();
-    let trailer: Vec<Vec<u8>> = fields.lines(&TRAILER).map(<[u8]>::to_vec).collect();
-    for name in named.iter().filter(|name| !KEPT.contains(name)).chain(&HOP_BY_HOP) {
-        fields.remove(name);
+/// Equal lengths become one, in whatever lines and lists they came (RFC 9110 §8.6); this includes responses without
+/// a body, to HEAD and with 304, where nothing else looks at them.
+fn merge_lengths(headers: &mut HeaderMap) -> Result<(), BadResponse> {
+    let mut lengths = HeaderMap::lines(headers, &CONTENT_LENGTH).flat_map(|line| line.split(|byte| *byte == b','));
+    let Some(first) = lengths.next() else { return Ok(()) };
+    let length = parse_length(first)?;
+    for other in lengths {
+        if parse_length(other)? != length {
+            return Err(BadResponse::ContentLength);
+        }
     }
-    for value in trailer {
-        fields.add(TRAILER, value);
-    }
+    headers.insert(CONTENT_LENGTH, length.into());
+    Ok(())
+}
+
+fn parse_length(text: &[u8]) -> Result<u64, BadResponse> {
+    let digits = visible(text.trim_ascii()).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or(BadResponse::ContentLength)
+}
+
+/// Removes the fields for the next hop, and those that `Connection` names unless they are kept. Names are looked up
+/// once for each field, however many of either there are.
+pub(super) fn strip(fields: &mut impl Fields, is_kept: impl Fn(&str) -> bool) {
+    let named: HashSet<String> = fields.tokens(&CONNECTION).filter(is_telling).map(str::to_ascii_lowercase).collect();
+    fields.retain(|name| {
+        let is = |other: &&str| name.eq_ignore_ascii_case(other);
+        let is_named = !named.is_empty() && named.contains(&name.to_ascii_lowercase());
+        let may_go = || !KEPT.iter().any(is) && !is_kept(name);
+        !(HOP_BY_HOP.iter().any(is) || is_named && may_go())
+    });
+}
+
+/// Whether `Connection` has to be asked for this name: most name what goes anyway.
+fn is_telling(name: &&str) -> bool {
+    !["close", "keep-alive", "upgrade"].iter().any(|usual| name.eq_ignore_ascii_case(usual))
 }
 
 #[cfg(test)]
@@ -114,7 +136,7 @@ mod tests {
             ("x-public", "2"),
             ("content-length", "3"),
         ]);
-        strip(&mut headers);
+        strip(&mut headers, |name| ProtectedFields::default().contains(name));
         let kept = [("host", "a"), ("x-forwarded-for", "192.0.2.1"), ("x-public", "2"), ("content-length", "3")];
         assert_eq!(headers, map(&kept));
     }
@@ -122,17 +144,48 @@ mod tests {
     #[test]
     fn trailers_are_asked_for_and_announced_anew() {
         let mut headers = map(&[("te", "gzip, trailers;q=1"), ("te", "trailers"), ("trailer", "x-sum")]);
-        request_fields(&mut headers);
+        request_fields(&mut headers, &ProtectedFields::default());
         assert_eq!(headers, map(&[("trailer", "x-sum"), ("te", "trailers"), ("connection", "TE")]));
     }
 
     #[test]
     fn no_length_stays_beside_chunked() {
         let mut request = map(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
-        request_fields(&mut request);
+        request_fields(&mut request, &ProtectedFields::default());
         assert_eq!(request, map(&[("transfer-encoding", "chunked")]));
-        let mut answer = map(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
-        answer_fields(&mut answer);
-        assert!(answer.is_empty());
+        assert_eq!(passed(&[("transfer-encoding", "chunked"), ("content-length", "3")]), Ok(HeaderMap::new()));
+    }
+
+    /// The fields of a response as the client gets them.
+    fn passed(fields: &[(&'static str, &'static str)]) -> Result<HeaderMap, Refusal> {
+        let mut received = Response::new(());
+        *received.headers_mut() = map(fields);
+        response(&mut received)?;
+        Ok(received.into_parts().0.headers)
+    }
+
+    #[test]
+    fn equal_lengths_of_a_response_become_one() {
+        for lengths in [&["5"][..], &["5", "5"], &["5, 5"], &["5,5", " 5 ", "05"]] {
+            let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+            assert_eq!(passed(&fields), Ok(map(&[("content-length", "5")])), "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_a_response_that_are_in_doubt_are_refused() {
+        for lengths in [&["x"][..], &["-5"], &["+5"], &["5, 6"], &["5", "6"], &[""], &["5,"], &["99999999999999999999"]]
+        {
+            let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+            assert_eq!(passed(&fields), Err(BadResponse::ContentLength.into()), "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn codings_of_a_response_that_hyper_would_leave_in_are_refused() {
+        for codings in [&["gzip, chunked"][..], &["chunked", "chunked"], &["chunked, chunked"], &["identity"]] {
+            let fields: Vec<_> = codings.iter().map(|coding| ("transfer-encoding", *coding)).collect();
+            assert_eq!(passed(&fields), Err(BadResponse::TransferCoding.into()), "{codings:?}");
+        }
     }
 }

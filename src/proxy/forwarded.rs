@@ -1,16 +1,23 @@
-//! What backends are told about the client: `X-Forwarded-*` and `Forwarded` (RFC 7239).
+//! What backends are told about the client: `X-Forwarded-*`, `X-Real-IP` and `Forwarded` (RFC 7239).
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::{HeaderName, header::FORWARDED};
 use ipnet::IpNet;
 
-use super::fields::{Fields, visible};
+use super::{
+    fields::{Fields, visible},
+    protected::ProtectedFields,
+};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// What we know of a request's way here ourselves.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +26,10 @@ pub(super) struct Hop<'a> {
     pub peer: IpAddr,
     /// Whether it came over TLS.
     pub tls: bool,
-    /// The authority of the request, as it was sent.
-    pub authority: &'a str,
+    /// The client that the request is from: the peer, or whom trusted proxies name.
+    pub client: IpAddr,
+    /// The authority of the request, as it was sent, if it names one.
+    pub authority: Option<&'a str>,
     /// Whether what the peer says about those before it is believed.
     pub trusted: bool,
 }
@@ -54,8 +63,9 @@ fn said<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> Option<&'a str> {
 /// `proto` of the last element of `Forwarded`. Nothing, where a client left a quotation open to swallow what the
 /// proxy has appended.
 fn forwarded_scheme(fields: &impl Fields) -> Option<String> {
-    let lines: Option<Vec<&str>> = fields.lines(&FORWARDED).map(visible).collect();
-    let line = lines?.join(",");
+    let line = fields.lines(&FORWARDED).collect::<Vec<_>>().join(&b',');
+    // Only its separators matter, and what is between them in the last element.
+    let line = String::from_utf8_lossy(&line);
     let last = *split_unquoted(&line, ',')?.last()?;
     split_unquoted(last, ';')?.into_iter().find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
@@ -78,39 +88,48 @@ fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
 /// The address of the client: the last one in `X-Forwarded-For` that no trusted proxy has, where the peer is one.
 pub(super) fn client(fields: &impl Fields, peer: IpAddr, trusted_proxies: &[IpNet]) -> IpAddr {
     let trusted = |address: &IpAddr| trusted_proxies.iter().any(|net| net.contains(address));
-    if !trusted(&peer) {
-        return peer;
-    }
     let name = FOR;
-    let said: Vec<&str> = fields.tokens(&name).collect();
+    let mut lines: Vec<&[u8]> = fields.lines(&name).collect();
     let mut client = peer;
-    for address in said.into_iter().rev() {
-        let Ok(address) = address.parse::<IpAddr>() else { break };
-        client = address.to_canonical();
-        if !trusted(&client) {
-            break;
+    while trusted(&client)
+        && let Some(line) = lines.pop()
+    {
+        for element in line.rsplit(|byte| *byte == b',') {
+            let Some(address) = address(element) else { return client };
+            client = address;
+            if !trusted(&client) {
+                return client;
+            }
         }
     }
     client
 }
 
-/// Tells the backend about the request's way. What an untrusted peer sent under these names goes.
-pub(super) fn set(fields: &mut impl Fields, hop: &Hop<'_>) {
-    if !hop.trusted {
-        for name in &[FOR, PROTO, HOST, PORT, FORWARDED] {
-            fields.remove(name);
-        }
-    }
+/// The address of an element of `X-Forwarded-For`, which some proxies write with a port, and then with brackets.
+fn address(element: &[u8]) -> Option<IpAddr> {
+    let text = visible(element)?.trim().trim_matches('"');
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let address: Option<IpAddr> = text.parse().ok().or_else(bracketed).or_else(with_port);
+    address.map(|address| address.to_canonical())
+}
+
+/// Tells the backend about the request's way. What an untrusted peer sent under protected names goes.
+pub(super) fn set(fields: &mut impl Fields, protected: &ProtectedFields, hop: &Hop<'_>) {
+    protected.remove(fields, hop.trusted);
     let peer = hop.peer.to_string();
     let element = element(hop, &peer);
     let scheme = said_scheme(fields).map_or(Cow::Borrowed(hop.scheme()), Cow::Owned);
-    let port = port(said(fields, &HOST).unwrap_or(hop.authority), &scheme).to_owned();
+    let port = port(said(fields, &HOST).or(hop.authority).unwrap_or_default(), &scheme).to_owned();
     append(fields, FOR, peer);
     append(fields, FORWARDED, element);
     // One value, since many backends read the first of a list, which may be the client's own.
     fields.set(PROTO, bytes(scheme));
-    if !fields.has(&HOST) {
-        fields.set(HOST, hop.authority.as_bytes().to_vec());
+    if let Some(authority) = hop.authority.filter(|_| !fields.has(&HOST)) {
+        fields.set(HOST, authority.as_bytes().to_vec());
+    }
+    if !fields.has(&REAL_IP) {
+        fields.set(REAL_IP, hop.client.to_string().into_bytes());
     }
     if !fields.has(&PORT) {
         fields.set(PORT, port.into_bytes());
@@ -138,7 +157,8 @@ fn append(fields: &mut impl Fields, name: HeaderName, value: String) {
 /// RFC 7239 §4; an IPv6 address is bracketed and quoted (§6), a host always quoted, since it may have a port.
 fn element(hop: &Hop<'_>, peer: &str) -> String {
     let (before, after) = if hop.peer.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
-    ["for=", before, peer, after, ";host=\"", hop.authority, "\";proto=", hop.scheme()].concat()
+    let (host, authority, end) = hop.authority.map_or_else(Default::default, |host| (";host=\"", host, "\""));
+    ["for=", before, peer, after, host, authority, end, ";proto=", hop.scheme()].concat()
 }
 
 /// The port that the client asked: that of the authority, else that of the scheme.
@@ -169,20 +189,26 @@ mod tests {
         ("forwarded", "for=203.0.113.9"),
     ];
 
+    fn told(headers: &mut HeaderMap, hop: &Hop<'_>) {
+        set(headers, &ProtectedFields::default(), hop);
+    }
+
     fn hop(peer: &str, trusted: bool) -> Hop<'static> {
-        Hop { peer: peer.parse().unwrap(), tls: false, authority: "chat.example.com:8080", trusted }
+        let (peer, authority) = (peer.parse().unwrap(), Some("chat.example.com:8080"));
+        Hop { peer, tls: false, client: peer, authority, trusted }
     }
 
     #[test]
     fn claims_of_strangers_are_replaced() {
         let mut headers = map(CLAIMS);
-        set(&mut headers, &hop("192.0.2.1", false));
+        told(&mut headers, &hop("192.0.2.1", false));
         let expected = map(&[
             ("x-forwarded-for", "192.0.2.1"),
             ("forwarded", "for=192.0.2.1;host=\"chat.example.com:8080\";proto=http"),
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "chat.example.com:8080"),
             ("x-forwarded-port", "8080"),
+            ("x-real-ip", "192.0.2.1"),
         ]);
         assert_eq!(headers, expected);
     }
@@ -190,7 +216,7 @@ mod tests {
     #[test]
     fn what_a_trusted_proxy_says_is_kept_and_continued() {
         let mut headers = map(CLAIMS);
-        set(&mut headers, &hop("10.0.0.1", true));
+        told(&mut headers, &hop("10.0.0.1", true));
         assert_eq!(headers["x-forwarded-for"], "203.0.113.9, 10.0.0.1");
         assert_eq!(headers["forwarded"], "for=203.0.113.9, for=10.0.0.1;host=\"chat.example.com:8080\";proto=http");
         assert_eq!(headers["x-forwarded-proto"], "https");
@@ -201,7 +227,7 @@ mod tests {
     #[test]
     fn addresses_of_version_6_are_quoted_in_forwarded() {
         let mut headers = HeaderMap::new();
-        set(&mut headers, &Hop { authority: "[2001:db8::1]", tls: true, ..hop("2001:db8::2", false) });
+        told(&mut headers, &Hop { authority: Some("[2001:db8::1]"), tls: true, ..hop("2001:db8::2", false) });
         assert_eq!(headers["forwarded"], "for=\"[2001:db8::2]\";host=\"[2001:db8::1]\";proto=https");
         assert_eq!(headers["x-forwarded-for"], "2001:db8::2");
         assert_eq!(headers["x-forwarded-port"], "443");
@@ -221,6 +247,56 @@ mod tests {
     }
 
     #[test]
+    fn a_client_hides_no_address_that_a_trusted_proxy_has_written() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let of = |lines: &[&[u8]]| {
+            let values = lines.iter().map(|line| (FOR, http::HeaderValue::from_bytes(line).unwrap()));
+            client(&values.collect::<HeaderMap>(), "10.0.0.1".parse().unwrap(), &trusted).to_string()
+        };
+        assert_eq!(of(&[b"\xff, 203.0.113.9"]), "203.0.113.9");
+        assert_eq!(of(&[b"\xff\xfe", b"203.0.113.9, 10.0.0.2"]), "203.0.113.9");
+        assert_eq!(of(&[b"203.0.113.9, \xff, 10.0.0.2"]), "10.0.0.2", "nobody can tell who is before it");
+        assert_eq!(of(&[b"1.1.1.1,"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn addresses_may_have_ports_and_brackets() {
+        let cases = [
+            ("2.2.2.2:1234", "2.2.2.2"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("\"[2001:db8::1]:443\"", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("::ffff:2.2.2.2", "2.2.2.2"),
+            (" 2.2.2.2 ", "2.2.2.2"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(address(text.as_bytes()), Some(expected.parse().unwrap()), "{text}");
+        }
+        for text in ["", "unknown", "_hidden", "2.2.2", "2.2.2.2:99999", "[2.2.2.2", "fe80::1%eth0", "0x7f.1"] {
+            assert_eq!(address(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_request_without_a_host_none_is_told() {
+        let mut headers = HeaderMap::new();
+        told(&mut headers, &Hop { authority: None, ..hop("192.0.2.1", false) });
+        assert_eq!(headers["forwarded"], "for=192.0.2.1;proto=http");
+        assert_eq!((headers.get("x-forwarded-host"), &headers["x-forwarded-port"]), (None, &"80".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_real_address_is_the_clients_unless_a_trusted_proxy_has_told_it() {
+        let client = "203.0.113.9".parse().unwrap();
+        for (sent, expected) in [(None, "203.0.113.9"), (Some("198.51.100.7"), "198.51.100.7")] {
+            let mut headers = HeaderMap::from_iter(sent.map(|address| (REAL_IP, address.parse().unwrap())));
+            told(&mut headers, &Hop { client, ..hop("10.0.0.1", true) });
+            assert_eq!(headers["x-real-ip"], expected);
+        }
+    }
+
+    #[test]
     fn only_tls_or_a_trusted_word_makes_a_request_secure() {
         let said = map(&[("x-forwarded-proto", "HTTPS")]);
         assert!(is_secure(&said, false, true));
@@ -237,7 +313,7 @@ mod tests {
         assert!(said(&[("x-forwarded-proto", "http, https")]));
         assert!(said(&[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https,")]));
         let mut headers = map(&[("x-forwarded-proto", "https, http")]);
-        set(&mut headers, &hop("10.0.0.1", true));
+        told(&mut headers, &hop("10.0.0.1", true));
         assert_eq!(headers["x-forwarded-proto"], "http");
     }
 
@@ -254,7 +330,7 @@ mod tests {
         let both = map(&[("forwarded", "proto=http"), ("x-forwarded-proto", "https")]);
         assert!(is_secure(&both, false, true), "Forwarded may tell of the last hop only");
         let mut headers = map(&[("forwarded", "proto=https")]);
-        set(&mut headers, &Hop { authority: "chat.example.com", ..hop("10.0.0.1", true) });
+        told(&mut headers, &Hop { authority: Some("chat.example.com"), ..hop("10.0.0.1", true) });
         assert_eq!(
             (&headers["x-forwarded-proto"], &headers["x-forwarded-port"]),
             (&"https".parse().unwrap(), &"443".parse().unwrap())
@@ -265,7 +341,7 @@ mod tests {
     fn the_port_follows_what_a_trusted_proxy_says() {
         let port = |fields: &[(&'static str, &'static str)]| {
             let mut headers = map(fields);
-            set(&mut headers, &Hop { authority: "chat.example.com", ..hop("10.0.0.1", true) });
+            told(&mut headers, &Hop { authority: Some("chat.example.com"), ..hop("10.0.0.1", true) });
             headers["x-forwarded-port"].to_str().unwrap().to_owned()
         };
         assert_eq!(port(&[]), "80");

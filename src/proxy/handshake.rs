@@ -1,7 +1,10 @@
 //! The opening handshake of a WebSocket connection (RFC 6455 §4), understood without any IO.
 
 use aws_lc_rs::digest;
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
+};
 use http::{
     Method, Version,
     header::{
@@ -93,14 +96,22 @@ fn is_zero(length: &[u8]) -> bool {
     !length.is_empty() && length.iter().all(|digit| *digit == b'0')
 }
 
+/// Bits of the last character that mean nothing may have any value: they do in RFC 6455's own example (§4.1), and in
+/// what small devices send.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
 fn is_nonce(key: &[u8]) -> bool {
     // As much as base64 of the right length may decode to.
-    STANDARD.decode_slice(key, &mut [0; 18]) == Ok(16)
+    LENIENT.decode_slice(key, &mut [0; 18]) == Ok(16)
 }
 
 /// Why an answer to our own handshake is none (RFC 6455 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadSwitch {
+    /// A server cannot switch in HTTP/1.0 (RFC 9110 §7.8).
+    #[error("its 101 is not in HTTP/1.1")]
+    Version,
     /// Number 2.
     #[error("its 101 has no \"Upgrade: websocket\"")]
     NoUpgrade,
@@ -116,7 +127,10 @@ pub(super) enum BadSwitch {
 }
 
 /// Checks a 101 that came for a handshake whose key asks for this answer.
-pub(super) fn check_switch(fields: &impl Fields, accept: &str) -> Result<(), BadSwitch> {
+pub(super) fn check_switch(version: Version, fields: &impl Fields, accept: &str) -> Result<(), BadSwitch> {
+    if version != Version::HTTP_11 {
+        return Err(BadSwitch::Version);
+    }
     if !fields.has_token(&UPGRADE, "websocket") {
         return Err(BadSwitch::NoUpgrade);
     }
@@ -191,6 +205,9 @@ mod tests {
             assert_eq!(get(&with("sec-websocket-version", version)), Intent::Faulty(Fault::Version), "{version}");
         }
         assert_eq!(get(&without(&["sec-websocket-key"])), Intent::Faulty(Fault::Key));
+        for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "dGhlIHNhbXBsZSBub25jZR=="] {
+            assert_eq!(get(&with("sec-websocket-key", key)), Intent::Upgrade, "{key}: unused bits may have any value");
+        }
         for key in ["", "short", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZSE=", "!hlIHNhbXBsZSBub25jZQ=="] {
             assert_eq!(get(&with("sec-websocket-key", key)), Intent::Faulty(Fault::Key), "{key}");
         }
@@ -220,7 +237,7 @@ mod tests {
     fn a_switch_needs_all_three_fields() {
         let check = |fields: &[(&'static str, &'static str)]| {
             let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            check_switch(&fields.collect::<HeaderMap>(), &accept_of(KEY.as_bytes()))
+            check_switch(Version::HTTP_11, &fields.collect::<HeaderMap>(), &accept_of(KEY.as_bytes()))
         };
         let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let (upgrade, connection) = (("upgrade", "WebSocket"), ("connection", "upgrade"));
@@ -229,5 +246,6 @@ mod tests {
         assert_eq!(check(&[upgrade, accept]), Err(BadSwitch::NoConnection));
         assert_eq!(check(&[upgrade, connection]), Err(BadSwitch::Accept));
         assert_eq!(check(&[upgrade, connection, ("sec-websocket-accept", KEY)]), Err(BadSwitch::Accept));
+        assert_eq!(check_switch(Version::HTTP_10, &HeaderMap::new(), ""), Err(BadSwitch::Version));
     }
 }

@@ -24,17 +24,21 @@ mod fields;
 mod forward;
 mod forwarded;
 mod handshake;
+mod interim;
 pub mod listen;
 mod plain;
 mod pool;
+mod protected;
 mod reply;
 mod request;
+mod retarget;
 mod routed;
 mod routing;
 mod service;
 mod session;
 mod settings;
 mod stream;
+mod throttle;
 mod tls;
 mod tunnel;
 mod upgrade;
@@ -47,6 +51,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use listen::{Listener, Scheme};
+pub use protected::ProtectedFields;
 pub use settings::Settings;
 pub use tunnel::{Cause, Closer, TunnelEnd, TunnelHandle, Tunnels, frames};
 
@@ -98,6 +103,8 @@ struct Shared {
     pool: Arc<pool::Pool>,
     identities: Arc<tls::Identities>,
     phase: watch::Receiver<Phase>,
+    /// Of all threads, as what fails on one fails on the others.
+    throttle: Arc<throttle::Throttle>,
     /// Connections and tunnels of all threads: their number is limited, and the last of them is waited for.
     tasks: TaskTracker,
     /// Cuts the connections that did not end in time.
@@ -112,8 +119,8 @@ impl Proxy {
     /// When the threads cannot be started. Nothing has been served then.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let (phase, receiver) = watch::channel(Phase::Serving);
-        let (identities, tasks, cut) = Default::default();
-        let share = || self.share(&identities, &receiver, &tasks, &cut);
+        let (identities, throttle, tasks, cut) = Default::default();
+        let share = || self.share(&identities, &throttle, &receiver, &tasks, &cut);
         let workers = Workers::start(self.settings.threads, share)?;
         let mut accepting = tokio::task::JoinSet::new();
         let more = workers.len() - 1;
@@ -138,14 +145,16 @@ impl Proxy {
     fn share(
         &self,
         identities: &Arc<tls::Identities>,
+        throttle: &Arc<throttle::Throttle>,
         phase: &watch::Receiver<Phase>,
         tasks: &TaskTracker,
         cut: &CancellationToken,
     ) -> Shared {
         let Self { table, session_keys, settings, metrics, tunnels } = self.clone();
         let pool = pool::Pool::new(&settings);
-        let (identities, phase, tasks, cut) = (identities.clone(), phase.clone(), tasks.clone(), cut.clone());
-        Shared { table, session_keys, settings, metrics, tunnels, pool, identities, phase, tasks, cut }
+        let (identities, throttle) = (identities.clone(), throttle.clone());
+        let (phase, tasks, cut) = (phase.clone(), tasks.clone(), cut.clone());
+        Shared { table, session_keys, settings, metrics, tunnels, pool, identities, phase, throttle, tasks, cut }
     }
 
     /// Ends what is open, spread over the drain window.

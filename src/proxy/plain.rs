@@ -1,37 +1,46 @@
-//! Requests that are no upgrade, on connections that are kept and used again.
+//! Requests that are not an upgrade, on connections that are kept and used again.
 
 use std::{error::Error, io, sync::Arc, time::Duration};
 
 use http::{
-    Request, Response, StatusCode,
-    header::{CONNECTION, EXPECT},
+    HeaderMap, Request, Response, StatusCode,
+    header::{CONNECTION, EXPECT, TRAILER, WWW_AUTHENTICATE},
     request::Parts,
 };
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 
 use super::{
     body::{self, Body, Guarded, Hold},
+    client_io::Stage,
     dial::DialError,
-    error::Refusal,
+    error::{BadResponse, Refusal},
+    fields::Fields,
     forward,
     handshake::BadSwitch,
-    pool::{Lease, unreachable},
+    interim,
+    pool::{Lease, Pinned},
     routed::Routed,
+    settings::Settings,
 };
 use crate::table::{Endpoint, InUse};
 
-/// Passes a request on and gives the backend's answer.
+/// Passes a request on and gives the backend's response.
 pub(super) async fn pass(
-    mut routed: Routed,
+    routed: &mut Routed,
+    pinned: &Arc<Pinned>,
     mut request: Request<Body>,
     hold: Option<Arc<Hold>>,
 ) -> Result<Response<Body>, Refusal> {
-    forward::request_fields(request.headers_mut());
-    let Answer { mut response, lease, endpoint, in_use } = routed.exchange(request).await?;
+    forward::request_fields(request.headers_mut(), &routed.proxy.settings.protected_fields);
+    let Answer { mut response, mut lease, endpoint, in_use } = routed.exchange(pinned, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadSwitch::Unasked.into());
     }
-    forward::answer(&mut response)?;
+    forward::response(&mut response)?;
+    if authenticates_connection(response.headers()) {
+        lease.pin(pinned);
+    }
     // What the backend's Connection names must not take our cookie with it.
     routed.sign(response.headers_mut(), &endpoint);
     let unwanted = hold.and_then(Hold::refuse);
@@ -39,11 +48,44 @@ pub(super) async fn pass(
         // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
         response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Body::new(Guarded::new(body, (unwanted, lease, in_use)))))
+    let (head, body) = response.into_parts();
+    let body = body::begun(Guarded::new(body, (unwanted, lease, in_use))).await.map_err(|_| BadResponse::Body)?;
+    Ok(Response::from_parts(head, body))
+}
+
+/// Whether a backend authenticates connections rather than requests, so that nobody else may use this one
+/// (RFC 4559 §6).
+fn authenticates_connection(headers: &HeaderMap) -> bool {
+    headers.tokens(&WWW_AUTHENTICATE).any(|challenge| {
+        let scheme = challenge.split(' ').next().unwrap_or_default();
+        ["ntlm", "negotiate"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+    })
+}
+
+/// Prepares a request to be passed on: interim responses reach a client that may get them, at this stage of its
+/// connection; the body waits for the backend's 100 if the client does; and trailers are filtered.
+pub(super) fn prepare(
+    request: Request<Incoming>,
+    settings: &Settings,
+    stage: Option<&Arc<Stage>>,
+) -> (Request<Body>, Option<Arc<Hold>>) {
+    let (mut request, hold) = self::hold(request, settings.continue_timeout);
+    if request.headers().contains_key(TRAILER) {
+        let protected = settings.protected_fields.clone();
+        request = request.map(|body| Body::new(body.map_frame(move |frame| protected.filter_trailers(frame))));
+    }
+    let opened = hold.clone();
+    let stage = stage.map(|stage| (stage.clone(), stage.interim.begin()));
+    hyper::ext::on_informational(&mut request, move |response| match (response.status(), &opened, &stage) {
+        (StatusCode::CONTINUE, hold, _) => hold.iter().for_each(|hold| hold.open()),
+        (status, _, Some((stage, number))) => stage.interim.push(*number, &interim::head(status, response.headers())),
+        _ => {}
+    });
+    (request, hold)
 }
 
 /// Makes the body wait for the backend's 100 where the client does.
-pub(super) fn hold(request: Request<Incoming>, patience: Duration) -> (Request<Body>, Option<Arc<Hold>>) {
+fn hold(request: Request<Incoming>, patience: Duration) -> (Request<Body>, Option<Arc<Hold>>) {
     let expects =
         request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if !expects || request.body().is_end_stream() {
@@ -51,14 +93,7 @@ pub(super) fn hold(request: Request<Incoming>, patience: Duration) -> (Request<B
     }
     let hold = Arc::new(Hold::default());
     let waiting = hold.clone();
-    let mut request = request.map(|body| Body::new(body::Held::new(body, waiting, patience)));
-    let opened = hold.clone();
-    hyper::ext::on_informational(&mut request, move |interim| {
-        if interim.status() == StatusCode::CONTINUE {
-            opened.open();
-        }
-    });
-    (request, Some(hold))
+    (request.map(|body| Body::new(body::Held::new(body, waiting, patience))), Some(hold))
 }
 
 struct Answer {
@@ -81,12 +116,12 @@ enum Sent {
 }
 
 impl Routed {
-    async fn exchange(&mut self, mut request: Request<Body>) -> Result<Answer, Refusal> {
+    async fn exchange(&mut self, pinned: &Arc<Pinned>, mut request: Request<Body>) -> Result<Answer, Refusal> {
         let copy = Copy::of(&request);
         let mut last = DialError::Failed;
         while let Some((endpoint, in_use)) = self.pick() {
             let mut sent_before = false;
-            match self.reuse(&endpoint, request, copy.as_ref()).await {
+            match self.reuse(&endpoint, pinned, request, copy.as_ref()).await {
                 Ok((response, lease)) => return Ok(Answer { response, lease, endpoint, in_use }),
                 Err(Sent::Unsent(unsent)) => request = unsent,
                 Err(Sent::Again(again)) => (request, sent_before) = (again, true),
@@ -95,7 +130,7 @@ impl Routed {
             let lease = match self.proxy.pool.connect(&endpoint, self.rule.timeouts.backend_connect).await {
                 Ok(lease) => lease,
                 // What one endpoint may have begun to do is not another's to do.
-                Err(_) if sent_before => return Err(Refusal::BadAnswer),
+                Err(_) if sent_before => return Err(BadResponse::Closed.into()),
                 Err(error) => {
                     last = error;
                     continue;
@@ -107,7 +142,7 @@ impl Routed {
                 other => return Err(other.into_refusal()),
             }
         }
-        Err(unreachable(&last, self.candidates.service()))
+        Err(last.into())
     }
 
     /// Tries the connections that are there. The backend may have closed any of them at the moment that it was taken,
@@ -115,10 +150,11 @@ impl Routed {
     async fn reuse(
         &self,
         endpoint: &Endpoint,
+        pinned: &Arc<Pinned>,
         mut request: Request<Body>,
         copy: Option<&Copy>,
     ) -> Result<(Response<Incoming>, Lease), Sent> {
-        while let Some(lease) = self.proxy.pool.take(endpoint) {
+        while let Some(lease) = pinned.take(endpoint).or_else(|| self.proxy.pool.take(endpoint)) {
             match (self.send(lease, request).await, copy) {
                 (Sent::Answered(response, lease), _) => return Ok((response, lease)),
                 (Sent::Unsent(unsent), _) => request = unsent,
@@ -130,11 +166,12 @@ impl Routed {
     }
 
     async fn send(&self, mut lease: Lease, request: Request<Body>) -> Sent {
+        lease.set_target(self.retarget.clone());
         let sending = lease.sender().try_send_request(request);
         let sent = match self.rule.timeouts.response {
             Some(limit) => match tokio::time::timeout(limit, sending).await {
                 Ok(sent) => sent,
-                Err(_) => return Sent::Refused(Refusal::AnswerTimeout),
+                Err(_) => return Sent::Refused(Refusal::ResponseTimeout),
             },
             None => sending.await,
         };
@@ -143,7 +180,7 @@ impl Routed {
             Err(mut failure) => match failure.take_message() {
                 Some(request) => Sent::Unsent(request),
                 None if is_stall(failure.error()) => Sent::Refused(Refusal::BodyTimeout),
-                None if failure.error().is_parse() => Sent::Refused(Refusal::BadAnswer),
+                None if failure.error().is_parse() => Sent::Refused(BadResponse::Head.into()),
                 // The "user" is the body that we gave hyper to send, which is the client's.
                 None if failure.error().is_user() => Sent::Refused(Refusal::MalformedBody),
                 None => Sent::Lost,
@@ -163,7 +200,7 @@ impl Sent {
     fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
-            _ => Refusal::BadAnswer,
+            _ => BadResponse::Closed.into(),
         }
     }
 }

@@ -13,10 +13,10 @@ use tokio::{net::TcpStream, runtime::Handle, time::Instant};
 use super::{
     body::Body,
     dial::{DialError, dial},
-    error::Refusal,
+    retarget::{NextTarget, Restoring, Retarget},
     settings::Settings,
 };
-use crate::table::{Endpoint, EndpointId, ObjectName};
+use crate::table::{Endpoint, EndpointId};
 
 /// How hyper speaks to backends.
 pub(super) fn client() -> http1::Builder {
@@ -37,7 +37,7 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 struct Idle {
-    connections: HashMap<Key, Vec<(Instant, SendRequest<Body>)>>,
+    connections: HashMap<Key, Vec<Kept>>,
     swept: bool,
 }
 
@@ -48,6 +48,20 @@ impl Key {
     fn of(endpoint: &Endpoint) -> Self {
         Self(endpoint.id.clone(), endpoint.addresses.clone())
     }
+}
+
+/// A connection as hyper gives it.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Body>,
+    next_target: NextTarget,
+}
+
+/// An unused connection.
+#[derive(Debug)]
+struct Kept {
+    since: Instant,
+    connection: Connection,
 }
 
 impl Pool {
@@ -65,9 +79,9 @@ impl Pool {
         let key = Key::of(endpoint);
         let mut idle = self.lock();
         let connections = idle.connections.get_mut(&key)?;
-        while let Some((since, sender)) = connections.pop() {
-            if since.elapsed() < self.keep && sender.is_ready() {
-                return Some(Lease { sender: Some(sender), key, pool: self.own.clone() });
+        while let Some(Kept { since, connection }) = connections.pop() {
+            if since.elapsed() < self.keep && connection.sender.is_ready() {
+                return Some(self.lease(key, connection));
             }
         }
         None
@@ -76,16 +90,22 @@ impl Pool {
     /// A new connection.
     pub(super) async fn connect(&self, endpoint: &Endpoint, limit: Option<Duration>) -> Result<Lease, DialError> {
         let stream: TcpStream = dial(endpoint, limit).await?;
+        let next_target = NextTarget::default();
+        let stream = Restoring::new(stream, next_target.clone());
         let (sender, connection) = client().handshake(TokioIo::new(stream)).await.map_err(|_| DialError::Failed)?;
         tokio::spawn(connection);
-        Ok(Lease { sender: Some(sender), key: Key::of(endpoint), pool: self.own.clone() })
+        Ok(self.lease(Key::of(endpoint), Connection { sender, next_target }))
     }
 
-    fn put(&self, key: Key, sender: SendRequest<Body>) {
+    fn lease(&self, key: Key, connection: Connection) -> Lease {
+        Lease { connection: Some(connection), key, home: Home::Pool(self.own.clone()) }
+    }
+
+    fn put(&self, key: Key, connection: Connection) {
         let mut idle = self.lock();
         let connections = idle.connections.entry(key).or_default();
         if connections.len() < self.per_endpoint {
-            connections.push((Instant::now(), sender));
+            connections.push(Kept { since: Instant::now(), connection });
         }
         if !std::mem::replace(&mut idle.swept, true) {
             tokio::spawn(sweep(self.own.clone(), self.keep));
@@ -96,8 +116,10 @@ impl Pool {
     fn expire(&self) -> bool {
         let mut idle = self.lock();
         let now = Instant::now();
+        let is_fresh =
+            |kept: &mut Kept| now.duration_since(kept.since) < self.keep && !kept.connection.sender.is_closed();
         idle.connections.retain(|_, connections| {
-            connections.retain(|(since, sender)| now.duration_since(*since) < self.keep && !sender.is_closed());
+            connections.retain_mut(is_fresh);
             !connections.is_empty()
         });
         idle.swept = !idle.connections.is_empty();
@@ -120,46 +142,100 @@ async fn sweep(pool: Weak<Pool>, keep: Duration) {
     }
 }
 
-/// A connection in use. It goes back to the pool when it is dropped, if it can be used again.
+/// The connection with a backend that belongs to one client's connection: the backend knows the client by it, since
+/// NTLM and Negotiate authenticate connections, not requests (RFC 4559 §6). It closes with the client's.
+#[derive(Debug, Default)]
+pub(super) struct Pinned(Mutex<Option<(Key, Connection)>>);
+
+impl Pinned {
+    /// The endpoint that it leads to.
+    pub(super) fn endpoint(&self) -> Option<EndpointId> {
+        self.lock().as_ref().map(|(key, _)| key.0.clone())
+    }
+
+    /// The connection, if it leads to this endpoint and still lives.
+    pub(super) fn take(self: &Arc<Self>, endpoint: &Endpoint) -> Option<Lease> {
+        let mut pinned = self.lock();
+        let (key, connection) = pinned.take_if(|(key, _)| *key == Key::of(endpoint))?;
+        let home = Home::Client(Arc::downgrade(self));
+        connection.sender.is_ready().then(|| Lease { connection: Some(connection), key, home })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Key, Connection)>> {
+        self.0.lock().expect("no holder panics")
+    }
+}
+
+/// Where a connection goes that can be used again.
+#[derive(Clone, Debug)]
+enum Home {
+    /// To whoever needs it next.
+    Pool(Weak<Pool>),
+    /// To the one client that it belongs to.
+    Client(Weak<Pinned>),
+}
+
+impl Home {
+    fn put(&self, key: Key, connection: Connection) {
+        match self {
+            Self::Pool(pool) => {
+                if let Some(pool) = pool.upgrade() {
+                    pool.put(key, connection);
+                }
+            }
+            Self::Client(client) => {
+                if let Some(client) = client.upgrade() {
+                    *client.lock() = Some((key, connection));
+                }
+            }
+        }
+    }
+}
+
+/// A connection in use. It goes home when it is dropped, if it can be used again.
 #[derive(Debug)]
 pub(super) struct Lease {
-    sender: Option<SendRequest<Body>>,
+    connection: Option<Connection>,
     key: Key,
-    pool: Weak<Pool>,
+    home: Home,
 }
 
 impl Lease {
     /// The connection, to send a request.
     pub(super) fn sender(&mut self) -> &mut SendRequest<Body> {
-        self.sender.as_mut().expect("a lease has its connection until it is dropped")
+        &mut self.connection.as_mut().expect("a lease has its connection until it is dropped").sender
+    }
+
+    /// How the target of the next request is to be written.
+    pub(super) fn set_target(&self, retarget: Option<Retarget>) {
+        if let Some(connection) = &self.connection {
+            connection.next_target.set(retarget);
+        }
+    }
+
+    /// From now on, the connection belongs to this client.
+    pub(super) fn pin(&mut self, client: &Arc<Pinned>) {
+        self.home = Home::Client(Arc::downgrade(client));
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let (Some(mut sender), Some(pool)) = (self.sender.take(), self.pool.upgrade()) else { return };
-        let key = self.key.clone();
-        if sender.is_closed() {
+        let Some(mut connection) = self.connection.take() else { return };
+        let (key, home) = (self.key.clone(), self.home.clone());
+        if connection.sender.is_closed() {
             return;
         }
-        if sender.is_ready() {
-            return pool.put(key, sender);
+        if connection.sender.is_ready() {
+            return home.put(key, connection);
         }
-        // The end of an answer is told before the connection is ready for the next request.
+        // The end of a response is reported before the connection is ready for the next request.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), sender.ready()).await {
-                    pool.put(key, sender);
+                if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), connection.sender.ready()).await {
+                    home.put(key, connection);
                 }
             });
         }
-    }
-}
-
-/// What is answered when no endpoint of a Service could be reached.
-pub(super) fn unreachable(last: &DialError, service: &ObjectName) -> Refusal {
-    match last {
-        DialError::TimedOut => Refusal::ConnectTimeout(service.clone()),
-        DialError::Failed => Refusal::Unreachable(service.clone()),
     }
 }

@@ -60,6 +60,9 @@ pub(super) fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
         Refusal::Handshake(Fault::Method) => {
             headers.insert(ALLOW, HeaderValue::from_static("GET"));
         }
+        Refusal::Trace => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
         _ => {}
     }
     upgrade_required(&mut response);
@@ -127,6 +130,6 @@ mod tests {
     fn what_hyper_cannot_read_is_answered_in_full() {
         let raw = String::from_utf8(raw(&Refusal::TransferCoding)).unwrap();
         assert!(raw.starts_with("HTTP/1.1 501 Not Implemented\r\n"), "{raw}");
-        assert!(raw.ends_with("\r\n\r\nchunked is the only transfer coding served, and once only\n"), "{raw}");
+        assert!(raw.ends_with("\r\n\r\nthe only transfer coding supported is a single chunked\n"), "{raw}");
     }
 }

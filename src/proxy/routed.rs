@@ -10,7 +10,7 @@ use super::{
     dial::{self, DialError},
     error::Refusal,
     fields::Fields,
-    pool::unreachable,
+    retarget::Retarget,
     session::Sticky,
     stream::Stream,
     tunnel::TunnelNames,
@@ -26,6 +26,10 @@ pub(super) struct Routed {
     pub started: Instant,
     pub client: IpAddr,
     pub rng: fastrand::Rng,
+    /// The endpoint that was tried last.
+    pub tried: Option<Arc<Endpoint>>,
+    /// How the target is to be written on the wire, if not as hyper has it.
+    pub retarget: Option<Retarget>,
 }
 
 /// A connection of its own to an endpoint.
@@ -40,6 +44,7 @@ impl Routed {
     pub(super) fn pick(&mut self) -> Option<(Arc<Endpoint>, InUse)> {
         let endpoint = self.candidates.next(&mut self.rng, dial::uptime())?;
         let in_use = endpoint.state.enter();
+        self.tried = Some(endpoint.clone());
         Some((endpoint, in_use))
     }
 
@@ -52,7 +57,7 @@ impl Routed {
                 Err(error) => last = error,
             }
         }
-        Err(unreachable(&last, self.candidates.service()))
+        Err(last.into())
     }
 
     /// When a handshake has to have its answer.

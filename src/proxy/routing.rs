@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use http::{Uri, header::HOST};
+use http::header::HOST;
 use tokio::time::Instant;
 
 use super::{
@@ -14,23 +14,24 @@ use super::{
     fields::Fields,
     forwarded::{self, Hop},
     handshake::Intent,
+    request::Target,
     routed::Routed,
     session::Sticky,
     tls::Peer,
 };
-use crate::table::{Found, Host, InsecurePolicy, NonUpgrade, ObjectName, RouteTable, Rule};
+use crate::table::{EndpointId, EscapedSlashes, Found, Host, InsecurePolicy, NonUpgrade, ObjectName, RouteTable, Rule};
 
 /// What is asked for, beside the fields.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     /// The target.
-    pub uri: &'a Uri,
-    /// Host and port that it is for.
-    pub authority: &'a str,
+    pub target: &'a Target<'a>,
     /// What kind of an answer.
     pub intent: Intent,
     /// When it came.
     pub started: Instant,
+    /// The endpoint to which the client has a connection of its own.
+    pub pinned: Option<&'a EndpointId>,
 }
 
 /// Finds out where a request goes, and makes its fields those of the request that goes there. The route is told as soon
@@ -42,14 +43,15 @@ pub(super) fn route(
     fields: &mut impl Fields,
     route: &mut Option<ObjectName>,
 ) -> Result<Routed, Refusal> {
-    let Asked { uri, authority, intent, started } = asked;
+    let Asked { target, intent, started, pinned } = asked;
+    let authority = target.authority.as_deref();
     let trusted = proxy.settings.trusts(peer.address);
     let secure = forwarded::is_secure(fields, peer.tls.is_some(), trusted);
-    let host = Host::parse(authority).map_err(|_| Refusal::MalformedHost)?;
+    let host = authority.map_or(Ok(Host::unnamed()), Host::parse).map_err(|_| Refusal::MalformedHost)?;
     let rule = {
         let table = proxy.table.load();
         check_connection(proxy, peer, &table, &host, secure, asked)?;
-        find(&table, &host, uri.path(), route)?
+        find(&table, &host, target, route)?
     };
     match (intent, rule.non_upgrade) {
         (Intent::Faulty(fault), _) => return Err(fault.into()),
@@ -63,12 +65,20 @@ pub(super) fn route(
         .as_ref()
         .map(|persistence| Sticky::take(persistence, proxy.session_keys.load_full(), fields, secure, now()));
     let session = sticky.as_ref().and_then(Sticky::session);
-    let candidates = rule.candidates(session, &mut rng)?;
-    forwarded::set(fields, &Hop { peer: peer.address, tls: peer.tls.is_some(), authority, trusted });
-    if uri.authority().is_some() {
-        fields.set(HOST, authority.as_bytes().to_vec());
+    let pinned = pinned.filter(|_| rule.fault.is_none());
+    let candidates = match pinned.and_then(|pinned| rule.beginning_with(|id| id == pinned)) {
+        Some(candidates) => candidates,
+        None => rule.candidates(session, &mut rng)?,
+    };
+    let hop = Hop { peer: peer.address, tls: peer.tls.is_some(), client, authority, trusted };
+    forwarded::set(fields, &proxy.settings.protected_fields, &hop);
+    match authority {
+        Some(authority) if target.is_absolute => fields.set(HOST, authority.as_bytes().to_vec()),
+        Some(_) => {}
+        // Ours is a request in HTTP/1.1, which needs one (RFC 9112 §3.2), and many servers refuse an empty one.
+        None => fields.set(HOST, service_host(candidates.service()).into_bytes()),
     }
-    Ok(Routed { proxy: proxy.clone(), rule, candidates, sticky, started, client, rng })
+    Ok(Routed { proxy: proxy.clone(), rule, candidates, sticky, started, client, rng, tried: None, retarget: None })
 }
 
 /// Whether a request for this host may come on this connection.
@@ -85,36 +95,52 @@ fn check_connection(
     }
     match table.tls(host).map(|tls| tls.insecure_policy) {
         Some(InsecurePolicy::Redirect) if !secure => {
-            Err(Refusal::Redirect(secure_url(asked, proxy.settings.public_https_port)))
+            let url = secure_url(asked, proxy.settings.public_https_port);
+            Err(url.map_or(Refusal::Insecure, Refusal::Redirect))
         }
         Some(InsecurePolicy::Deny) if !secure => Err(Refusal::Insecure),
         _ => Ok(()),
     }
 }
 
-fn find(table: &RouteTable, host: &Host<'_>, path: &str, route: &mut Option<ObjectName>) -> Result<Arc<Rule>, Refusal> {
-    match table.find(host, path) {
+fn service_host(service: &ObjectName) -> String {
+    format!("{}.{}", service.name, service.namespace)
+}
+
+fn find(
+    table: &RouteTable,
+    host: &Host<'_>,
+    target: &Target<'_>,
+    route: &mut Option<ObjectName>,
+) -> Result<Arc<Rule>, Refusal> {
+    let has_escaped_slash = target.path.has_escaped_slash();
+    match table.find(host, target.path.as_str()) {
         Found::Rule(rule) => {
             *route = Some(rule.route.clone());
+            if has_escaped_slash && rule.escaped_slashes == EscapedSlashes::Reject {
+                return Err(Refusal::EscapedSlash);
+            }
             Ok(rule.clone())
         }
         Found::Unreadable(name) => {
             *route = Some(name.clone());
             Err(Refusal::Unreadable(name.clone()))
         }
+        Found::Nothing if has_escaped_slash => Err(Refusal::EscapedSlash),
         Found::Nothing => Err(Refusal::NotFound),
     }
 }
 
-/// Where a request in plaintext should have gone: the same host and target, with the port that TLS is served at.
-fn secure_url(asked: Asked<'_>, port: Option<u16>) -> String {
-    let Asked { uri, authority, intent, .. } = asked;
+/// Where a request in plaintext should have gone: the same host and target, with the port that TLS is served at. `None`
+/// for a request that names no host.
+fn secure_url(asked: Asked<'_>, port: Option<u16>) -> Option<String> {
+    let Asked { target, intent, .. } = asked;
+    let authority = target.authority.as_deref()?;
     let scheme = if intent == Intent::Plain { "https" } else { "wss" };
     let after_address = authority.rfind(']').unwrap_or(0);
     let end = authority[after_address..].find(':').map_or(authority.len(), |colon| after_address + colon);
-    let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let port = port.filter(|port| *port != 443).map(|port| format!(":{port}")).unwrap_or_default();
-    format!("{scheme}://{}{port}{target}", &authority[..end])
+    Some(format!("{scheme}://{}{port}{}", &authority[..end], target.path_and_query))
 }
 
 fn now() -> u64 {
@@ -124,12 +150,14 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::NormalPath;
 
     #[test]
     fn redirects_keep_host_and_target_and_leave_443_out() {
-        let url = |authority, port, target: &'static str, intent| {
-            let uri = Uri::from_static(target);
-            secure_url(Asked { uri: &uri, authority, intent, started: Instant::now() }, port)
+        let url = |authority: &str, port, path_and_query: &'static str, intent| {
+            let path = NormalPath::parse("/").unwrap();
+            let target = Target { authority: Some(authority.into()), is_absolute: false, path_and_query, path };
+            secure_url(Asked { target: &target, intent, started: Instant::now(), pinned: None }, port).unwrap()
         };
         assert_eq!(url("a.example:80", None, "/x?y=1", Intent::Plain), "https://a.example/x?y=1");
         assert_eq!(url("a.example", Some(443), "/", Intent::Plain), "https://a.example/");

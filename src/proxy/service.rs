@@ -5,8 +5,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::CONNECTION, request::Parts};
-use hyper::body::Incoming;
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, UPGRADE},
+    request::Parts,
+};
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use super::{
@@ -15,21 +19,29 @@ use super::{
     client_io::Stage,
     error::Refusal,
     handshake::{self, Intent},
-    plain, reply, request,
+    plain,
+    pool::Pinned,
+    reply, request,
+    routed::Routed,
     routing::{self, Asked},
     tls::Peer,
     tunnel::Opening,
     upgrade::{self, Begun, Outcome},
 };
-use crate::{observe::Metrics, table::ObjectName};
+use crate::{
+    observe::Metrics,
+    table::{Endpoint, ObjectName},
+};
 
 /// What serves the requests of one connection.
 pub(super) struct Service {
-    pub proxy: Arc<Shared>,
-    pub peer: Peer,
-    pub stage: Arc<Stage>,
+    proxy: Arc<Shared>,
+    peer: Peer,
+    stage: Arc<Stage>,
     /// What was already done of the first request, a handshake.
-    pub begun: Mutex<Option<Begun>>,
+    begun: Mutex<Option<Begun>>,
+    /// The connection with a backend that this client alone may use.
+    pinned: Arc<Pinned>,
     /// Where the tunnel of a 101 waits until hyper has given the connection back.
     pub opening: Mutex<Option<Box<Opening>>>,
 }
@@ -38,19 +50,27 @@ pub(super) struct Service {
 #[derive(Default)]
 struct Subject {
     route: Option<ObjectName>,
+    endpoint: Option<Arc<Endpoint>>,
     upgrade: bool,
 }
 
 impl Service {
+    /// Serves a connection of which the first request may have been begun.
+    pub(super) fn new(proxy: Arc<Shared>, peer: Peer, stage: Arc<Stage>, begun: Option<Begun>) -> Self {
+        let (pinned, opening) = Default::default();
+        Self { proxy, peer, stage, begun: Mutex::new(begun), pinned, opening }
+    }
+
     /// Answers a request.
     pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let answering = self.stage.begin();
+        let answering = self.stage.begin(request.body().is_end_stream());
         let json = reply::wants_json(request.headers());
         let (mut subject, started) = (Subject::default(), Instant::now());
         let mut pending = Handshake::of(&self.proxy.metrics);
         let result = self.serve(request, started, &mut subject, &mut pending).await;
+        self.stage.interim.end();
         let mut response = result.unwrap_or_else(|refusal| {
-            refusal.log(subject.route.as_ref());
+            refusal.log(&self.proxy.throttle, subject.route.as_ref(), subject.endpoint.as_deref());
             pending.result = subject.upgrade.then_some((subject.route.clone(), refusal.label()));
             reply::reply(&refusal, json)
         });
@@ -73,24 +93,42 @@ impl Service {
         if let Some(begun) = begun {
             return self.resume(begun, request, subject, pending).await;
         }
-        let intent = handshake::intent(request.method(), request.version(), request.headers());
+        let (retarget, version) = (self.stage.retarget.take(), request.version());
+        let intent = handshake::intent(request.method(), version, request.headers());
         subject.upgrade = intent != Intent::Plain;
         let (mut head, body) = request.into_parts();
-        let authority = request::check(&head.method, head.version, &head.uri, &head.headers)?;
-        let asked = Asked { uri: &head.uri, authority: &authority, intent, started };
-        let routed = routing::route(&self.proxy, &self.peer, asked, &mut head.headers, &mut subject.route)?;
+        log_upgrade(intent, &head.headers);
+        let target = request::check(&head.method, head.version, (&head.uri).into(), &head.headers)?;
+        let pinned = self.pinned.endpoint();
+        let asked = Asked { target: &target, intent, started, pinned: pinned.as_ref() };
+        let mut routed = routing::route(&self.proxy, &self.peer, asked, &mut head.headers, &mut subject.route)?;
+        routed.retarget = retarget;
         readdress(&mut head);
         let request = Request::from_parts(head, body);
-        let (request, hold) = plain::hold(request, self.proxy.settings.continue_timeout);
+        let exchanged = self.exchange(&mut routed, (intent, version), request, subject, pending).await;
+        subject.endpoint = routed.tried.take();
+        exchanged
+    }
+
+    async fn exchange(
+        &self,
+        routed: &mut Routed,
+        (intent, version): (Intent, Version),
+        request: Request<Incoming>,
+        subject: &Subject,
+        pending: &mut Handshake<'_>,
+    ) -> Result<Response<Body>, Refusal> {
+        let settings = &self.proxy.settings;
+        let (request, hold) = plain::prepare(request, settings, (version == Version::HTTP_11).then_some(&self.stage));
         if intent == Intent::Plain {
             // Boxed, as the upgrade is: what awaits an answer is moved more than once, so it should be small.
-            let mut response = Box::pin(plain::pass(routed, request, hold)).await?;
+            let mut response = Box::pin(plain::pass(routed, &self.pinned, request, hold)).await?;
             reply::upgrade_required(&mut response);
             return Ok(response);
         }
         pending.result = Some((subject.route.clone(), "client_gone"));
         let outcome = Box::pin(upgrade::upgrade(routed, request)).await?;
-        Ok(self.switch(outcome, started, pending))
+        Ok(self.switch(outcome, routed.started, pending))
     }
 
     /// Goes on with a handshake that was refused, or sent to its endpoint, before hyper had to do with it.
@@ -101,7 +139,7 @@ impl Service {
         subject: &mut Subject,
         pending: &mut Handshake<'_>,
     ) -> Result<Response<Body>, Refusal> {
-        *subject = Subject { route: begun.route, upgrade: true };
+        *subject = Subject { route: begun.route, endpoint: begun.endpoint, upgrade: true };
         let sent = begun.sent?;
         pending.result = Some((subject.route.clone(), "client_gone"));
         let started = sent.routed.started;
@@ -124,6 +162,16 @@ impl Service {
             *result = label;
         }
         response
+    }
+}
+
+/// Notes which upgrade a client asked for in vain: a server may ignore `Upgrade` (RFC 9110 §7.8), and this one does so
+/// for anything but websocket, see `docs/operations.md`.
+fn log_upgrade(intent: Intent, headers: &HeaderMap) {
+    if intent == Intent::Plain
+        && let Some(protocol) = headers.get(UPGRADE)
+    {
+        tracing::debug!(?protocol, "upgrade not supported; answering as a plain request");
     }
 }
 

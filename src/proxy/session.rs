@@ -7,18 +7,23 @@ use http::header::COOKIE;
 use super::fields::Fields;
 use crate::table::{EndpointId, Persistence, Secure, Session, SessionKeys};
 
+/// How many cookies of the name are checked: a client may have one for each of several paths, and a check costs an HMAC.
+const MAX_TOKENS: usize = 8;
+
 /// What a request says about its session, and what is needed to answer it.
 #[derive(Debug)]
 pub(super) struct Sticky {
     persistence: Persistence,
     keys: Arc<SessionKeys>,
-    tokens: Vec<String>,
+    /// The session that the client has proven to have.
+    session: Option<Session>,
     secure: bool,
     now: u64,
 }
 
 impl Sticky {
-    /// Takes the rule's cookie out of a request.
+    /// Takes the rule's cookie out of a request. Several cookies of the name may have been sent, for several paths;
+    /// the first that is valid counts.
     pub(super) fn take(
         persistence: &Persistence,
         keys: Arc<SessionKeys>,
@@ -26,15 +31,15 @@ impl Sticky {
         secure: bool,
         now: u64,
     ) -> Self {
-        let tokens = take_cookie(fields, &persistence.cookie);
-        Self { persistence: persistence.clone(), keys, tokens, secure, now }
+        let Persistence { scope, cookie, max_age, .. } = persistence;
+        let tokens = take_cookie(fields, cookie);
+        let session = tokens.iter().take(MAX_TOKENS).find_map(|token| keys.read(token, scope, now, *max_age));
+        Self { persistence: persistence.clone(), keys, session, secure, now }
     }
 
-    /// The session that the client has proven to have. Several cookies of the name may have been sent, for several
-    /// paths; the first that is valid counts.
-    pub(super) fn session(&self) -> Option<Session<'_>> {
-        let Persistence { scope, max_age, .. } = &self.persistence;
-        self.tokens.iter().find_map(|token| self.keys.read(token, scope, self.now, *max_age))
+    /// The session that the client has proven to have.
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
     }
 
     /// The `Set-Cookie` for a request that this endpoint answers; nothing when the client has the right one.
@@ -154,6 +159,21 @@ mod tests {
         assert!(sticky(&[pair], 2000).session().unwrap().belongs_to(&endpoint("a")));
         assert!(sticky(&["chat=forged", pair], 2000).cookie(&endpoint("a")).is_none());
         assert!(sticky(&[pair], 2000).cookie(&endpoint("b")).is_some(), "another endpoint answered");
+    }
+
+    #[test]
+    fn so_many_cookies_of_the_name_are_checked_and_no_more() {
+        let keys = Arc::new(SessionKeys::random());
+        let token = keys.issue(&endpoint("a"), "shop/chat/main", 1000);
+        let session = |forged: usize| {
+            let line = format!("{}chat={token}", "chat=forged; ".repeat(forged));
+            let mut sent = headers(&[&line]);
+            let sticky = Sticky::take(&persistence(Secure::Auto), keys.clone(), &mut sent, false, 1000);
+            assert!(sent.is_empty(), "those that are not checked go as well");
+            sticky.session().is_some()
+        };
+        assert!(session(MAX_TOKENS - 1));
+        assert!(!session(MAX_TOKENS));
     }
 
     #[test]

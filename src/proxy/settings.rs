@@ -4,6 +4,8 @@ use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
+use super::ProtectedFields;
+
 /// Settings of the proxy, none of which is decided by a route.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -13,6 +15,8 @@ pub struct Settings {
     pub public_https_port: Option<u16>,
     /// Peers whose `Forwarded` and `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The request fields that only trusted proxies may send.
+    pub protected_fields: ProtectedFields,
     /// How long a stopping process still accepts, so that load balancers can take it out.
     pub shutdown_delay: Duration,
     /// Over how long the ends of tunnels are spread when the process stops.
@@ -51,6 +55,7 @@ impl Default for Settings {
             threads: 1,
             public_https_port: None,
             trusted_proxies: Vec::new(),
+            protected_fields: ProtectedFields::default(),
             shutdown_delay: Duration::ZERO,
             drain_window: Duration::from_secs(60),
             request_grace: Duration::from_secs(10),

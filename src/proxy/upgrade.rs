@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -23,16 +24,18 @@ use tokio::{
 
 use super::{
     body::{self, Body, Guarded},
-    error::Refusal,
+    error::{BadResponse, Refusal},
     fields::Fields,
     forward,
     handshake::{accept_of, check_switch},
     pool,
+    protected::ProtectedFields,
+    retarget::{NextTarget, Restoring},
     routed::{Connected, Routed},
     stream::Stream,
     tunnel::{Opening, TunnelLimits, frames::Extensions},
 };
-use crate::table::ObjectName;
+use crate::table::{Endpoint, ObjectName};
 
 /// What came of a handshake.
 pub(super) enum Outcome {
@@ -45,6 +48,8 @@ pub(super) enum Outcome {
 /// A handshake of which something has been done before hyper had to do with it.
 pub(super) struct Begun {
     pub route: Option<ObjectName>,
+    /// The endpoint that it came to.
+    pub endpoint: Option<Arc<Endpoint>>,
     /// Why it is refused, if it is.
     pub sent: Result<Sent, Refusal>,
 }
@@ -58,13 +63,13 @@ pub(super) struct Sent {
 }
 
 /// Passes a handshake on, to the first endpoint that takes the connection.
-pub(super) async fn upgrade(mut routed: Routed, mut request: Request<Body>) -> Result<Outcome, Refusal> {
+pub(super) async fn upgrade(routed: &mut Routed, mut request: Request<Body>) -> Result<Outcome, Refusal> {
     let deadline = routed.deadline();
-    let exchange = async move {
-        let accept = prepare(request.headers_mut());
+    let exchange = async {
+        let accept = prepare(request.headers_mut(), &routed.proxy.settings.protected_fields);
         let connected = routed.connect().await?;
         // From here on, something of the request may have been sent: no other endpoint may see it.
-        answer(&routed, connected, &accept, request, false).await
+        answer(routed, connected, &accept, request, false).await
     };
     in_time(deadline, exchange).await
 }
@@ -95,15 +100,18 @@ async fn answer(
     is_sent: bool,
 ) -> Result<Outcome, Refusal> {
     let Connected { endpoint, in_use, backend } = connected;
-    match exchange(BackendIo { stream: backend, is_sent, is_asked: false, reader: None }, request).await? {
+    let next_target = NextTarget::default();
+    next_target.set(routed.retarget.clone());
+    let backend = BackendIo { stream: backend, is_sent, is_asked: false, reader: None };
+    match exchange(Restoring::new(backend, next_target), request).await? {
         Exchanged::Answered(mut response) => {
-            forward::answer(&mut response)?;
+            forward::response(&mut response)?;
             routed.sign(response.headers_mut(), &endpoint);
             Ok(Outcome::Answered(response.map(|body| Body::new(Guarded::new(body, in_use)))))
         }
         Exchanged::Switched(mut response, backend) => {
-            check_switch(response.headers(), accept)?;
-            forward::answer(&mut response)?;
+            check_switch(response.version(), response.headers(), accept)?;
+            forward::response(&mut response)?;
             switched(response.headers_mut(), accept);
             routed.sign(response.headers_mut(), &endpoint);
             let extensions = extensions(response.headers());
@@ -137,10 +145,10 @@ pub(super) fn extensions(fields: &impl Fields) -> Extensions {
 
 /// Makes the fields of a request our own handshake (RFC 6455 §4.1), and gives the answer that belongs to it. The key is
 /// the client's: the answer proves to the client that the backend has understood, not just we.
-pub(super) fn prepare(fields: &mut impl Fields) -> String {
+pub(super) fn prepare(fields: &mut impl Fields, protected: &ProtectedFields) -> String {
     let key = fields.only(&SEC_WEBSOCKET_KEY).expect("a request without a key is no upgrade").to_vec();
     let accept = accept_of(&key);
-    forward::strip(fields);
+    forward::strip(fields, |name| protected.contains(name));
     for name in &[CONTENT_LENGTH, EXPECT, TE, TRAILER] {
         fields.remove(name);
     }
@@ -167,19 +175,19 @@ enum Exchanged {
     Answered(Response<Incoming>),
 }
 
-type BackendConnection = Connection<TokioIo<BackendIo>, Body>;
+type BackendConnection = Connection<TokioIo<Restoring<BackendIo>>, Body>;
 
 /// Sends the request and reads the head of the answer; interim ones (100, 103) are none. The connection is driven
 /// here rather than by a task, so that a client that goes away takes it with it.
-async fn exchange(backend: BackendIo, request: Request<Body>) -> Result<Exchanged, Refusal> {
+async fn exchange(backend: Restoring<BackendIo>, request: Request<Body>) -> Result<Exchanged, Refusal> {
     let handshake = pool::client().handshake(TokioIo::new(backend)).await;
-    let (mut sender, mut connection) = handshake.map_err(|_| Refusal::BadAnswer)?;
+    let (mut sender, mut connection) = handshake.map_err(|error| BadResponse::of(&error))?;
     let sending = sender.send_request(request);
     tokio::pin!(sending);
     let mut finished = false;
     let response = loop {
         tokio::select! {
-            response = &mut sending => break response.map_err(|_| Refusal::BadAnswer)?,
+            response = &mut sending => break response.map_err(|error| BadResponse::of(&error))?,
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)), if !finished => finished = true,
         }
     };
@@ -190,14 +198,14 @@ async fn exchange(backend: BackendIo, request: Request<Body>) -> Result<Exchange
         return Ok(Exchanged::Answered(response));
     }
     if !finished {
-        poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(|_| Refusal::BadAnswer)?;
+        poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(|error| BadResponse::of(&error))?;
     }
     Ok(into_tunnel(response, connection))
 }
 
 fn into_tunnel(response: Response<Incoming>, connection: BackendConnection) -> Exchanged {
     let parts = connection.into_parts();
-    let mut backend = parts.io.into_inner().stream;
+    let mut backend = parts.io.into_inner().into_inner().stream;
     backend.unread(&parts.read_buf);
     Exchanged::Switched(response, backend)
 }

@@ -43,6 +43,12 @@ impl<'a> Host<'a> {
         Ok(Self(lower(name)))
     }
 
+    /// The host of a request that names none, as HTTP/1.0 allows: routes without hostnames serve it, and no others.
+    #[must_use]
+    pub fn unnamed() -> Self {
+        Self(Cow::Borrowed(""))
+    }
+
     /// The same host, borrowing nothing.
     #[must_use]
     pub fn into_owned(self) -> Host<'static> {

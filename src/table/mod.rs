@@ -6,6 +6,7 @@ mod backend;
 mod current;
 mod host;
 mod name;
+mod normal_path;
 mod path;
 mod rule;
 mod session;
@@ -19,8 +20,11 @@ pub use backend::{
 pub use current::CurrentTable;
 pub use host::{Host, HostMap, HostPattern, MalformedHost};
 pub use name::ObjectName;
+pub use normal_path::{AmbiguousPath, NormalPath};
 pub use path::{PathMap, PathPattern};
-pub use rule::{Keepalive, NoEndpoint, NonUpgrade, Persistence, Pings, Rule, Secure, Timeouts, WeightedBackend};
+pub use rule::{
+    EscapedSlashes, Keepalive, NoEndpoint, NonUpgrade, Persistence, Pings, Rule, Secure, Timeouts, WeightedBackend,
+};
 pub use session::{KeyFileError, Session, SessionKeys};
 pub use tls::{Certificate, HostTls, InsecurePolicy, TlsIdentity};
 
@@ -67,7 +71,7 @@ pub enum Found<'a> {
 }
 
 impl RouteTable {
-    /// The rule for a path without its query.
+    /// The rule for a path in its normal form ([`NormalPath`]).
     ///
     /// The most specific hostname comes first; where its rules do not fit the path, those of a less specific one may
     /// (HTTPRoute's precedence: it ranks the rules that match).
@@ -159,6 +163,7 @@ mod tests {
             keepalive: Keepalive::default(),
             persistence: None,
             non_upgrade: NonUpgrade::default(),
+            escaped_slashes: EscapedSlashes::default(),
         })
     }
 

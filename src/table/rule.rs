@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Algorithm, Backend, Candidates, ObjectName, Session};
+use super::{Algorithm, Backend, Candidates, EndpointId, ObjectName, Session};
 
 /// What is decided for the requests that match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Rule {
     pub persistence: Option<Persistence>,
     /// What happens to requests that are no WebSocket upgrade.
     pub non_upgrade: NonUpgrade,
+    /// What happens to requests whose path contains `%2F` or `%5C`.
+    pub escaped_slashes: EscapedSlashes,
 }
 
 /// A reference to a backend, with its share.
@@ -114,6 +116,16 @@ pub enum NonUpgrade {
     Reject,
 }
 
+/// What happens to a request whose path contains an escaped slash or backslash, which backends read differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// It is answered with 400.
+    #[default]
+    Reject,
+    /// It is passed to the backend as it was sent; for matching, the escape is an ordinary character.
+    Keep,
+}
+
 /// Why no endpoint can be offered; each is a 503.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoEndpoint {
@@ -133,12 +145,12 @@ impl Rule {
     ///
     /// # Errors
     /// When there is nothing to try.
-    pub fn candidates(&self, session: Option<Session<'_>>, rng: &mut fastrand::Rng) -> Result<Candidates, NoEndpoint> {
+    pub fn candidates(&self, session: Option<&Session>, rng: &mut fastrand::Rng) -> Result<Candidates, NoEndpoint> {
         if let Some(fault) = &self.fault {
             return Err(NoEndpoint::Faulty(fault.clone()));
         }
-        if let Some((backend, endpoint)) = session.and_then(|session| self.endpoint_of(session)) {
-            return Ok(backend.candidates(self.algorithm, Some(endpoint)));
+        if let Some(candidates) = session.and_then(|session| self.beginning_with(|id| session.belongs_to(id))) {
+            return Ok(candidates);
         }
         let backend = self.draw(rng)?;
         if backend.endpoints.is_empty() {
@@ -147,10 +159,12 @@ impl Rule {
         Ok(backend.candidates(self.algorithm, None))
     }
 
-    fn endpoint_of(&self, session: Session<'_>) -> Option<(&Arc<Backend>, usize)> {
+    /// The endpoints to try, where the first one is the one that `is_wanted`; `None` if the rule has none such.
+    #[must_use]
+    pub fn beginning_with(&self, is_wanted: impl Fn(&EndpointId) -> bool) -> Option<Candidates> {
         self.backends.iter().filter_map(|backend| backend.target.as_ref().ok()).find_map(|backend| {
-            let endpoint = backend.endpoints.iter().position(|endpoint| session.belongs_to(&endpoint.id))?;
-            Some((backend, endpoint))
+            let first = backend.endpoints.iter().position(|endpoint| is_wanted(&endpoint.id))?;
+            Some(backend.candidates(self.algorithm, Some(first)))
         })
     }
 
@@ -176,7 +190,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::table::{Endpoint, EndpointId, Phase, SessionKeys};
+    use crate::table::{Endpoint, Phase, SessionKeys};
 
     fn backend(service: &str, endpoints: &[(&str, Phase)]) -> Arc<Backend> {
         let service = ObjectName::new("shop", service);
@@ -207,6 +221,7 @@ mod tests {
             keepalive: Keepalive::default(),
             persistence: None,
             non_upgrade: NonUpgrade::Proxy,
+            escaped_slashes: EscapedSlashes::Reject,
         }
     }
 
@@ -222,21 +237,21 @@ mod tests {
         let stable = backend("stable", &[("a", READY), ("b", READY)]);
         let canary = backend("canary", &[("c", READY), ("d", Phase::Draining)]);
         let rule = rule(vec![(1_000_000, Ok(stable)), (0, Ok(canary.clone()))]);
-        let (keys, rng) = (SessionKeys::random(), &mut fastrand::Rng::with_seed(1));
+        let (keys, rng) = (Arc::new(SessionKeys::random()), &mut fastrand::Rng::with_seed(1));
         for (position, order) in [(0, ["c"].as_slice()), (1, &["d", "c"])] {
             let token = keys.issue(&canary.endpoints[position].id, "scope", 0);
             let session = keys.read(&token, "scope", 0, None);
-            assert_eq!(names(rule.candidates(session, rng), rng), order);
+            assert_eq!(names(rule.candidates(session.as_ref(), rng), rng), order);
         }
     }
 
     #[test]
     fn a_session_whose_endpoint_is_gone_gets_another() {
         let rule = rule(vec![(1, Ok(backend("chat", &[("a", READY)])))]);
-        let (keys, rng) = (SessionKeys::random(), &mut fastrand::Rng::with_seed(1));
+        let (keys, rng) = (Arc::new(SessionKeys::random()), &mut fastrand::Rng::with_seed(1));
         let gone = EndpointId::new(&ObjectName::new("shop", "chat"), 80, &"gone");
         let token = keys.issue(&gone, "scope", 0);
-        assert_eq!(names(rule.candidates(keys.read(&token, "scope", 0, None), rng), rng), ["a"]);
+        assert_eq!(names(rule.candidates(keys.read(&token, "scope", 0, None).as_ref(), rng), rng), ["a"]);
     }
 
     #[test]

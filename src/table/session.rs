@@ -4,7 +4,7 @@
 //! identity (8), and HMAC-SHA-256 over these and the rule's scope, cut to 16 bytes (RFC 2104 §5). It holds no
 //! address in clear and needs no state, so every replica that has the keys reads it, before and after a restart.
 
-use std::{fmt, hash::Hasher, time::Duration};
+use std::{fmt, hash::Hasher, sync::Arc, time::Duration};
 
 use aws_lc_rs::{constant_time, digest, hmac};
 use base64::{
@@ -89,7 +89,7 @@ impl SessionKeys {
     /// Reads a token of `scope` that is not older than `max_age`. Anything else is no session: forged, garbled, of
     /// another rule, signed with a key that is gone, or expired.
     #[must_use]
-    pub fn read(&self, text: &str, scope: &str, now: u64, max_age: Option<Duration>) -> Option<Session<'_>> {
+    pub fn read(self: &Arc<Self>, text: &str, scope: &str, now: u64, max_age: Option<Duration>) -> Option<Session> {
         if text.len() != TEXT_LENGTH {
             return None;
         }
@@ -99,9 +99,9 @@ impl SessionKeys {
         let (id, rest) = rest.split_first_chunk::<ID_LENGTH>()?;
         let (issued, rest) = rest.split_first_chunk::<8>()?;
         let endpoint = u64::from_be_bytes(rest.try_into().ok()?);
-        let position = self.0.iter().position(|key| key.id == *id)?;
-        let key = &self.0[position];
-        if version != VERSION || constant_time::verify_slices_are_equal(&key.mac(signed, scope), mac).is_err() {
+        let key = self.0.iter().position(|key| key.id == *id)?;
+        let expected = self.0[key].mac(signed, scope);
+        if version != VERSION || constant_time::verify_slices_are_equal(&expected, mac).is_err() {
             return None;
         }
         let issued = u64::from_be_bytes(*issued);
@@ -109,24 +109,25 @@ impl SessionKeys {
         if max_age.is_some_and(|max_age| age >= max_age) {
             return None;
         }
-        Some(Session { key, issued, endpoint, signed_by_first: position == 0 })
+        Some(Session { keys: self.clone(), key, issued, endpoint })
     }
 }
 
 /// A session that a client has proven to have.
-#[derive(Clone, Copy, Debug)]
-pub struct Session<'a> {
-    key: &'a SessionKey,
+#[derive(Clone, Debug)]
+pub struct Session {
+    keys: Arc<SessionKeys>,
+    /// The position of the key that signed its token.
+    key: usize,
     issued: u64,
     endpoint: u64,
-    signed_by_first: bool,
 }
 
-impl Session<'_> {
+impl Session {
     /// Whether the session belongs to this endpoint.
     #[must_use]
     pub fn belongs_to(&self, endpoint: &EndpointId) -> bool {
-        self.key.hash(endpoint) == self.endpoint
+        self.keys.0[self.key].hash(endpoint) == self.endpoint
     }
 
     /// When it began, in seconds since 1970.
@@ -139,7 +140,7 @@ impl Session<'_> {
     /// old key be retired.
     #[must_use]
     pub fn wants_new_signature(&self) -> bool {
-        !self.signed_by_first
+        self.key != 0
     }
 }
 
@@ -208,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_token_names_its_endpoint_and_no_other() {
-        let keys = SessionKeys::random();
+        let keys = Arc::new(SessionKeys::random());
         let token = keys.issue(&endpoint("a"), SCOPE, 1000);
         let session = keys.read(&token, SCOPE, 2000, None).unwrap();
         assert!(session.belongs_to(&endpoint("a")));
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn any_changed_byte_makes_a_token_worthless() {
-        let keys = SessionKeys::random();
+        let keys = Arc::new(SessionKeys::random());
         let token = keys.issue(&endpoint("a"), SCOPE, 1000);
         let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
         for position in 0..bytes.len() {
@@ -231,18 +232,18 @@ mod tests {
 
     #[test]
     fn garbled_and_foreign_tokens_are_no_sessions() {
-        let keys = SessionKeys::random();
+        let keys = Arc::new(SessionKeys::random());
         let token = keys.issue(&endpoint("a"), SCOPE, 1000);
         for text in ["", "x", &token[1..], &format!("{token}A"), &"?".repeat(token.len()), &"A".repeat(100_000)] {
             assert!(keys.read(text, SCOPE, 1000, None).is_none(), "{text}");
         }
         assert!(keys.read(&token, "shop/chat/other", 1000, None).is_none(), "of another rule");
-        assert!(SessionKeys::random().read(&token, SCOPE, 1000, None).is_none(), "of another key");
+        assert!(Arc::new(SessionKeys::random()).read(&token, SCOPE, 1000, None).is_none(), "of another key");
     }
 
     #[test]
     fn a_token_expires_at_its_age() {
-        let keys = SessionKeys::random();
+        let keys = Arc::new(SessionKeys::random());
         let token = keys.issue(&endpoint("a"), SCOPE, 1000);
         let hour = Some(Duration::from_secs(3600));
         assert!(keys.read(&token, SCOPE, 4599, hour).is_some());
@@ -254,12 +255,13 @@ mod tests {
     fn the_first_key_signs_and_all_verify() {
         let old = SessionKeys::parse(OLD).unwrap();
         let token = old.issue(&endpoint("a"), SCOPE, 1000);
-        let both = SessionKeys::parse(&format!("# newest first\n{NEW}\n\n{OLD}\n")).unwrap();
+        let both = Arc::new(SessionKeys::parse(&format!("# newest first\n{NEW}\n\n{OLD}\n")).unwrap());
+        let new = Arc::new(SessionKeys::parse(NEW).unwrap());
         let session = both.read(&token, SCOPE, 1000, None).unwrap();
         assert!(session.belongs_to(&endpoint("a")) && session.wants_new_signature());
         let renewed = both.issue(&endpoint("a"), SCOPE, session.issued());
-        assert!(SessionKeys::parse(NEW).unwrap().read(&renewed, SCOPE, 1000, None).is_some());
-        assert!(SessionKeys::parse(NEW).unwrap().read(&token, SCOPE, 1000, None).is_none());
+        assert!(new.read(&renewed, SCOPE, 1000, None).is_some());
+        assert!(new.read(&token, SCOPE, 1000, None).is_none());
     }
 
     #[test]

@@ -137,9 +137,20 @@ fn title(rule: &Rule) -> String {
 }
 
 fn rule(rule: &Rule) -> Vec<String> {
-    let Rule { route: _, name: _, fault: _, backends, algorithm, timeouts, keepalive, persistence, non_upgrade } = rule;
+    let Rule {
+        route: _,
+        name: _,
+        fault: _,
+        backends,
+        algorithm,
+        timeouts,
+        keepalive,
+        persistence,
+        non_upgrade,
+        escaped_slashes,
+    } = rule;
     let mut lines: Vec<_> = backends.iter().flat_map(backend).collect();
-    lines.push(format!("{algorithm:?}, {non_upgrade:?}"));
+    lines.push(format!("{algorithm:?}, {non_upgrade:?}, escaped slashes {escaped_slashes:?}"));
     lines.push(format!("{timeouts:?}"));
     lines.push(format!("{keepalive:?}"));
     lines.extend(persistence.as_ref().map(|persistence| format!("{persistence:?}")));

@@ -159,6 +159,7 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
             session_persistence: None,
             load_balancing: None,
             non_upgrade_requests: None,
+            escaped_slashes: None,
         },
     );
     let hostnames = proptest::collection::btree_set(host, 0..4);

@@ -4,6 +4,7 @@ mod checks;
 mod closes;
 mod direct;
 mod lifecycle;
+mod peers;
 mod pings;
 mod plain;
 mod probe;

@@ -16,9 +16,9 @@ use switchyard::{
     observe::Metrics,
     proxy::{Listener, Proxy, Scheme, Settings, Tunnels, listen::bind},
     table::{
-        Algorithm, Backend, Certificate, CurrentTable, Endpoint, EndpointId, EndpointState, HostPattern, HostTls,
-        InsecurePolicy, Keepalive, NonUpgrade, ObjectName, PathPattern, Persistence, Phase, RouteTable, Rule, Secure,
-        SessionKeys, Timeouts, TlsIdentity, WeightedBackend,
+        Algorithm, Backend, Certificate, CurrentTable, Endpoint, EndpointId, EndpointState, EscapedSlashes,
+        HostPattern, HostTls, InsecurePolicy, Keepalive, NonUpgrade, ObjectName, PathPattern, Persistence, Phase,
+        RouteTable, Rule, Secure, SessionKeys, Timeouts, TlsIdentity, WeightedBackend,
     },
 };
 use tokio::{
@@ -91,6 +91,7 @@ pub fn rule(endpoints: &[Arc<Endpoint>]) -> Rule {
         keepalive: Keepalive { client: None, backend: None },
         persistence: None,
         non_upgrade: NonUpgrade::Proxy,
+        escaped_slashes: EscapedSlashes::Reject,
     }
 }
 

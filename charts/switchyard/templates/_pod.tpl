@@ -149,6 +149,9 @@ spec:
 {{- with .Values.trustedProxies }}
 - --trusted-proxies={{ join "," . }}
 {{- end }}
+{{- with .Values.protectedFields }}
+- --protected-fields={{ join "," . }}
+{{- end }}
 {{- if .Values.allowSharedHostnames }}
 - --allow-shared-hostnames
 {{- end }}
