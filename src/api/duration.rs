@@ -5,8 +5,8 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// The form of a duration: one to four pairs of a number of at most five digits and a unit (GEP-2257).
-const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+use super::patterns::DURATION;
+
 const MENDING: &str = "must be a duration such as 10s, 1h30m or 500ms: one to four numbers of at most five digits, \
                        each with a unit of h, m, s or ms";
 
@@ -119,7 +119,7 @@ impl JsonSchema for Duration {
         json_schema!({
             "type": "string",
             "maxLength": 32,
-            "x-kubernetes-validations": [{ "rule": format!("self.matches('{PATTERN}')"), "message": MENDING }],
+            "x-kubernetes-validations": [{ "rule": format!("self.matches('{DURATION}')"), "message": MENDING }],
         })
     }
 }

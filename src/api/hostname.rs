@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-const PATTERN: &str = "^([*][.])?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
+use super::patterns::{ADDRESS, HOSTNAME};
 
 /// Stands for a hostname where the schema is made, so that a fault is told of the entry and not of the list.
 pub(super) struct Hostname;
@@ -25,12 +25,12 @@ impl JsonSchema for Hostname {
             "maxLength": 253,
             "x-kubernetes-validations": [
                 {
-                    "rule": format!("self.matches('{PATTERN}')"),
+                    "rule": format!("self.matches('{HOSTNAME}')"),
                     "message": "must be a host name in lower case without a port, such as chat.example.com or \
                                 *.example.com",
                 },
                 {
-                    "rule": "!self.matches('^[0-9.]+$')",
+                    "rule": format!("!self.matches('{ADDRESS}')"),
                     "message": "must be a host name, not an IP address: requests to an address match routes without \
                                 hostnames",
                 },

@@ -8,9 +8,11 @@ mod duration;
 mod hostname;
 mod object;
 mod open_enum;
+mod patterns;
 mod route;
 mod schema;
 mod status;
+pub mod validation;
 
 pub use duration::{Duration, DurationError};
 pub use object::{Fault, PartialRule, RouteObject, UnreadableSpec};

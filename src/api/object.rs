@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     GROUP, InsecurePolicy, KIND, RouteMatch, RouteRule, Tls, VERSION, WebSocketRouteSpec, WebSocketRouteStatus,
+    validation,
 };
 
 /// A route with a spec that may not be readable: one written under another CRD, or past the schema.
@@ -72,11 +73,16 @@ impl RouteObject {
         }
     }
 
-    /// Reads a spec, keeping what can be kept of one that does not deserialise.
+    /// Reads the spec of a stored object, keeping what can be kept of one that is not valid: it may have been stored
+    /// under another version of the schema.
     ///
     /// # Errors
-    /// When it does not deserialise: what is wrong, and what could be read all the same.
+    /// If it breaks the schema of this version or does not deserialise: what is wrong, and what could be read anyway.
     pub fn read_spec(spec: &Value) -> Result<WebSocketRouteSpec, UnreadableSpec> {
+        let faults = validation::check_stored(spec);
+        if !faults.is_empty() {
+            return Err(UnreadableSpec::read(spec, faults));
+        }
         serde_path_to_error::deserialize(spec).map_err(|error| {
             let fault = Fault { path: format!("spec.{}", error.path()), message: error.inner().to_string() };
             UnreadableSpec::read(spec, vec![fault])

@@ -4,7 +4,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, WebSocketRouteStatus, hostname::Hostname, open_enum::open_enum};
+use super::{Duration, WebSocketRouteStatus, hostname::Hostname, open_enum::open_enum, patterns};
 
 /// The class that a route belongs to when it names none.
 pub const DEFAULT_CLASS_NAME: &str = "switchyard";
@@ -54,7 +54,7 @@ pub struct WebSocketRouteSpec {
     /// Which controller serves the route: the one started with this `--class`. Default: `switchyard`.
     #[serde(default = "default_class_name")]
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = Rule::new(DNS_LABEL_RULE).message("must be a DNS label: lower-case letters, digits and -"))]
+    #[x_kube(validation = Rule::new(matches(patterns::DNS_LABEL)).message("must be a DNS label: lower-case letters, digits and -"))]
     pub class_name: String,
 
     /// The hosts that the route answers for, at most 16. `*.example.com` stands for one or more labels below
@@ -79,7 +79,10 @@ pub struct WebSocketRouteSpec {
     pub rules: Vec<RouteRule>,
 }
 
-const DNS_LABEL_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
+/// A CEL rule for a text that matches.
+fn matches(pattern: &str) -> String {
+    format!("self.matches('{pattern}')")
+}
 
 /// TLS of a route's hostnames.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
@@ -103,7 +106,7 @@ pub struct Tls {
 pub struct CertificateRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+    #[x_kube(validation = Rule::new(matches(patterns::SECRET_NAME))
         .message("must be the name of a Secret: lower-case letters, digits, - and ."))]
     pub name: String,
 }
@@ -124,8 +127,11 @@ open_enum! {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.matches) || has(self.escapedSlashes) && self.escapedSlashes == 'Keep' \
-        || !self.matches.exists(one, has(one.path) && one.path.value.matches('%(2[fF]|5[cC])'))")
+    validation = Rule::new(format!(
+        "!has(self.matches) || has(self.escapedSlashes) && self.escapedSlashes == 'Keep' \
+         || !self.matches.exists(one, has(one.path) && one.path.value.matches('{}'))",
+        patterns::ESCAPED_SLASH
+    ))
         .message("a path with %2F or %5C needs escapedSlashes: Keep; requests with such a path are otherwise refused \
                   with 400"),
 )]
@@ -133,7 +139,7 @@ pub struct RouteRule {
     /// Name of the rule, for logs; unique within the route. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = Rule::new(DNS_LABEL_RULE).message("must be a DNS label: lower-case letters, digits and -"))]
+    #[x_kube(validation = Rule::new(matches(patterns::DNS_LABEL)).message("must be a DNS label: lower-case letters, digits and -"))]
     pub name: Option<String>,
 
     /// The requests that the rule is for: those that any of up to 16 matches fits. Default: all of them.
@@ -202,12 +208,15 @@ pub struct PathMatch {
     /// The path, at most 1,024 characters, beginning with `/`.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("self.matches('^/[!-~]*$') && !self.matches('[?#]')").message(
+        validation = Rule::new(format!("{} && !self.matches('[?#]')", matches(patterns::PATH))).message(
             "must begin with / and hold visible ASCII characters only, without ? and #; write others as %XX"
         ),
         validation = Rule::new(
-            "!self.matches('(?i)(%00|%c0%80)') && !self.contains('\\\\') \
-             && !self.matches('(?i)(/|%2f|%5c)([.]|%(25)?2e|%c0%ae){1,2}(;|%3b|/|%2f|%5c|$)')"
+            format!(
+                "!self.matches('{}') && !self.contains('\\\\') && !self.matches('{}')",
+                patterns::NUL,
+                patterns::DOT_SEGMENT
+            )
         ).message(
             "no request can have this path: those with dot segments, backslashes or %00 are refused with 400"
         )
@@ -231,7 +240,7 @@ open_enum! {
 pub struct BackendRef {
     /// Name of a Service in the route's namespace.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = Rule::new(DNS_LABEL_RULE).message("must be the name of a Service: lower-case letters, digits and -"))]
+    #[x_kube(validation = Rule::new(matches(patterns::DNS_LABEL)).message("must be the name of a Service: lower-case letters, digits and -"))]
     pub name: String,
 
     /// A `spec.ports[].port` of the Service, 1 to 65535.
@@ -350,14 +359,14 @@ pub struct Cookie {
     /// route's namespace and name and of the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = Rule::new("self.matches('^[-!#$%&*+.^_`|~0-9A-Za-z]+$')")
+    #[x_kube(validation = Rule::new(matches(patterns::COOKIE_NAME))
         .message("must be a cookie name: letters, digits and -!#$%&*+.^_`|~"))]
     pub name: Option<String>,
 
     /// The paths to which browsers send it. Default: `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new("self.matches('^/[!-:<-~]*$')")
+    #[x_kube(validation = Rule::new(matches(patterns::COOKIE_PATH))
         .message("must begin with / and hold visible ASCII characters only, without ;"))]
     pub path: Option<String>,
 

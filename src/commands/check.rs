@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     compile::{ClusterView, Problem, Verdict},
-    source::manifest::{FileProblem, Kind, Manifests, Reader},
+    source::manifest::{FileProblem, Kind, Manifests},
     table::ObjectName,
 };
 
@@ -23,7 +23,7 @@ pub fn run(
     compile: impl FnOnce(&ClusterView) -> Vec<Verdict>,
     output: &mut impl Write,
 ) -> io::Result<ExitCode> {
-    let manifests = Reader::new().read(paths, &Manifests::default());
+    let manifests = Manifests::read(paths, &Manifests::default());
     let verdicts = compile(manifests.view());
     for warning in warnings(&manifests, &verdicts) {
         writeln!(output, "warning: {warning}")?;

@@ -6,7 +6,6 @@ use clap::CommandFactory;
 use switchyard::{
     args::Arguments,
     observe::{Direction, Metrics, TunnelClose},
-    source::manifest::Reader,
     table::ObjectName,
 };
 
@@ -73,11 +72,10 @@ fn trimmed(text: &str) -> String {
 
 #[test]
 fn every_example_is_one_that_an_api_server_takes() {
-    let reader = Reader::new();
     let mut examples = 0;
     for entry in fs::read_dir(golden::root().join("examples")).unwrap() {
         let path = entry.unwrap().path();
-        let manifests = golden::read(&reader, &path);
+        let manifests = golden::read(&path);
         assert_eq!(golden::without_path(manifests.problems()), [""; 0], "{}", path.display());
         examples += manifests.view().routes.len();
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use switchyard::source::manifest::{FileProblem, Manifests, Reader};
+use switchyard::source::manifest::{FileProblem, Manifests};
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
@@ -29,8 +29,8 @@ pub(crate) fn expectation(path: &Path) -> String {
 }
 
 /// Reads one file alone.
-pub(crate) fn read(reader: &Reader, path: &Path) -> Manifests {
-    reader.read(&[path.to_owned()], &Manifests::default())
+pub(crate) fn read(path: &Path) -> Manifests {
+    Manifests::read(&[path.to_owned()], &Manifests::default())
 }
 
 /// Problems as text, without the path of the file.

@@ -18,10 +18,8 @@ const LAYERED: &[&str] = &[
     "clap",
     "hyper",
     "hyper_util",
-    "jsonschema",
     "k8s_openapi",
     "kube",
-    "kube_cel",
     "notify",
     "prometheus_client",
     "rustls",
@@ -44,7 +42,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         folder: "source",
         modules: &["api", "compile", "table"],
-        crates: &["jsonschema", "k8s_openapi", "kube", "kube_cel", "notify", "saphyr_parser", "serde_yaml", "tokio"],
+        crates: &["k8s_openapi", "kube", "notify", "saphyr_parser", "serde_yaml", "tokio"],
     },
     Layer {
         folder: "proxy",

@@ -12,3 +12,4 @@ mod manifests;
 mod objects;
 mod orphans;
 mod reuse;
+mod verdicts;

@@ -1,4 +1,4 @@
-//! The reader beyond single objects: files as people and programs write them.
+//! Manifests beyond single objects: files as people and programs write them.
 
 use std::{fs, sync::Arc};
 
@@ -7,7 +7,7 @@ use switchyard::{
     api::{BackendRef, PathMatch, PathMatchType, RouteMatch, RouteRule, WebSocketRouteSpec},
     commands::check,
     compile::{Problem, Verdict},
-    source::manifest::{Manifests, Reader},
+    source::manifest::Manifests,
     table::ObjectName,
 };
 
@@ -15,18 +15,16 @@ use crate::golden;
 
 #[test]
 fn files_as_people_and_kubectl_write_them_are_read() {
-    let reader = Reader::new();
     for path in golden::files("manifests/good") {
-        let manifests = golden::read(&reader, &path);
+        let manifests = golden::read(&path);
         assert_eq!(golden::without_path(manifests.problems()), [""; 0], "{}", path.display());
     }
 }
 
 #[test]
 fn files_that_are_wrong_are_told_of_with_their_lines() {
-    let reader = Reader::new();
     for path in golden::files("manifests/bad") {
-        let problems = golden::without_path(golden::read(&reader, &path).problems());
+        let problems = golden::without_path(golden::read(&path).problems());
         let expected = golden::expectation(&path);
         assert!(problems.iter().any(|problem| problem.starts_with(&expected)), "{}: {problems:#?}", path.display());
         assert_eq!(problems.len(), 1, "{}: {problems:#?}", path.display());
@@ -36,7 +34,7 @@ fn files_that_are_wrong_are_told_of_with_their_lines() {
 #[test]
 fn a_list_as_kubectl_prints_it_holds_all_its_objects() {
     let path = golden::root().join("tests/golden/manifests/good/as-kubectl-prints.yaml");
-    let manifests = golden::read(&Reader::new(), &path);
+    let manifests = golden::read(&path);
     let view = manifests.view();
     let service = ObjectName::new("shop", "chat");
     assert_eq!(view.services[&service].spec.ports[0].name.as_deref(), Some("ws"));
@@ -48,7 +46,7 @@ fn a_list_as_kubectl_prints_it_holds_all_its_objects() {
 #[test]
 fn text_in_a_secret_is_read_and_the_namespace_is_default() {
     let path = golden::root().join("tests/golden/manifests/good/strings.yaml");
-    let manifests = golden::read(&Reader::new(), &path);
+    let manifests = golden::read(&path);
     let secret = &manifests.view().secrets[&ObjectName::new("default", "chat-tls")];
     assert_eq!(secret.data.certificate.as_ref().unwrap().0, b"-----BEGIN CERTIFICATE-----\n");
 }
@@ -67,7 +65,7 @@ fn only_manifests_are_read_and_subfolders_too() {
     for ignored in [".one.yaml.swp", ".hidden.yaml", "one.yaml~", "#one.yaml#", "4913", ".git/one.yaml", "README.md"] {
         fs::write(folder.path().join(ignored), "kind: Nothing").unwrap();
     }
-    let manifests = Reader::new().read(&[folder.path().to_owned()], &Manifests::default());
+    let manifests = Manifests::read(&[folder.path().to_owned()], &Manifests::default());
     assert_eq!(golden::without_path(manifests.problems()), [""; 0]);
     assert_eq!((manifests.files(), manifests.view().services.len()), (3, 3));
 }
@@ -80,7 +78,7 @@ fn a_folder_is_read_once_however_many_links_lead_to_it() {
     fs::write(folder.path().join("below/chat.yaml"), text).unwrap();
     std::os::unix::fs::symlink(".", folder.path().join("loop")).unwrap();
     std::os::unix::fs::symlink("below", folder.path().join("other")).unwrap();
-    let manifests = Reader::new().read(&[folder.path().to_owned()], &Manifests::default());
+    let manifests = Manifests::read(&[folder.path().to_owned()], &Manifests::default());
     assert_eq!(manifests.view().services.len(), 1);
     let problems: Vec<_> = manifests.problems().iter().map(ToString::to_string).collect();
     let told = |name: &str| {
@@ -96,7 +94,7 @@ fn what_is_no_file_in_a_folder_is_never_opened() {
     // Without a writer, opening it would wait for ever.
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket.yaml")).unwrap();
-    let manifests = Reader::new().read(&[folder.path().to_owned()], &Manifests::default());
+    let manifests = Manifests::read(&[folder.path().to_owned()], &Manifests::default());
     assert_eq!(golden::without_path(manifests.problems()), [""; 0]);
 }
 
@@ -106,7 +104,7 @@ fn a_path_that_is_not_there_and_a_file_that_is_no_text_are_problems() {
     let binary = folder.path().join("binary.yaml");
     fs::write(&binary, b"a: 1\nb: \xff\n").unwrap();
     let missing = folder.path().join("missing");
-    let manifests = Reader::new().read(&[missing.clone(), binary.clone()], &Manifests::default());
+    let manifests = Manifests::read(&[missing.clone(), binary.clone()], &Manifests::default());
     let problems: Vec<_> = manifests.problems().iter().map(ToString::to_string).collect();
     let expected = [
         format!("{}:2: is not UTF-8 text", binary.display()),
@@ -118,7 +116,7 @@ fn a_path_that_is_not_there_and_a_file_that_is_no_text_are_problems() {
 #[test]
 fn what_the_compiler_says_is_told_at_the_field_that_it_names() {
     let path = golden::root().join("tests/golden/objects/good/several-rules.yaml");
-    let manifests = golden::read(&Reader::new(), &path);
+    let manifests = golden::read(&path);
     let problem = Problem {
         path: "spec.rules[1].backendRefs[0].port".into(),
         reason: switchyard::api::ConditionReason::UnknownPort,
@@ -168,17 +166,12 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
     })
 }
 
-thread_local! {
-    /// Compiling the schema takes longer than a case.
-    static READER: Reader = Reader::new();
-}
-
 /// Reads a text as the only file there is.
 fn read_text(text: &str) -> Manifests {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("any.yaml");
     fs::write(&path, text).unwrap();
-    READER.with(|reader| golden::read(reader, &path))
+    golden::read(&path)
 }
 
 proptest! {

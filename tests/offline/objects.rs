@@ -2,15 +2,14 @@
 
 use std::{fs, path::Path};
 
-use switchyard::source::manifest::{Kind, Reader};
+use switchyard::source::manifest::Kind;
 
 use crate::golden;
 
 #[test]
 fn every_good_object_is_accepted() {
-    let reader = Reader::new();
     for path in golden::files("objects/good") {
-        let manifests = golden::read(&reader, &path);
+        let manifests = golden::read(&path);
         assert_eq!(golden::without_path(manifests.problems()), [""; 0], "{}", path.display());
         assert!(manifests.view().routes.iter().all(|route| route.spec.is_ok()));
     }
@@ -18,9 +17,8 @@ fn every_good_object_is_accepted() {
 
 #[test]
 fn every_bad_object_is_refused_with_the_field_its_line_and_how_to_mend_it() {
-    let reader = Reader::new();
     for path in golden::files("objects/bad") {
-        let manifests = golden::read(&reader, &path);
+        let manifests = golden::read(&path);
         let problems = golden::without_path(manifests.problems());
         let expected = golden::expectation(&path);
         let found = problems.iter().find(|problem| problem.contains(&expected));
@@ -47,14 +45,13 @@ fn is_named_on(path: &Path, line: usize, expected: &str) -> bool {
 
 #[test]
 fn a_refused_route_keeps_its_claims() {
-    let reader = Reader::new();
     for path in golden::files("objects/bad") {
-        let manifests = golden::read(&reader, &path);
+        let manifests = golden::read(&path);
         assert_eq!(manifests.view().routes.len(), 1, "{}", path.display());
         let unreadable = manifests.view().routes[0].spec.as_ref().unwrap_err();
         assert!(!unreadable.faults.is_empty());
     }
-    let twice = golden::read(&reader, &golden::root().join("tests/golden/objects/bad/hostname-twice.yaml"));
+    let twice = golden::read(&golden::root().join("tests/golden/objects/bad/hostname-twice.yaml"));
     let route = &twice.view().routes[0];
     assert_eq!(route.spec.as_ref().unwrap_err().hostnames, ["chat.example.com", "b.example.com"]);
     assert_eq!(route.class_name(), Some("switchyard"));
@@ -86,7 +83,7 @@ fn collect(value: &serde_json::Value, messages: &mut Vec<String>) {
 #[test]
 fn fields_of_a_route_are_found_by_their_paths() {
     let path = golden::root().join("tests/golden/objects/good/several-rules.yaml");
-    let manifests = golden::read(&Reader::new(), &path);
+    let manifests = golden::read(&path);
     let name = switchyard::table::ObjectName::new("golden", "several-rules");
     let line = |field: &str| manifests.locate(Kind::WebSocketRoute, &name, field).unwrap().1;
     let text = fs::read_to_string(&path).unwrap();

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     Changes, Source,
-    manifest::{FileProblem, Kind, Manifests, Reader},
+    manifest::{FileProblem, Kind, Manifests},
 };
 use crate::{compile::ClusterView, table::ObjectName};
 use events::{Message, Watch};
@@ -84,7 +84,7 @@ impl DirectorySource {
         let (sender, messages) = mpsc::channel();
         let shared = Arc::new(Shared { current: ArcSwap::default(), revision: watch::Sender::new(0) });
         let watch = Watch::new(directory.clone(), sender.clone(), interval);
-        let worker = Worker { directory, reader: Reader::new(), shared: shared.clone(), changes, watch, messages };
+        let worker = Worker { directory, shared: shared.clone(), changes, watch, messages };
         // Watched before it is read: what changes in between is read again.
         worker.read();
         worker.changes.touch();
@@ -142,7 +142,6 @@ impl Drop for StopOnDrop {
 /// The thread that reads.
 struct Worker {
     directory: PathBuf,
-    reader: Reader,
     shared: Arc<Shared>,
     changes: Changes,
     watch: Watch,
@@ -158,7 +157,7 @@ impl Worker {
 
     fn read(&self) {
         let previous = self.shared.current.load_full();
-        let manifests = self.reader.read(std::slice::from_ref(&self.directory), &previous);
+        let manifests = Manifests::read(std::slice::from_ref(&self.directory), &previous);
         let have_objects_changed = !manifests.same_objects(&previous);
         let has_changed = have_objects_changed || manifests.problems() != previous.problems();
         tell(previous.problems(), manifests.problems());

@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use super::{position::child, schema::Violation, typed};
+use super::{position::child, typed, violation::Violation};
 use crate::compile::{
     SERVICE_NAME_LABEL, SecretData, SecretObject, ServiceObject, ServicePort, ServiceSpec, SliceConditions,
     SliceEndpoint, SliceObject, SlicePort, TargetRef,

@@ -9,7 +9,7 @@ use super::{
     metadata,
     object::{self, Object},
     position::{Positions, entry, is_within, join},
-    schema::{RouteSchema, Violation},
+    violation::Violation,
     yaml::{self, Document, Fault, Syntax},
 };
 use crate::table::ObjectName;
@@ -72,8 +72,8 @@ pub(super) struct Contents {
 }
 
 /// Reads the text of a file.
-pub(super) fn read(path: &Arc<Path>, bytes: &[u8], schema: &RouteSchema) -> Contents {
-    let mut reader = Reader { path, schema, contents: Contents { objects: Vec::new(), problems: Vec::new() } };
+pub(super) fn read(path: &Arc<Path>, bytes: &[u8]) -> Contents {
+    let mut reader = Reader { path, contents: Contents { objects: Vec::new(), problems: Vec::new() } };
     let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
     let syntax = if is_json { Syntax::Json } else { Syntax::Yaml };
     match std::str::from_utf8(bytes) {
@@ -91,7 +91,6 @@ pub(super) fn read(path: &Arc<Path>, bytes: &[u8], schema: &RouteSchema) -> Cont
 
 struct Reader<'a> {
     path: &'a Arc<Path>,
-    schema: &'a RouteSchema,
     contents: Contents,
 }
 
@@ -156,7 +155,7 @@ impl Reader<'_> {
         };
         let miswritten = violations_within(&parts.faults, prefix);
         violations.splice(0..0, miswritten.iter().cloned());
-        let (object, violations) = object::object(kind, &name, value, violations, self.schema);
+        let (object, violations) = object::object(kind, &name, value, violations);
         // What is miswritten is told by the document, with the lines that it was found on; what else seems wrong with
         // such a field follows from that.
         let follows = |violation: &Violation| miswritten.iter().any(|earlier| earlier.field == violation.field);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::schema::Violation;
+use super::violation::Violation;
 use crate::api;
 
 /// The kinds that are read.

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::{kind::Kind, schema::Violation, typed};
+use super::{kind::Kind, typed, violation::Violation};
 use crate::{compile::object_name, table::ObjectName};
 
 /// The name of an object, and what is wrong with its metadata. Without a usable name there is no object.

@@ -10,9 +10,9 @@ mod metadata;
 mod object;
 mod position;
 mod scalar;
-mod schema;
 mod tree;
 mod typed;
+mod violation;
 mod walk;
 mod yaml;
 
@@ -31,7 +31,6 @@ pub use yaml::whole_numbers;
 use crate::{api::RouteObject, compile::ClusterView, table::ObjectName};
 use file::{Contents, Place, Written};
 use object::Object;
-use schema::RouteSchema;
 
 /// No object of the API is larger than a few MiB.
 const MAX_FILE_SIZE: u64 = 64 << 20;
@@ -52,36 +51,19 @@ struct File {
     contents: Contents,
 }
 
-/// Reads manifests. Making one compiles the schema, so one is kept for many reads.
-pub struct Reader {
-    schema: RouteSchema,
-}
-
-impl Default for Reader {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Reader {
-    /// A reader with the rules of this version's CRD.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { schema: RouteSchema::new() }
-    }
-
+impl Manifests {
     /// Reads all manifests in files and directories. What has not changed since `previous` is taken from it.
     ///
     /// This never fails: what cannot be read is a problem, and the rest is there.
     #[must_use]
-    pub fn read(&self, paths: &[PathBuf], previous: &Manifests) -> Manifests {
-        let mut manifests = Manifests::default();
+    pub fn read(paths: &[PathBuf], previous: &Self) -> Self {
+        let mut manifests = Self::default();
         let mut problems = Vec::new();
         for path in paths {
             let (files, unlisted) = tree::files(path);
             problems.extend(unlisted);
             for path in files {
-                match self.file(&path, previous) {
+                match read_file(&path, previous) {
                     Ok(file) => drop(manifests.files.insert(Arc::from(path), file)),
                     // Gone since it was listed: another read follows.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -93,22 +75,6 @@ impl Reader {
         manifests
     }
 
-    fn file(&self, path: &Path, previous: &Manifests) -> io::Result<Arc<File>> {
-        if fs::metadata(path)?.len() > MAX_FILE_SIZE {
-            return Err(io::Error::other("is too large for a manifest"));
-        }
-        let bytes = fs::read(path)?;
-        match previous.files.get(path) {
-            Some(file) if file.bytes == bytes => Ok(file.clone()),
-            _ => {
-                let contents = file::read(&Arc::from(path), &bytes, &self.schema);
-                Ok(Arc::new(File { bytes, contents }))
-            }
-        }
-    }
-}
-
-impl Manifests {
     /// The objects. Those that were the same in the previous read are the same `Arc`s.
     #[must_use]
     pub fn view(&self) -> &ClusterView {
@@ -195,6 +161,20 @@ impl Manifests {
         }
         self.places.insert(key, written);
         None
+    }
+}
+
+fn read_file(path: &Path, previous: &Manifests) -> io::Result<Arc<File>> {
+    if fs::metadata(path)?.len() > MAX_FILE_SIZE {
+        return Err(io::Error::other("is too large for a manifest"));
+    }
+    let bytes = fs::read(path)?;
+    match previous.files.get(path) {
+        Some(file) if file.bytes == bytes => Ok(file.clone()),
+        _ => {
+            let contents = file::read(&Arc::from(path), &bytes);
+            Ok(Arc::new(File { bytes, contents }))
+        }
     }
 }
 

@@ -5,14 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::{
-    builtin,
-    kind::Kind,
-    schema::{RouteSchema, Violation},
-    typed,
-};
+use super::{builtin, kind::Kind, typed, violation::Violation};
 use crate::{
-    api::{Fault, RouteObject, UnreadableSpec, WebSocketRouteStatus},
+    api::{Fault, RouteObject, UnreadableSpec, WebSocketRouteStatus, validation},
     compile::{SecretObject, ServiceObject, SliceObject, trim},
     table::ObjectName,
 };
@@ -60,11 +55,10 @@ pub(super) fn object(
     name: &ObjectName,
     mut value: Value,
     earlier: Vec<Violation>,
-    schema: &RouteSchema,
 ) -> (Option<Object>, Vec<Violation>) {
     let read = match kind {
         Kind::WebSocketRoute => {
-            let (route, violations) = route(name, &mut value, earlier, schema);
+            let (route, violations) = route(name, &mut value, earlier);
             return (Some(Object::Route(Arc::new(route))), violations);
         }
         Kind::Service => builtin::service(&value).map(|mut service| {
@@ -104,30 +98,20 @@ fn settle(metadata: &mut ObjectMeta, name: &ObjectName) {
     metadata.namespace = Some(name.namespace.to_string());
 }
 
-fn route(
-    name: &ObjectName,
-    value: &mut Value,
-    earlier: Vec<Violation>,
-    schema: &RouteSchema,
-) -> (RouteObject, Vec<Violation>) {
+fn route(name: &ObjectName, value: &mut Value, earlier: Vec<Violation>) -> (RouteObject, Vec<Violation>) {
     // The status is a subresource: an API server ignores what a manifest says of it.
     if let Some(fields) = value.as_object_mut() {
         fields.remove("status");
     }
-    let mut violations = merged(earlier, schema.check(value));
-    let spec = schema.with_defaults(&value["spec"]);
+    let mut violations = merged(earlier, validation::check_object(value).into_iter().map(Violation::from).collect());
+    let spec = validation::with_defaults(&value["spec"]);
     let spec = match (RouteObject::read_spec(&spec), violations.first()) {
         (Ok(spec), None) => Ok(spec),
         (Err(unreadable), None) => {
-            let violation = |Fault { path, message }: Fault| Violation { field: path, message };
-            violations.extend(unreadable.faults.iter().cloned().map(violation));
+            violations.extend(unreadable.faults.iter().cloned().map(Violation::from));
             Err(unreadable)
         }
-        (_, Some(_)) => {
-            let fault =
-                |Violation { field, message }: &Violation| Fault { path: field.clone(), message: message.clone() };
-            Err(UnreadableSpec::read(&spec, violations.iter().map(fault).collect()))
-        }
+        (_, Some(_)) => Err(UnreadableSpec::read(&spec, violations.iter().map(Fault::from).collect())),
     };
     let mut metadata = ObjectMeta::default();
     if let Ok(written) = typed::read::<ObjectMeta>(&value["metadata"], "metadata") {

@@ -7,7 +7,7 @@ use serde_path_to_error::{Path, Segment, Track};
 
 use super::{
     position::{child, entry, join},
-    schema::Violation,
+    violation::Violation,
 };
 
 /// Reads a value that stands at `field`. Fields that the type does not know are violations, as an API server has it
