@@ -15,6 +15,8 @@ KUBE_SCORE := $(TOOLS)/kube-score-$(KUBE_SCORE_VERSION)/bin/kube-score
 FUZZ_VERSION := 0.13.2
 FUZZ := $(TOOLS)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 FUZZ_SECONDS ?= 60
+# Folder of advisory databases as cargo-deny keeps them. It is never fetched here.
+ADVISORY_DBS ?= $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs
 
 .PHONY: help
 help: ## List what there is to run
@@ -47,10 +49,20 @@ doc: ## Documentation of every public item
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
 .PHONY: deny
-deny: $(DENY) ## Dependencies: bans, licences, sources
+deny: $(DENY) ## Dependencies: bans, licences, sources; known vulnerabilities where ADVISORY_DBS has a database
 	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
 	$(DENY) --locked --config deny.toml --manifest-path bench/peers/Cargo.toml check --hide-inclusion-graph bans licenses sources
 	$(DENY) --locked --config deny.toml --manifest-path fuzz/Cargo.toml check --hide-inclusion-graph bans licenses sources
+	@if compgen -G '$(ADVISORY_DBS)/*/' > /dev/null; then \
+		mkdir -p $(TARGET); \
+		{ cat deny.toml; printf '\n[advisories]\ndb-path = "%s"\n' '$(abspath $(ADVISORY_DBS))'; } > $(TARGET)/deny.toml; \
+		for manifest in Cargo.toml bench/peers/Cargo.toml fuzz/Cargo.toml; do \
+			$(DENY) --locked --offline --config $(TARGET)/deny.toml --manifest-path $$manifest \
+				check --hide-inclusion-graph --disable-fetch advisories; \
+		done; \
+	else \
+		echo 'advisories: not checked, no database in $(ADVISORY_DBS) (cargo deny fetch db makes one)'; \
+	fi
 
 $(DENY):
 	cargo install --quiet --locked --root $(TOOLS)/cargo-deny-$(DENY_VERSION) cargo-deny --version $(DENY_VERSION)

@@ -153,6 +153,11 @@ pub struct ServeArguments {
     /// those that docs/security.md lists
     #[arg(long, value_name = "FIELD", value_delimiter = ',', value_parser = protected_field, env = "SWITCHYARD_PROTECTED_FIELDS")]
     pub protected_fields: Vec<String>,
+    /// Connections that one client address may have open at the public listeners, an IPv6 client being its /64; more are
+    /// closed at once. Addresses of --trusted-proxies are exempt. Leave it at 0, no limit, where a load balancer hides
+    /// the addresses of clients
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT")]
+    pub max_connections_per_client: u32,
     /// Let several namespaces name one hostname; otherwise it belongs to the namespace of its oldest route
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
     pub allow_shared_hostnames: bool,

@@ -8,10 +8,19 @@ use tracing::{info, warn};
 const RESERVE: u64 = 256;
 /// Below this, nothing useful is left.
 const FEWEST: u64 = 16;
+const FEWEST_ADMIN: u64 = 4;
 
-/// Raises the limit as far as it may be raised, and tells how many connections with clients fit below it: each may
-/// need one with a backend.
-pub(super) fn connections() -> usize {
+/// How many connections fit below the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fitting {
+    /// Connections with clients; each may need one with a backend.
+    pub(super) clients: usize,
+    /// Connections to the admin port, out of the reserve.
+    pub(super) admin: usize,
+}
+
+/// Raises the limit as far as it may be raised, and returns how many connections fit below it.
+pub(super) fn connections() -> Fitting {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // The lower limit is for programs that use select(2) on their descriptors.
     let limit = match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
@@ -21,15 +30,18 @@ pub(super) fn connections() -> usize {
             current
         }
     };
-    let Some(limit) = limit else { return usize::MAX };
-    let connections = fitting(limit);
-    info!(descriptors = limit, connections, "connections are limited by file descriptors");
-    usize::try_from(connections).unwrap_or(usize::MAX)
+    let fitting = fitting(limit.unwrap_or(u64::MAX));
+    if let Some(limit) = limit {
+        info!(descriptors = limit, connections = fitting.clients, "connections are limited by file descriptors");
+    }
+    fitting
 }
 
-fn fitting(limit: u64) -> u64 {
+fn fitting(limit: u64) -> Fitting {
     let reserve = RESERVE.min(limit / 2);
-    ((limit - reserve) / 2).max(FEWEST)
+    let clients = ((limit - reserve) / 2).max(FEWEST);
+    let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
+    Fitting { clients: number(clients), admin: number((reserve / 4).max(FEWEST_ADMIN)) }
 }
 
 #[cfg(test)]
@@ -38,8 +50,8 @@ mod tests {
 
     #[test]
     fn descriptors_are_kept_back_for_everything_else() {
-        assert_eq!(fitting(20_000), 9_872);
-        assert_eq!(fitting(1_024), 384);
-        assert_eq!(fitting(100), 25);
+        assert_eq!(fitting(20_000), Fitting { clients: 9_872, admin: 64 });
+        assert_eq!(fitting(1_024), Fitting { clients: 384, admin: 64 });
+        assert_eq!(fitting(100), Fitting { clients: 25, admin: 12 });
     }
 }

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use self::followed::{Meanwhile, follow};
 use crate::{
     args::{LogFormat, ServeArguments},
-    observe::{self, Admin, ApiTokens, Metrics, Readiness},
+    observe::{self, Admin, AdminLimits, ApiTokens, Metrics, Readiness},
     proxy::{Listener, ProtectedFields, Proxy, Scheme, Settings, Tunnels, listen},
     source::Report,
     table::{CurrentTable, SessionKeys},
@@ -117,6 +117,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
     let (reports, reported) = tokio::sync::watch::channel(Report::default());
     let mut control = control::start(objects, arguments.compile_settings(), &table, &metrics, reports).await?;
     let encoder = metrics.clone();
+    let descriptors = descriptors::connections();
     let admin_port = Admin {
         ready: ready.clone(),
         metrics: Arc::new(move || encoder.encode()),
@@ -125,7 +126,8 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
         tunnels: tunnels::open(tunnels.clone()),
         tokens,
     };
-    tokio::spawn(admin_port.run(admin));
+    let limits = AdminLimits { connections: descriptors.admin, ..AdminLimits::default() };
+    admin_port.start(admin.into_std()?, limits).context("the threads of the admin port cannot be started")?;
 
     let mut first = reported;
     let mut signals = signals::Signals::new()?;
@@ -138,7 +140,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
     ready.published();
     serving(&bound);
 
-    let settings = settings(&arguments, &defaults, &bound);
+    let settings = settings(&arguments, &defaults, &bound, descriptors.clients);
     let proxy = Proxy { table, session_keys, settings, metrics, tunnels };
     let mut failure = None;
     let stop = async {
@@ -172,7 +174,7 @@ fn tokens(file: &Path) -> anyhow::Result<Arc<ArcSwap<ApiTokens>>> {
     follow("--admin-token-file", file, |text| Ok(ApiTokens::parse(text)?), Meanwhile::Only(ApiTokens::none))
 }
 
-fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> Settings {
+fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound, max_connections: usize) -> Settings {
     let bound_port = bound.https.first().map(SocketAddr::port);
     Settings {
         threads: arguments.threads.map_or_else(cores, usize::from),
@@ -181,7 +183,8 @@ fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound) -> S
         protected_fields: ProtectedFields::with(arguments.protected_fields.iter().cloned()),
         shutdown_delay: arguments.shutdown_delay.unwrap_or(defaults.shutdown_delay),
         drain_window: arguments.drain_window.unwrap_or(defaults.drain_window),
-        max_connections: descriptors::connections(),
+        max_connections,
+        max_connections_per_client: arguments.max_connections_per_client,
         ..Settings::default()
     }
 }

@@ -2,28 +2,20 @@
 //!
 //! Label values come from enums and object names, never from requests; series go away with what they describe.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Debug},
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+mod series;
+
+use std::{sync::atomic::Ordering, time::Duration};
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    encoding::text,
     metrics::{
-        MetricType,
-        counter::ConstCounter,
-        gauge::{ConstGauge, Gauge},
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
 };
 
+use self::series::{CodeLabel, RouteSeries, Series, lock};
 use crate::table::ObjectName;
 
 /// Which way bytes went.
@@ -47,24 +39,6 @@ pub struct Metrics {
     table_routes: Gauge,
     lease_holder: Gauge,
     series: std::sync::Arc<Series>,
-}
-
-/// What is counted by object, as plain maps: a series of the client library could not be listed, hence not removed.
-#[derive(Debug, Default)]
-struct Series {
-    bytes: [AtomicU64; 2],
-    frames: [AtomicU64; 2],
-    tls_handshakes: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-    routes: Mutex<BTreeMap<ObjectName, RouteSeries>>,
-    endpoints: Mutex<BTreeMap<(ObjectName, Box<str>), u64>>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct RouteSeries {
-    tunnels_open: u64,
-    handshakes: BTreeMap<&'static str, u64>,
-    closes: BTreeMap<(&'static str, &'static str), u64>,
-    requests: BTreeMap<u16, u64>,
 }
 
 impl Default for Metrics {
@@ -112,9 +86,15 @@ impl Metrics {
         }
     }
 
-    /// A request was answered; the route is absent where none was found.
+    /// A request was answered; the route is absent where none was found. Codes that are not registered are counted as one
+    /// for each class.
     pub fn request(&self, route: Option<&ObjectName>, code: u16) {
-        self.route(route, |series| *series.requests.entry(code).or_default() += 1);
+        self.route(route, |series| *series.requests.entry(CodeLabel::of(code)).or_default() += 1);
+    }
+
+    /// A connection or request was refused for a reason, which is one of few; the route is absent where none was found.
+    pub fn refusal(&self, route: Option<&ObjectName>, reason: &'static str) {
+        self.route(route, |series| *series.refusals.entry(reason).or_default() += 1);
     }
 
     /// An upgrade request came to an end.
@@ -219,143 +199,5 @@ pub struct TunnelClose {
     pub duration: Duration,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().expect("no holder panics")
-}
-
-impl Collector for Series {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let directions = |counts: &[AtomicU64; 2]| {
-            let count = |direction: usize| counts[direction].load(Ordering::Relaxed);
-            [([("direction", "to_backend")], count(0)), ([("direction", "to_client")], count(1))]
-        };
-        counters(&mut encoder, "bytes", "Bytes passed on through tunnels", directions(&self.bytes))?;
-        let help = "WebSocket frames passed on through tunnels, without the proxy's own";
-        counters(&mut encoder, "frames", help, directions(&self.frames))?;
-        // Copied, and written after the lock is gone: requests wait for it.
-        let handshakes = lock(&self.tls_handshakes).clone();
-        let handshakes =
-            handshakes.iter().map(|((result, version), count)| ([("result", *result), ("version", *version)], *count));
-        counters(&mut encoder, "tls_handshakes", "TLS handshakes with clients", handshakes)?;
-        let endpoints = lock(&self.endpoints).clone();
-        let endpoints = endpoints.iter().map(|((service, endpoint), open)| {
-            let labels =
-                [("namespace", &*service.namespace), ("service", &*service.name), ("endpoint", endpoint.as_ref())];
-            (labels, *open)
-        });
-        gauges(&mut encoder, "endpoint_tunnels_open", "Open tunnels of an endpoint", endpoints)?;
-        self.encode_routes(&mut encoder)
-    }
-}
-
-impl Series {
-    fn encode_routes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        let routes = lock(&self.routes).clone();
-        let named = || routes.iter().map(|(name, series)| (&*name.namespace, &*name.name, series));
-        let open = named().filter(|(_, name, _)| !name.is_empty());
-        let open = open.map(|(namespace, name, series)| (route_labels(namespace, name), series.tunnels_open));
-        gauges(encoder, "tunnels_open", "Open tunnels", open)?;
-        let handshakes = named().flat_map(|(namespace, name, series)| {
-            let labels = move |result| [("namespace", namespace), ("route", name), ("result", result)];
-            series.handshakes.iter().map(move |(result, count)| (labels(*result), *count))
-        });
-        counters(encoder, "handshakes", "Upgrade requests by how they ended", handshakes)?;
-        let closes = named().flat_map(|(namespace, name, series)| {
-            let labels = move |(closer, cause)| {
-                [("namespace", namespace), ("route", name), ("closer", closer), ("cause", cause)]
-            };
-            series.closes.iter().map(move |(end, count)| (labels(*end), *count))
-        });
-        counters(encoder, "closes", "Tunnels that ended, by who ended them and why", closes)?;
-        let requests = named().flat_map(|(namespace, name, series)| {
-            let labels = move |code: &u16| {
-                [("namespace", namespace.to_owned()), ("route", name.to_owned()), ("code", code.to_string())]
-            };
-            series.requests.iter().map(move |(code, count)| (labels(code), *count))
-        });
-        counters(encoder, "requests", "Requests answered, upgrades included", requests)
-    }
-}
-
-fn route_labels<'a>(namespace: &'a str, name: &'a str) -> [(&'static str, &'a str); 2] {
-    [("namespace", namespace), ("route", name)]
-}
-
-fn counters<L: EncodeLabelSet + Debug>(
-    encoder: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    series: impl IntoIterator<Item = (L, u64)>,
-) -> Result<(), fmt::Error> {
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, count) in series {
-        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
-}
-
-fn gauges<L: EncodeLabelSet + Debug>(
-    encoder: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    series: impl IntoIterator<Item = (L, u64)>,
-) -> Result<(), fmt::Error> {
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, count) in series {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn close() -> TunnelClose {
-        TunnelClose { closer: "client", cause: "closed", duration: Duration::from_secs(3) }
-    }
-
-    #[test]
-    fn every_metric_has_the_prefix_and_counters_end_in_total_once() {
-        let metrics = Metrics::new();
-        let (route, service) = (ObjectName::new("shop", "chat"), ObjectName::new("shop", "chat-svc"));
-        metrics.request(Some(&route), 200);
-        metrics.request(None, 404);
-        metrics.handshake(Some(&route), "switched");
-        metrics.tunnel_opened(&route, &service, "chat-0");
-        metrics.passed(Direction::ToClient, 5, 1);
-        metrics.tls_handshake("ok", "TLSv1.3");
-        metrics.table_published(3, 2);
-        let text = metrics.encode();
-        for line in [
-            r#"switchyard_requests_total{namespace="shop",route="chat",code="200"} 1"#,
-            r#"switchyard_requests_total{namespace="",route="",code="404"} 1"#,
-            r#"switchyard_handshakes_total{namespace="shop",route="chat",result="switched"} 1"#,
-            r#"switchyard_tunnels_open{namespace="shop",route="chat"} 1"#,
-            r#"switchyard_endpoint_tunnels_open{namespace="shop",service="chat-svc",endpoint="chat-0"} 1"#,
-            r#"switchyard_bytes_total{direction="to_client"} 5"#,
-            r#"switchyard_tls_handshakes_total{result="ok",version="TLSv1.3"} 1"#,
-            "switchyard_table_generation 3",
-            "switchyard_table_routes 2",
-        ] {
-            assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");
-        }
-        assert!(!text.contains("total_total"));
-        assert!(text.lines().all(|line| line.starts_with('#') || line.starts_with("switchyard_")));
-    }
-
-    #[test]
-    fn series_go_away_with_what_they_describe() {
-        let metrics = Metrics::new();
-        let (route, service) = (ObjectName::new("shop", "chat"), ObjectName::new("shop", "chat-svc"));
-        metrics.tunnel_opened(&route, &service, "chat-0");
-        metrics.retain_routes(|_| false);
-        assert!(metrics.encode().contains("tunnels_open{namespace=\"shop\""), "a tunnel outlives its route");
-        metrics.tunnel_closed(&route, &service, "chat-0", close());
-        assert!(!metrics.encode().contains("endpoint=\"chat-0\""));
-        assert!(metrics.encode().contains("closer=\"client\",cause=\"closed\"} 1"));
-        metrics.retain_routes(|_| false);
-        assert!(!metrics.encode().contains("route=\"chat\""));
-    }
-}
+mod tests;

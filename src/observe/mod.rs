@@ -7,7 +7,7 @@ mod routes;
 mod tokens;
 mod tunnels;
 
-pub use admin::{Admin, FileProblems, Readiness};
+pub use admin::{Admin, AdminLimits, FileProblems, Readiness};
 pub use metrics::{Direction, Metrics, TunnelClose};
 pub use tokens::{ApiTokens, TokenFileError};
 pub use tunnels::{EachWay, OpenTunnel, OpenTunnels};

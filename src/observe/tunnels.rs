@@ -66,7 +66,7 @@ pub(super) struct Tunnels {
 }
 
 /// Which tunnels are asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Filter {
     route: Option<ObjectName>,
     endpoint: Option<String>,

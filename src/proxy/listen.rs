@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    Phase, Shared, connection, reached,
+    Phase, Shared,
+    clients::Seat,
+    connection, reached,
     stream::{self, Stream},
     tls::{self, Peer},
 };
@@ -120,7 +122,7 @@ pub(super) async fn accept(proxy: Arc<Shared>, listener: Listener) {
         match accepted {
             Ok((socket, address)) => {
                 pause = SHORTEST_PAUSE;
-                spawn(&proxy, socket, address, listener.scheme);
+                admit(&proxy, socket, address, listener.scheme);
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
@@ -150,20 +152,32 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-fn spawn(proxy: &Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
-    let (tasks, cut, proxy) = (proxy.tasks.clone(), proxy.cut.clone(), proxy.clone());
-    // Boxed, since a runtime moves a task when it takes it and when it ends.
-    tasks.spawn(cut.run_until_cancelled_owned(Box::pin(serve(proxy, socket, address, scheme))));
-}
-
-async fn serve(proxy: Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
+/// Serves a connection, or closes it at once when its address has too many.
+fn admit(proxy: &Arc<Shared>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
     // A listener for both versions sees addresses of version 4 mapped into version 6.
     let address = address.ip().to_canonical();
+    // A trusted proxy carries any number of clients.
+    let seat = (!proxy.settings.trusts(address)).then(|| proxy.clients.enter(address, proxy.tasks.len()));
+    if let Ok(seat) = seat.transpose() {
+        spawn(proxy, socket, address, scheme, seat);
+    } else {
+        proxy.metrics.refusal(None, "connections_per_client");
+        proxy.clients.log_refusal(address);
+    }
+}
+
+fn spawn(proxy: &Arc<Shared>, socket: TcpStream, address: IpAddr, scheme: Scheme, seat: Option<Seat>) {
+    let (tasks, cut, proxy) = (proxy.tasks.clone(), proxy.cut.clone(), proxy.clone());
+    // Boxed, since a runtime moves a task when it takes it and when it ends.
+    tasks.spawn(cut.run_until_cancelled_owned(Box::pin(serve(proxy, socket, address, scheme, seat))));
+}
+
+async fn serve(proxy: Arc<Shared>, socket: TcpStream, address: IpAddr, scheme: Scheme, seat: Option<Seat>) {
     match scheme {
-        Scheme::Http => connection::serve(proxy, Stream::from(socket), Peer { address, tls: None }).await,
+        Scheme::Http => connection::serve(proxy, Stream::from(socket).seated(seat), Peer { address, tls: None }).await,
         Scheme::Https => {
             if let Some((stream, tls)) = tls::accept(&proxy, socket).await {
-                connection::serve(proxy, stream, Peer { address, tls: Some(tls) }).await;
+                connection::serve(proxy, stream.seated(seat), Peer { address, tls: Some(tls) }).await;
             }
         }
     }

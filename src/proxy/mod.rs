@@ -16,6 +16,7 @@
 
 mod body;
 mod client_io;
+mod clients;
 mod connection;
 mod dial;
 mod direct;
@@ -55,7 +56,7 @@ pub use protected::ProtectedFields;
 pub use settings::Settings;
 pub use tunnel::{Cause, Closer, TunnelEnd, TunnelHandle, Tunnels, frames};
 
-use self::workers::Workers;
+use self::{clients::Clients, workers::Workers};
 use crate::{
     observe::Metrics,
     table::{CurrentTable, SessionKeys},
@@ -93,6 +94,7 @@ async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
 }
 
 /// What all connections of a thread share.
+#[derive(Clone)]
 struct Shared {
     table: Arc<CurrentTable>,
     session_keys: Arc<ArcSwap<SessionKeys>>,
@@ -105,6 +107,8 @@ struct Shared {
     phase: watch::Receiver<Phase>,
     /// Of all threads, as what fails on one fails on the others.
     throttle: Arc<throttle::Throttle>,
+    /// Who has how many of them.
+    clients: Arc<Clients>,
     /// Connections and tunnels of all threads: their number is limited, and the last of them is waited for.
     tasks: TaskTracker,
     /// Cuts the connections that did not end in time.
@@ -119,8 +123,8 @@ impl Proxy {
     /// When the threads cannot be started. Nothing has been served then.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let (phase, receiver) = watch::channel(Phase::Serving);
-        let (identities, throttle, tasks, cut) = Default::default();
-        let share = || self.share(&identities, &throttle, &receiver, &tasks, &cut);
+        let shared = self.share(receiver);
+        let share = || Shared { pool: pool::Pool::new(&self.settings), ..shared.clone() };
         let workers = Workers::start(self.settings.threads, share)?;
         let mut accepting = tokio::task::JoinSet::new();
         let more = workers.len() - 1;
@@ -137,24 +141,31 @@ impl Proxy {
         tokio::time::sleep(self.settings.shutdown_delay).await;
         phase.send_replace(Phase::Stopping);
         while accepting.join_next().await.is_some() {}
-        self.end(&tasks, &cut).await;
+        self.end(&shared.tasks, &shared.cut).await;
         workers.stop();
         Ok(())
     }
 
-    fn share(
-        &self,
-        identities: &Arc<tls::Identities>,
-        throttle: &Arc<throttle::Throttle>,
-        phase: &watch::Receiver<Phase>,
-        tasks: &TaskTracker,
-        cut: &CancellationToken,
-    ) -> Shared {
+    /// What all threads share, and the pool of the first.
+    fn share(&self, phase: watch::Receiver<Phase>) -> Shared {
         let Self { table, session_keys, settings, metrics, tunnels } = self.clone();
         let pool = pool::Pool::new(&settings);
-        let (identities, throttle) = (identities.clone(), throttle.clone());
-        let (phase, tasks, cut) = (phase.clone(), tasks.clone(), cut.clone());
-        Shared { table, session_keys, settings, metrics, tunnels, pool, identities, phase, throttle, tasks, cut }
+        let clients = Clients::new(settings.max_connections_per_client, settings.max_connections);
+        let (identities, throttle, tasks, cut) = Default::default();
+        Shared {
+            table,
+            session_keys,
+            settings,
+            metrics,
+            tunnels,
+            pool,
+            identities,
+            phase,
+            throttle,
+            clients,
+            tasks,
+            cut,
+        }
     }
 
     /// Ends what is open, spread over the drain window.

@@ -42,6 +42,9 @@ pub struct Settings {
     pub pool_idle_per_endpoint: usize,
     /// How many connections with clients there may be; each may need one with a backend.
     pub max_connections: usize,
+    /// How many connections one client address may have, an IPv6 client being its /64; 0 means no limit. Trusted proxies
+    /// are exempt.
+    pub max_connections_per_client: u32,
     /// How long a frame may take to become whole when the proxy ends a tunnel, and then how long a peer may take to
     /// answer the Close.
     pub close_timeout: Duration,
@@ -68,6 +71,7 @@ impl Default for Settings {
             pool_idle_timeout: Duration::from_millis(3500),
             pool_idle_per_endpoint: 64,
             max_connections: usize::MAX,
+            max_connections_per_client: 0,
             close_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(1),
         }

@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    clients::Seat,
     tls::records::{Fault, MAX_RECORD, Records, sealed_length},
     tunnel::frames::MAX_INCOMPLETE,
 };
@@ -125,6 +126,8 @@ pub(super) struct Stream {
     unsent: Waiting,
     /// Payload that was received and that nobody has taken.
     ahead: Waiting,
+    /// Its place in the count of its client's connections, given back with the socket.
+    _seat: Option<Seat>,
 }
 
 /// What a connection in TLS has beyond a socket.
@@ -142,11 +145,16 @@ struct Tls {
 
 impl From<TcpStream> for Stream {
     fn from(socket: TcpStream) -> Self {
-        Self { socket, tls: None, unsent: Waiting::default(), ahead: Waiting::default() }
+        Self { socket, tls: None, unsent: Waiting::default(), ahead: Waiting::default(), _seat: None }
     }
 }
 
 impl Stream {
+    /// The connection of a client that is counted for as long as it is open.
+    pub(super) fn seated(self, seat: Option<Seat>) -> Self {
+        Self { _seat: seat, ..self }
+    }
+
     /// A connection behind its handshake, with what was received and what is still to be sent of it.
     pub(super) fn secured(socket: TcpStream, records: Records, received: &[u8], unsent: &[u8]) -> Self {
         let tls = Tls { records, received: received.into(), unopened: true, end: None, closed: false };

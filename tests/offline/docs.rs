@@ -60,6 +60,7 @@ fn every_metric() -> Metrics {
     metrics.tunnel_opened(&route, &service, "chat-0");
     metrics.passed(Direction::ToClient, 1, 1);
     metrics.tls_handshake("ok", "TLSv1.3");
+    metrics.refusal(None, "connections_per_client");
     metrics.table_published(1, 1);
     metrics.table_built(Duration::ZERO);
     metrics.config_to_table(Duration::ZERO);

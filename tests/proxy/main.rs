@@ -1,6 +1,8 @@
 //! The proxy over loopback, with backends and clients that speak raw bytes.
 
+mod admin;
 mod checks;
+mod clients;
 mod closes;
 mod direct;
 mod lifecycle;

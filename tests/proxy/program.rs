@@ -267,6 +267,7 @@ fn a_bearer_token_opens_the_api_from_anywhere_as_long_as_the_file_has_it() {
     fs::write(&tokens, "first-first-first-first\n").unwrap();
     let flag = format!("--admin-token-file={}", tokens.path().display());
     let running = Running::standalone(directory.path(), &[&flag]);
+    get(running.http, "");
     let get = |fields: &str| get_from("10.0.0.1", running.admin, "/api/v1/routes", fields);
     let with = |token: &str| get(&format!("Authorization: Bearer {token}-{token}-{token}-{token}\r\n"));
 
@@ -384,6 +385,7 @@ fn an_empty_environment_variable_is_as_none() {
         "DEFAULT_CERTIFICATE",
         "SESSION_KEY_FILE",
         "TRUSTED_PROXIES",
+        "MAX_CONNECTIONS_PER_CLIENT",
         "ALLOW_SHARED_HOSTNAMES",
         "SHUTDOWN_DELAY",
         "DRAIN_WINDOW",

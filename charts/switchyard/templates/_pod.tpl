@@ -152,6 +152,9 @@ spec:
 {{- with .Values.protectedFields }}
 - --protected-fields={{ join "," . }}
 {{- end }}
+{{- with .Values.maxConnectionsPerClient }}
+- --max-connections-per-client={{ int64 . }}
+{{- end }}
 {{- if .Values.allowSharedHostnames }}
 - --allow-shared-hostnames
 {{- end }}
