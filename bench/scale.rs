@@ -48,7 +48,7 @@ fn main() {
 
     let mut programmed = block_on(programmed(&bed.client(), NAMESPACE));
     let (before, started) = (requests(bed), Instant::now());
-    let controller = Controller::launch(bed.kubeconfig(), NAMESPACE);
+    let controller = Controller::launch(bed, NAMESPACE);
     eventually_within(PATIENCE, || if controller.is_ready() { Ok(()) } else { Err("not ready".to_owned()) });
     println!("ready after {:.1} s", started.elapsed().as_secs_f64());
     tell_cost(&controller);

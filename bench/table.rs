@@ -9,8 +9,8 @@ use std::{
 use serde_json::json;
 use switchyard::{
     api::RouteObject,
-    compile::{ClusterView, Memory, ServiceObject, Settings, SliceObject, compile, object_name},
-    table::{Host, RouteTable},
+    compile::{ClusterView, Memory, ServiceObject, Settings, SliceObject, Surroundings, compile, object_name},
+    table::{Host, HostPattern, HostnameOwners, RouteTable, Tenancy},
 };
 
 #[global_allocator]
@@ -27,7 +27,12 @@ fn main() {
         ROUTES * ENDPOINTS,
         resident()
     );
-    let settings = Settings { class: "switchyard".into(), allow_shared_hostnames: false, default_certificate: None };
+    let settings = Settings {
+        class: "switchyard".into(),
+        tenancy: tenancy(),
+        default_certificate: None,
+        surroundings: Surroundings::Cluster,
+    };
 
     let cold = (0..ROUNDS).map(|_| build(&view, &settings, &mut Memory::default()).1);
     report("from nothing", cold.collect());
@@ -62,6 +67,16 @@ fn main() {
     }
     println!("a look-up: {:?}", started.elapsed() / u32::try_from(ROUTES).expect("small"));
     println!("{} MiB at the most", peak());
+}
+
+/// An operator who reserves what the routes name, and a hundred other hostnames.
+fn tenancy() -> Tenancy {
+    let mut owners = HostnameOwners::default();
+    owners.reserve(&HostPattern::parse("*.example.com"), "bench");
+    for number in 0..100 {
+        owners.reserve(&HostPattern::parse(&format!("*.team-{number}.example.org")), format!("team-{number}"));
+    }
+    Tenancy::Separate(Arc::new(owners))
 }
 
 fn build(view: &ClusterView, settings: &Settings, memory: &mut Memory) -> (RouteTable, Duration) {

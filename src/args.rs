@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable};
 use ipnet::IpNet;
 
-use crate::{api, compile, table::ObjectName};
+use crate::{api, table::ObjectName};
 
 /// Kubernetes controller and proxy for WebSocket traffic.
 #[derive(Debug, Parser)]
@@ -75,9 +75,12 @@ pub struct CheckArguments {
     /// Routes of this class are judged
     #[arg(long, default_value = api::DEFAULT_CLASS_NAME, value_parser = dns_label, env = "SWITCHYARD_CLASS")]
     pub class: String,
-    /// Let several namespaces name one hostname
+    /// Let several namespaces name one hostname, and names under one wildcard; --hostname-owners has no effect then
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
     pub allow_shared_hostnames: bool,
+    /// Hostnames that are reserved for namespaces: a YAML file as the serving commands read it [default: none]
+    #[arg(long, value_name = "FILE", env = "SWITCHYARD_HOSTNAME_OWNERS")]
+    pub hostname_owners: Option<PathBuf>,
 }
 
 /// Flags of `probe`.
@@ -158,9 +161,16 @@ pub struct ServeArguments {
     /// the addresses of clients
     #[arg(long, value_name = "NUMBER", default_value_t = 0, env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT")]
     pub max_connections_per_client: u32,
-    /// Let several namespaces name one hostname; otherwise it belongs to the namespace of its oldest route
+    /// Let several namespaces name one hostname, and names under one wildcard; otherwise a hostname belongs to the
+    /// namespace of the oldest route that names it, exactly or by a wildcard. --hostname-owners has no effect then
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
     pub allow_shared_hostnames: bool,
+    /// Hostnames that are reserved for namespaces, whichever route is older and even while there is none: a YAML file
+    /// that maps a namespace to a list of hostnames and wildcards, as in `shop: [example.com, "*.example.com"]`. The
+    /// most specific entry decides. It is read again when it changes; while it cannot be used, what it said before holds
+    /// [default: none]
+    #[arg(long, value_name = "FILE", env = "SWITCHYARD_HOSTNAME_OWNERS")]
+    pub hostname_owners: Option<PathBuf>,
     /// How long to go on accepting after SIGTERM, no longer ready, while load balancers take notice; such as 5s
     /// [default: 5s in a cluster, else 0s]
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "SWITCHYARD_SHUTDOWN_DELAY")]
@@ -205,18 +215,6 @@ fn ignoring(command: clap::Command, is_ignored: impl Fn(&OsStr) -> bool + Copy) 
         Some(name) if is_ignored(name) => arg.env(Resettable::Reset),
         _ => arg,
     })
-}
-
-impl ServeArguments {
-    /// What the compiler needs to know.
-    #[must_use]
-    pub fn compile_settings(&self) -> compile::Settings {
-        compile::Settings {
-            class: self.class.clone(),
-            allow_shared_hostnames: self.allow_shared_hostnames,
-            default_certificate: self.default_certificate.clone(),
-        }
-    }
 }
 
 fn probe_url(text: &str) -> Result<http::Uri, String> {

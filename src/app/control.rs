@@ -12,11 +12,10 @@ use tracing::warn;
 
 use super::Objects;
 use crate::{
-    compile::Settings,
     observe::{FileProblems, Metrics},
     source::{
-        self, Build, Changes, DirectorySource, Identity, KubernetesSource, Names, Rebuild, Replicas, Report, Source,
-        Standing, StatusWriter,
+        self, Build, Changes, CurrentSettings, DirectorySource, Identity, KubernetesSource, Names, Rebuild, Replicas,
+        Report, Source, Standing, StatusWriter,
     },
     table::CurrentTable,
 };
@@ -71,7 +70,7 @@ pub(super) fn ended(_: Result<(), oneshot::error::RecvError>) -> anyhow::Error {
 
 /// What the control thread works with.
 struct Work {
-    settings: Settings,
+    settings: CurrentSettings,
     table: Arc<CurrentTable>,
     metrics: Arc<Metrics>,
     reports: watch::Sender<Report>,
@@ -83,7 +82,8 @@ struct Work {
 /// Starts the control thread, and waits until it knows where its objects are to come from.
 pub(super) async fn start(
     objects: Objects,
-    settings: Settings,
+    settings: CurrentSettings,
+    changes: Changes,
     table: &Arc<CurrentTable>,
     metrics: &Arc<Metrics>,
     reports: watch::Sender<Report>,
@@ -95,7 +95,7 @@ pub(super) async fn start(
         table: table.clone(),
         metrics: metrics.clone(),
         reports,
-        changes: Changes::default(),
+        changes,
         standing: told,
         stop: stopping,
     };
@@ -128,8 +128,9 @@ impl Work {
         };
         let source = KubernetesSource::start(&client, namespaces, &self.changes);
         let identity = Identity::new(|name| std::env::var(name).ok(), client.default_namespace());
-        let names = Names::new(&self.settings.class, namespaces);
-        let writer = StatusWriter::new(client.clone(), &self.settings.class, &identity.name, source.routes());
+        let class = (self.settings)().class;
+        let names = Names::new(&class, namespaces);
+        let writer = StatusWriter::new(client.clone(), &class, &identity.name, source.routes());
         tokio::spawn(writer.run(self.reports.subscribe(), self.standing.subscribe()));
         tokio::spawn(count_turns(self.metrics.clone(), self.standing.subscribe()));
         let Self { standing, stop, .. } = &self;

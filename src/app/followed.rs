@@ -1,4 +1,4 @@
-//! Files with secrets that may change while the program runs: session keys, tokens of the API.
+//! Files that may change while the program runs: session keys, tokens of the API, owners of hostnames.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,7 +25,7 @@ pub(super) enum Meanwhile<T> {
     Only(fn() -> T),
 }
 
-/// What the file that a flag names says: now, and after each change.
+/// What the file that a flag names says: now, and after each change. `changed` is called once a change is in effect.
 ///
 /// # Errors
 /// When the file cannot be used now.
@@ -34,10 +34,18 @@ pub(super) fn follow<T: Send + Sync + 'static>(
     file: &Path,
     parse: Parse<T>,
     meanwhile: Meanwhile<T>,
+    changed: impl Fn() + Send + 'static,
 ) -> anyhow::Result<Arc<ArcSwap<T>>> {
     let (seen, value) = read(flag, file, parse)?;
     let current = Arc::new(ArcSwap::from_pointee(value));
-    tokio::spawn(keep_up(flag, file.to_owned(), parse, meanwhile, seen, current.clone()));
+    let store = {
+        let current = current.clone();
+        move |value| {
+            current.store(Arc::new(value));
+            changed();
+        }
+    };
+    tokio::spawn(keep_up(flag, file.to_owned(), parse, meanwhile, seen, store));
     Ok(current)
 }
 
@@ -47,7 +55,7 @@ async fn keep_up<T: Send + Sync + 'static>(
     parse: Parse<T>,
     meanwhile: Meanwhile<T>,
     seen: String,
-    current: Arc<ArcSwap<T>>,
+    store: impl Fn(T) + Send,
 ) {
     // What it said last: a text, or why it cannot be used.
     let mut said = Ok(seen);
@@ -61,7 +69,7 @@ async fn keep_up<T: Send + Sync + 'static>(
             Ok((text, _)) if said.as_ref() == Ok(&text) => {}
             Err(error) if said.as_ref() == Err(&error) => {}
             Ok((text, value)) => {
-                current.store(Arc::new(value));
+                store(value);
                 info!(file = %file.display(), "{flag} was read again");
                 said = Ok(text);
             }
@@ -69,7 +77,7 @@ async fn keep_up<T: Send + Sync + 'static>(
                 match meanwhile {
                     Meanwhile::Before => warn!(error, "what the file said before still holds"),
                     Meanwhile::Only(value) => {
-                        current.store(Arc::new(value()));
+                        store(value());
                         warn!(error, "what the file said before no longer holds");
                     }
                 }
@@ -79,15 +87,19 @@ async fn keep_up<T: Send + Sync + 'static>(
     }
 }
 
-fn read<T>(flag: &str, file: &Path, parse: Parse<T>) -> anyhow::Result<(String, T)> {
+/// Reads a file once: its text and what that says. A byte-order mark, which some editors begin a file with, is passed
+/// over.
+pub(super) fn read<T>(flag: &str, file: &Path, parse: Parse<T>) -> anyhow::Result<(String, T)> {
     let whose = || format!("{flag} {}", file.display());
     let text = std::fs::read_to_string(file).with_context(whose)?;
-    let value = parse(&text).with_context(whose)?;
+    let value = parse(text.strip_prefix('\u{feff}').unwrap_or(&text)).with_context(whose)?;
     Ok((text, value))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     fn number(text: &str) -> anyhow::Result<u32> {
@@ -98,18 +110,35 @@ mod tests {
     async fn a_file_that_changes_is_read_again_and_one_that_is_broken_leaves_what_was_or_what_is_safe() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "1").unwrap();
-        let lasting = follow("--number-file", file.path(), number, Meanwhile::Before).unwrap();
-        let safe = follow("--number-file", file.path(), number, Meanwhile::Only(|| 0)).unwrap();
-        for (text, expected) in [("garbage", (1, 0)), ("", (1, 0)), ("1", (1, 1)), ("2", (2, 2))] {
+        let counted = Arc::new(AtomicU32::new(0));
+        let count = {
+            let counted = counted.clone();
+            move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let lasting = follow("--number-file", file.path(), number, Meanwhile::Before, count).unwrap();
+        let safe = follow("--number-file", file.path(), number, Meanwhile::Only(|| 0), || ()).unwrap();
+        let steps = [("garbage", (1, 0), 0), ("", (1, 0), 0), ("1", (1, 1), 1), ("2", (2, 2), 2), ("2", (2, 2), 2)];
+        for (text, expected, changes) in steps {
             std::fs::write(&file, text).unwrap();
             tokio::time::sleep(LOOK * 3).await;
             assert_eq!((**lasting.load(), **safe.load()), expected, "{text:?}");
+            assert_eq!(counted.load(Ordering::Relaxed), changes, "{text:?}");
         }
     }
 
     #[test]
     fn a_file_that_cannot_be_used_at_the_start_is_an_error_with_its_name() {
-        let error = follow("--number-file", Path::new("/nonexistent/number"), number, Meanwhile::Before).err().unwrap();
+        let error = follow("--number-file", Path::new("/nonexistent/number"), number, Meanwhile::Before, || ());
+        let error = error.err().unwrap();
         assert!(format!("{error:#}").contains("--number-file /nonexistent/number"), "{error:#}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "\u{feff}7").unwrap();
+        assert_eq!(read("--number-file", file.path(), number).unwrap().1, 7);
     }
 }

@@ -22,11 +22,15 @@ use tracing::{info, warn};
 use self::followed::{Meanwhile, follow};
 use crate::{
     args::{LogFormat, ServeArguments},
+    compile::{self, Surroundings},
     observe::{self, Admin, AdminLimits, ApiTokens, Metrics, Readiness},
     proxy::{Listener, ProtectedFields, Proxy, Scheme, Settings, Tunnels, listen},
-    source::Report,
-    table::{CurrentTable, SessionKeys},
+    source::{Changes, CurrentSettings, Report, manifest},
+    table::{CurrentTable, HostnameOwners, SessionKeys, Tenancy},
 };
+
+/// The flag that names the file with the owners of hostnames.
+const HOSTNAME_OWNERS: &str = "--hostname-owners";
 
 /// What a serving command serves, and what it takes for granted where nothing is said.
 #[derive(Debug)]
@@ -115,7 +119,9 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
         (Arc::new(CurrentTable::default()), Arc::new(Metrics::new()), Arc::<Readiness>::default());
     let tunnels = Arc::<Tunnels>::default();
     let (reports, reported) = tokio::sync::watch::channel(Report::default());
-    let mut control = control::start(objects, arguments.compile_settings(), &table, &metrics, reports).await?;
+    let changes = Changes::default();
+    let compile_settings = compile_settings(&arguments, &objects, &bound, &changes)?;
+    let mut control = control::start(objects, compile_settings, changes, &table, &metrics, reports).await?;
     let encoder = metrics.clone();
     let descriptors = descriptors::connections();
     let admin_port = Admin {
@@ -160,7 +166,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
 /// The keys of the file, or one that is made up.
 fn session_keys(file: Option<&Path>) -> anyhow::Result<Arc<ArcSwap<SessionKeys>>> {
     if let Some(file) = file {
-        return follow("--session-key-file", file, |text| Ok(SessionKeys::parse(text)?), Meanwhile::Before);
+        return follow("--session-key-file", file, |text| Ok(SessionKeys::parse(text)?), Meanwhile::Before, || ());
     }
     warn!(
         "no --session-key-file: session cookies are signed with a random key, so they end with this process and do \
@@ -171,7 +177,45 @@ fn session_keys(file: Option<&Path>) -> anyhow::Result<Arc<ArcSwap<SessionKeys>>
 
 /// The tokens of the file. Whoever empties it, or takes it away, means that none of them opens any more.
 fn tokens(file: &Path) -> anyhow::Result<Arc<ArcSwap<ApiTokens>>> {
-    follow("--admin-token-file", file, |text| Ok(ApiTokens::parse(text)?), Meanwhile::Only(ApiTokens::none))
+    follow("--admin-token-file", file, |text| Ok(ApiTokens::parse(text)?), Meanwhile::Only(ApiTokens::none), || ())
+}
+
+/// What the compiler needs to know, asked again for each build. A change of the owners of hostnames causes one.
+fn compile_settings(
+    arguments: &ServeArguments,
+    objects: &Objects,
+    bound: &Bound,
+    changes: &Changes,
+) -> anyhow::Result<CurrentSettings> {
+    let changes = changes.clone();
+    let rebuild = move || changes.touch();
+    let owners = arguments.hostname_owners.as_deref().map(|file| {
+        follow(HOSTNAME_OWNERS, file, |text| Ok(manifest::hostname_owners(text)?), Meanwhile::Before, rebuild)
+    });
+    let owners = owners.transpose()?.unwrap_or_default();
+    let shared = arguments.allow_shared_hostnames;
+    if shared && arguments.hostname_owners.is_some() {
+        warn!("{HOSTNAME_OWNERS} has no effect with --allow-shared-hostnames");
+    }
+    let (class, default_certificate) = (arguments.class.clone(), arguments.default_certificate.clone());
+    let surroundings = match objects {
+        Objects::Cluster { .. } => Surroundings::Cluster,
+        Objects::Directory(_) => Surroundings::Machine { admin: bound.admin },
+    };
+    Ok(Box::new(move || compile::Settings {
+        class: class.clone(),
+        tenancy: if shared { Tenancy::Shared } else { Tenancy::Separate(owners.load_full()) },
+        default_certificate: default_certificate.clone(),
+        surroundings,
+    }))
+}
+
+/// The owners of hostnames that a file lists.
+///
+/// # Errors
+/// When it cannot be read or used: the flag, the file, and for what is wrong in it the line and the field.
+pub fn hostname_owners(file: &Path) -> anyhow::Result<HostnameOwners> {
+    Ok(followed::read(HOSTNAME_OWNERS, file, |text| Ok(manifest::hostname_owners(text)?))?.1)
 }
 
 fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound, max_connections: usize) -> Settings {

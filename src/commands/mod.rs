@@ -12,8 +12,10 @@ mod serve;
 use std::{io, process::ExitCode, time::SystemTime};
 
 use crate::{
+    app,
     args::{Arguments, CheckArguments, Command},
-    compile::{Memory, Settings, compile},
+    compile::{Memory, Settings, Surroundings, compile},
+    table::Tenancy,
 };
 
 /// Does what the command line says.
@@ -33,8 +35,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn check(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
-    let CheckArguments { paths, objects_only, class, allow_shared_hostnames } = arguments;
-    let settings = Settings { class, allow_shared_hostnames, default_certificate: None };
+    let CheckArguments { paths, objects_only, class, allow_shared_hostnames, hostname_owners } = arguments;
+    let owners = hostname_owners.as_deref().map(app::hostname_owners).transpose()?.unwrap_or_default();
+    let settings = Settings {
+        class,
+        tenancy: if allow_shared_hostnames { Tenancy::Shared } else { Tenancy::Separate(owners.into()) },
+        default_certificate: None,
+        surroundings: Surroundings::Machine { admin: serve::DEFAULTS.admin },
+    };
     let verdicts = |view: &_| {
         if objects_only {
             return Vec::new();

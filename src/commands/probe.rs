@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 use super::any_certificate::AnyCertificate;
-use crate::{app, args::ProbeArguments};
+use crate::{app, args::ProbeArguments, compile::without_mark};
 
 /// Tries every URL, and says of each what came of it.
 ///
@@ -147,7 +147,8 @@ fn tls(arguments: &ProbeArguments) -> anyhow::Result<Option<Arc<ClientConfig>>> 
 
 fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let pem = std::fs::read(file).with_context(|| format!("--ca-file {}", file.display()))?;
+    let certificates = CertificateDer::pem_slice_iter(without_mark(&pem)).collect::<Result<Vec<_>, _>>();
     for certificate in certificates.with_context(|| format!("--ca-file {}", file.display()))? {
         roots.add(certificate).with_context(|| format!("--ca-file {}", file.display()))?;
     }

@@ -1,28 +1,48 @@
 //! Backend references, resolved to Services and the endpoints behind them.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{
     api::{BackendRef, ConditionReason},
     table::{Backend, Endpoint, EndpointId, EndpointRegistry, ObjectName, Phase},
 };
 
-use super::{ClusterView, Problem, ServiceObject, ServicePort, SliceEndpoint, SliceObject};
+use super::{
+    ClusterView, Problem, ServiceObject, ServicePort, SliceEndpoint, SliceObject, Surroundings, text::is_dns_subdomain,
+};
+
+/// Refused addresses that a message names one by one; more are counted.
+const NAMED_ADDRESSES: usize = 4;
 
 /// The backends of the last build, to be used again where nothing changed, and what outlasts all builds.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     registry: EndpointRegistry,
-    before: HashMap<(ObjectName, u16), Resolved>,
-    now: HashMap<(ObjectName, u16), Resolved>,
+    before: HashMap<(ObjectName, u16), Built>,
+    now: HashMap<(ObjectName, u16), Built>,
 }
 
 /// A backend with the objects that it was made from.
 #[derive(Debug)]
-struct Resolved {
+struct Built {
     service: Arc<ServiceObject>,
     slices: Vec<Arc<SliceObject>>,
     backend: Arc<Backend>,
+    refused: Arc<[RefusedAddress]>,
+}
+
+/// An address that no endpoint may have, and what it is.
+type RefusedAddress = (IpAddr, &'static str);
+
+/// What a reference names.
+pub(super) struct Resolved {
+    pub(super) backend: Arc<Backend>,
+    /// What is wrong with some of its endpoints, which are left out.
+    pub(super) refused: Option<Problem>,
 }
 
 impl Backends {
@@ -30,12 +50,14 @@ impl Backends {
     pub(super) fn resolve(
         &mut self,
         view: &ClusterView,
+        surroundings: Surroundings,
         namespace: &Arc<str>,
         reference: &BackendRef,
         path: impl Fn() -> String,
-    ) -> Result<Arc<Backend>, Problem> {
+    ) -> Result<Resolved, Problem> {
         let name = ObjectName::new(namespace.clone(), reference.name.as_str());
-        let problem = |field: &str, reason, message| Problem { path: format!("{}.{field}", path()), reason, message };
+        let problem =
+            |field: &str, reason, message: String| Problem::new(format!("{}.{field}", path()), reason, message);
         let service = view
             .services
             .get(&name)
@@ -51,7 +73,10 @@ impl Backends {
             .map_err(|message| problem("port", ConditionReason::UnsupportedProtocol, message))?;
         let number = u16::try_from(port.port)
             .map_err(|_| problem("port", ConditionReason::UnknownPort, format!("{} is no port", port.port)))?;
-        Ok(self.backend(view, name, number, service, port))
+        let (backend, refused) = self.backend(view, surroundings, name, number, service, port);
+        let refused = (!refused.is_empty())
+            .then(|| problem("name", ConditionReason::UnsupportedValue, refused_addresses(&backend.service, &refused)));
+        Ok(Resolved { backend, refused })
     }
 
     /// Forgets what was not resolved since the last call.
@@ -63,78 +88,123 @@ impl Backends {
     fn backend(
         &mut self,
         view: &ClusterView,
+        surroundings: Surroundings,
         name: ObjectName,
         number: u16,
         service: &Arc<ServiceObject>,
         port: &ServicePort,
-    ) -> Arc<Backend> {
+    ) -> (Arc<Backend>, Arc<[RefusedAddress]>) {
         let key = (name, number);
-        if let Some(resolved) = self.now.get(&key) {
-            return resolved.backend.clone();
+        if let Some(built) = self.now.get(&key) {
+            return (built.backend.clone(), built.refused.clone());
         }
         let slices = view.slices.get(&key.0).map_or(&[][..], Vec::as_slice);
         let before = self.before.remove(&key);
-        let backend = match &before {
-            Some(before) if before.is_made_from(service, slices) => before.backend.clone(),
-            _ => self.build(&key, port, slices, before.as_ref().map(|resolved| &resolved.backend)),
+        let (backend, refused) = match &before {
+            Some(before) if before.is_made_from(service, slices) => (before.backend.clone(), before.refused.clone()),
+            _ => self.build(&key, port, slices, surroundings, before.as_ref().map(|built| &built.backend)),
         };
-        let resolved = Resolved { service: service.clone(), slices: slices.to_vec(), backend: backend.clone() };
-        self.now.insert(key, resolved);
-        backend
+        let (service, slices) = (service.clone(), slices.to_vec());
+        self.now.insert(key, Built { service, slices, backend: backend.clone(), refused: refused.clone() });
+        (backend, refused)
     }
 
     fn build(
         &mut self,
-        (name, number): &(ObjectName, u16),
+        key @ (name, number): &(ObjectName, u16),
         port: &ServicePort,
         slices: &[Arc<SliceObject>],
+        surroundings: Surroundings,
         before: Option<&Arc<Backend>>,
-    ) -> Arc<Backend> {
-        let mut found = Vec::new();
+    ) -> (Arc<Backend>, Arc<[RefusedAddress]>) {
+        let mut found = FoundEndpoints::default();
         for slice in slices {
-            self.collect(name, *number, port, slice, &mut found);
+            self.collect(key, port, slice, surroundings, &mut found);
         }
-        let endpoints = merge(found).into_iter().map(|endpoint| reuse(endpoint, before)).collect();
+        let FoundEndpoints { endpoints, mut refused } = found;
+        refused.sort_unstable();
+        refused.dedup();
+        let endpoints = merge(endpoints).into_iter().map(|endpoint| reuse(endpoint, before)).collect();
         let turn = before.map_or_else(Arc::default, |before| before.turn.clone());
         let backend = Backend { service: name.clone(), port: *number, endpoints, turn };
-        match before {
+        let backend = match before {
             Some(before) if **before == backend => before.clone(),
             _ => Arc::new(backend),
-        }
+        };
+        (backend, refused.into())
     }
 
     fn collect(
         &mut self,
-        name: &ObjectName,
-        number: u16,
+        (name, number): &(ObjectName, u16),
         port: &ServicePort,
         slice: &SliceObject,
-        found: &mut Vec<Endpoint>,
+        surroundings: Surroundings,
+        found: &mut FoundEndpoints,
     ) {
         let Some(target_port) = target_port(port, slice) else { return };
         for endpoint in &slice.endpoints {
+            let addresses = found.usable(addresses(endpoint, target_port), surroundings);
             let Some(phase) = phase(endpoint) else { continue };
-            let addresses: Box<[SocketAddr]> = addresses(endpoint, target_port);
             let Some(first) = addresses.first() else { continue };
             let target = endpoint.target_ref.as_ref();
-            let id = match target.and_then(|target| target.uid.as_deref()) {
-                Some(uid) => EndpointId::new(name, number, &uid),
-                None => EndpointId::new(name, number, first),
+            let id = match target.and_then(|target| target.uid.as_deref()).filter(|uid| is_uid(uid)) {
+                Some(uid) => EndpointId::new(name, *number, &uid),
+                None => EndpointId::new(name, *number, first),
             };
-            let pod = target.and_then(|target| target.name.as_deref());
+            // Whoever writes the slice chooses the name, and nothing has checked it.
+            let pod = target.and_then(|target| target.name.as_deref()).filter(|name| is_dns_subdomain(name));
             let endpoint_name = pod.map_or_else(|| first.to_string().into(), Arc::from);
             let state = self.registry.state(&id);
-            found.push(Endpoint { id, name: endpoint_name, addresses, phase, state });
+            found.endpoints.push(Endpoint { id, name: endpoint_name, addresses, phase, state });
         }
     }
 }
 
-impl Resolved {
+/// What the slices of a Service hold.
+#[derive(Default)]
+struct FoundEndpoints {
+    endpoints: Vec<Endpoint>,
+    refused: Vec<RefusedAddress>,
+}
+
+impl FoundEndpoints {
+    /// The addresses that an endpoint may have; the others are noted.
+    fn usable(&mut self, addresses: Vec<SocketAddr>, surroundings: Surroundings) -> Box<[SocketAddr]> {
+        let mut may_be_used = |address: &SocketAddr| match surroundings.refusal(*address) {
+            Some(meaning) => {
+                self.refused.push((address.ip(), meaning));
+                false
+            }
+            None => true,
+        };
+        addresses.into_iter().filter(|address| may_be_used(address)).collect()
+    }
+}
+
+impl Built {
     fn is_made_from(&self, service: &Arc<ServiceObject>, slices: &[Arc<SliceObject>]) -> bool {
         let same_slices = self.slices.len() == slices.len()
             && self.slices.iter().zip(slices).all(|(one, other)| Arc::ptr_eq(one, other));
         same_slices && Arc::ptr_eq(&self.service, service)
     }
+}
+
+fn refused_addresses(service: &ObjectName, refused: &[RefusedAddress]) -> String {
+    let named: Vec<_> =
+        refused.iter().take(NAMED_ADDRESSES).map(|(address, meaning)| format!("{address} ({meaning})")).collect();
+    let more = refused.len().saturating_sub(NAMED_ADDRESSES);
+    let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!(
+        "Service {service} has endpoint addresses that could lead to the proxy itself or to its node, and are not used: \
+         {}{rest}; its other endpoints are served",
+        named.join(", ")
+    )
+}
+
+/// Whether a uid can tell endpoints apart. An empty one would make one endpoint of all that have it.
+fn is_uid(uid: &str) -> bool {
+    !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn find_port(service: &ServiceObject, wanted: i32) -> Option<&ServicePort> {
@@ -190,11 +260,11 @@ fn phase(endpoint: &SliceEndpoint) -> Option<Phase> {
     }
 }
 
-fn addresses(endpoint: &SliceEndpoint, port: u16) -> Box<[SocketAddr]> {
+fn addresses(endpoint: &SliceEndpoint, port: u16) -> Vec<SocketAddr> {
     let parsed = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
     let mut addresses: Vec<_> = parsed.map(|address| SocketAddr::new(address, port)).collect();
     addresses.sort_unstable();
-    addresses.into()
+    addresses
 }
 
 /// Makes one endpoint of those that several slices name, as they do for two address families, and for a moment when

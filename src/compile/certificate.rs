@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::table::{Certificate, ObjectName, TlsIdentity};
 
-use super::{ClusterView, SecretObject, TLS_SECRET_TYPE};
+use super::{ClusterView, SecretObject, TLS_SECRET_TYPE, without_mark};
 
 type Digest = [u8; 32];
 
@@ -71,7 +71,7 @@ fn data<'a>(secret: &'a SecretObject) -> Result<(&'a [u8], &'a [u8]), String> {
         return Err(format!("is of type {type_}, but type {TLS_SECRET_TYPE} is needed"));
     }
     let value = |name: &str, value: Option<&'a ByteString>| match value {
-        Some(ByteString(bytes)) if !bytes.is_empty() => Ok(bytes.as_slice()),
+        Some(ByteString(bytes)) if !bytes.is_empty() => Ok(without_mark(bytes)),
         Some(_) => Err(format!("{name} is empty")),
         None => Err(format!("{name} is missing")),
     };

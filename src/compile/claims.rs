@@ -11,20 +11,20 @@ use crate::{
 };
 
 use super::{
-    Problem, Settings,
+    Problem,
     draft::{Draft, RuleDraft, TlsDraft},
+    owners::Owners,
 };
 
 /// What has been given away so far. Drafts come oldest first.
 #[derive(Default)]
 pub(super) struct Claims {
-    hosts: HashMap<HostPattern, HostClaims>,
+    hosts: HashMap<HostPattern, PartsOfHost>,
 }
 
 /// What has been given away of one hostname.
 #[derive(Default)]
-struct HostClaims {
-    owner: Option<ObjectName>,
+struct PartsOfHost {
     tls: Option<(ObjectName, TlsDraft)>,
     paths: HashMap<PathPattern, ObjectName>,
     cookies: HashMap<Arc<str>, (ObjectName, Arc<str>)>,
@@ -49,37 +49,31 @@ pub(super) struct GrantedPath {
 }
 
 impl Claims {
-    /// Gives a route what it claims and nobody older holds; what it does not get is added to its problems.
-    pub(super) fn settle(&mut self, draft: &Draft, settings: &Settings, problems: &mut Vec<Problem>) -> Vec<Granted> {
+    /// Gives a route what it claims and nobody older holds; what it does not get is added to its problems. Who owns
+    /// each hostname has been settled.
+    pub(super) fn settle(&mut self, draft: &Draft, owners: Owners<'_>, problems: &mut Vec<Problem>) -> Vec<Granted> {
         let hosts = draft.hostnames.iter().enumerate();
-        hosts.filter_map(|(position, host)| self.settle_host(draft, settings, position, host, problems)).collect()
+        hosts.filter_map(|(position, host)| self.settle_host(draft, owners, position, host, problems)).collect()
     }
 
     fn settle_host(
         &mut self,
         draft: &Draft,
-        settings: &Settings,
+        owners: Owners<'_>,
         position: usize,
         host: &HostPattern,
         problems: &mut Vec<Problem>,
     ) -> Option<Granted> {
-        let claims = self.hosts.entry(host.clone()).or_default();
-        let path = host_path(host, position);
-        let owner = claims.owner.get_or_insert_with(|| draft.name.clone());
-        if owner.namespace != draft.name.namespace && !settings.allow_shared_hostnames {
-            let message = format!(
-                "hostname {host} belongs to namespace {} by its route {owner}, which came first; \
-                 --allow-shared-hostnames would let namespaces share it",
-                owner.namespace
-            );
-            problems.push(Problem { path, reason: ConditionReason::Conflicted, message });
+        if let Err(message) = owners.check(&draft.name.namespace, host) {
+            problems.push(Problem::new(host_path(host, position), ConditionReason::Conflicted, message));
             return None;
         }
+        let claims = self.hosts.entry(host.clone()).or_default();
         let (owns_tls, fault) = match claims.settle_tls(draft, host) {
             Ok(owns) => (owns, None),
             Err(message) => {
                 let fault = Arc::from(message.as_str());
-                problems.push(Problem { path: "spec.tls".into(), reason: ConditionReason::Conflicted, message });
+                problems.push(Problem::new("spec.tls", ConditionReason::Conflicted, message));
                 (false, Some(fault))
             }
         };
@@ -90,7 +84,7 @@ impl Claims {
     }
 }
 
-impl HostClaims {
+impl PartsOfHost {
     /// Whether the hostname's TLS settings are this route's; an error when another's hold that differ.
     fn settle_tls(&mut self, draft: &Draft, host: &HostPattern) -> Result<bool, String> {
         let Some(wanted) = &draft.tls else { return Ok(false) };
@@ -120,7 +114,7 @@ impl HostClaims {
         if let Err(message) = self.settle_cookie(draft, host, wanted) {
             fault.get_or_insert(message.as_str().into());
             let path = format!("spec.rules[{rule}].sessionPersistence.cookie.name");
-            problems.push(Problem { path, reason: ConditionReason::Conflicted, message });
+            problems.push(Problem::new(path, ConditionReason::Conflicted, message));
         }
         let mut granted = Vec::new();
         for (position, pattern) in &wanted.paths {
@@ -135,7 +129,7 @@ impl HostClaims {
                     let path = format!("spec.rules[{rule}].matches[{position}]");
                     let message =
                         format!("{pattern} on hostname {host} belongs to route {}, which came first", held.get());
-                    problems.push(Problem { path, reason: ConditionReason::Conflicted, message });
+                    problems.push(Problem::new(path, ConditionReason::Conflicted, message));
                 }
             }
         }

@@ -8,12 +8,15 @@ use crate::{
         PathMatchType, RouteMatch, RouteObject, RouteRule, SessionPersistence, Tls, UnreadableSpec, WebSocketRouteSpec,
     },
     table::{
-        Algorithm, EscapedSlashes, HostPattern, InsecurePolicy, Keepalive, NonUpgrade, NormalPath, ObjectName,
-        PathPattern, Persistence, Pings, Secure, Timeouts,
+        Algorithm, AmbiguousPath, EscapedSlashes, HostOwner, HostPattern, InsecurePolicy, Keepalive, NonUpgrade,
+        NormalPath, ObjectName, PathPattern, Persistence, Pings, Secure, Timeouts,
     },
 };
 
-use super::{Problem, object_name};
+use super::{
+    Problem, object_name,
+    text::{is_dns_label, printable},
+};
 
 /// A route as it is meant, with all that is wrong with it.
 #[derive(Debug)]
@@ -76,9 +79,9 @@ impl Draft {
         draft
     }
 
-    /// The older draft is the smaller one; of two as old, the one whose name comes first.
-    pub(super) fn age_order(&self) -> (Option<SystemTime>, ObjectName) {
-        (self.created, self.name.clone())
+    /// The route as an owner of hostnames. In the order of these, the older route comes first.
+    pub(super) fn owner(&self) -> HostOwner {
+        HostOwner { since: self.created, route: self.name.clone() }
     }
 
     fn read(&mut self, spec: &WebSocketRouteSpec) {
@@ -125,8 +128,8 @@ impl Draft {
     fn read_hostnames(&mut self, hostnames: &[String]) -> Arc<[HostPattern]> {
         let mut patterns = Vec::with_capacity(hostnames.len());
         for (position, hostname) in hostnames.iter().enumerate() {
-            if is_hostname(hostname) {
-                patterns.push(HostPattern::parse(hostname));
+            if let Some(pattern) = HostPattern::checked(hostname) {
+                patterns.push(pattern);
             } else {
                 let message = format!("{hostname:?} is no host name such as chat.example.com or *.example.com");
                 self.problem(format!("spec.hostnames[{position}]"), ConditionReason::Invalid, message);
@@ -154,7 +157,7 @@ impl Draft {
     }
 
     fn problem(&mut self, path: String, reason: ConditionReason, message: String) {
-        self.problems.push(Problem { path, reason, message });
+        self.problems.push(Problem::new(path, reason, message));
     }
 
     fn unsupported(&mut self, path: String, value: &str) -> String {
@@ -177,8 +180,8 @@ impl RuleDraft {
             Some(matches) => matches.iter().enumerate().filter_map(claim).collect(),
         };
         Self {
-            name: rule_name(position, name),
-            fault: Some(message.into()),
+            name: rule_name(position, name.filter(|name| is_dns_label(name))),
+            fault: Some(printable(message.to_owned()).into()),
             paths,
             backend_refs: Vec::new(),
             timeouts: Timeouts::default(),
@@ -217,14 +220,13 @@ impl RuleReader<'_> {
             non_upgrade_requests,
             escaped_slashes,
         } = rule;
-        self.check_backend_refs(backend_refs);
         let scope_name = name.clone().unwrap_or_else(|| format!("#{position}"));
         let persistence = session_persistence.as_ref().map(|wanted| self.read_persistence(wanted, &scope_name));
         let cookie_name = |wanted: &SessionPersistence| wanted.cookie.as_ref()?.name.clone();
         let escaped_slashes = self.read_escaped_slashes(escaped_slashes.as_ref());
         RuleDraft {
             name: rule_name(position, name.as_deref()),
-            paths: self.read_matches(matches, escaped_slashes),
+            paths: self.read_matches(matches),
             backend_refs: backend_refs.clone(),
             timeouts: read_timeouts(&timeouts.clone().unwrap_or_default()),
             keepalive: self.read_keepalive(&keepalive.clone().unwrap_or_default()),
@@ -237,41 +239,28 @@ impl RuleReader<'_> {
         }
     }
 
-    fn read_matches(&mut self, matches: &[RouteMatch], slashes: EscapedSlashes) -> Vec<(usize, PathPattern)> {
+    fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, PathPattern)> {
         if matches.is_empty() {
             return vec![(0, PathPattern::prefix("/"))];
         }
         let read = |(position, RouteMatch { path }): (usize, &RouteMatch)| match path {
             None => Some((position, PathPattern::prefix("/"))),
-            Some(path) => self.read_path(position, path, slashes).map(|pattern| (position, pattern)),
+            Some(path) => self.read_path(position, path).map(|pattern| (position, pattern)),
         };
         matches.iter().enumerate().filter_map(read).collect()
     }
 
-    fn read_path(&mut self, position: usize, path: &PathMatch, slashes: EscapedSlashes) -> Option<PathPattern> {
+    fn read_path(&mut self, position: usize, path: &PathMatch) -> Option<PathPattern> {
         let PathMatch { type_, value } = path;
         let field = format!("{}.matches[{position}].path", self.path);
-        if let Err(message) = check_path(value, slashes) {
-            self.fault(format!("{field}.value"), ConditionReason::Invalid, message);
+        // The schema's rule is a regular expression, which does not find everything.
+        if let Err(AmbiguousPath) = NormalPath::parse(value) {
+            self.fault(format!("{field}.value"), ConditionReason::Invalid, format!("{AmbiguousPath}, got {value:?}"));
         }
         if let PathMatchType::Unsupported(type_) = type_ {
             self.unsupported(format!("{field}.type"), type_);
         }
         pattern(path)
-    }
-
-    fn check_backend_refs(&mut self, references: &[BackendRef]) {
-        for (position, BackendRef { name: _, port, weight }) in references.iter().enumerate() {
-            let field = format!("{}.backendRefs[{position}]", self.path);
-            if !(1..=65535).contains(port) {
-                let message = format!("{port} is no port: one of 1 to 65535 is needed");
-                self.fault(format!("{field}.port"), ConditionReason::Invalid, message);
-            }
-            if !(0..=1_000_000).contains(weight) {
-                let message = format!("{weight} is no weight: one of 0 to 1000000 is needed");
-                self.fault(format!("{field}.weight"), ConditionReason::Invalid, message);
-            }
-        }
     }
 
     fn read_keepalive(&mut self, keepalive: &api::Keepalive) -> Keepalive {
@@ -328,10 +317,8 @@ impl RuleReader<'_> {
         match (type_, max_age) {
             (None | Some(api::LifetimeType::Session), _) => return String::new(),
             (Some(api::LifetimeType::Permanent), Some(age)) => return format!("; Max-Age={}", age.as_secs()),
-            (Some(api::LifetimeType::Permanent), None) => {
-                let message = "a Permanent cookie needs sessionPersistence.absoluteTimeout".to_owned();
-                self.fault(field.to_owned(), ConditionReason::Invalid, message);
-            }
+            // The schema has a rule against it.
+            (Some(api::LifetimeType::Permanent), None) => {}
             (Some(api::LifetimeType::Unsupported(value)), _) => self.unsupported(field.to_owned(), value),
         }
         String::new()
@@ -350,18 +337,10 @@ impl RuleReader<'_> {
     }
 
     fn read_secure(&mut self, field: &str, cookie: &Cookie) -> Secure {
-        let needs_secure = cookie.same_site == Some(api::SameSite::None) || cookie.partitioned == Some(true);
         match &cookie.secure {
             None | Some(api::SecureMode::Auto) => Secure::Auto,
             Some(api::SecureMode::Always) => Secure::Always,
-            Some(api::SecureMode::Never) => {
-                if needs_secure {
-                    let message =
-                        "browsers refuse sameSite None and partitioned on a cookie that is not secure".to_owned();
-                    self.fault(format!("{field}.secure"), ConditionReason::Invalid, message);
-                }
-                Secure::Never
-            }
+            Some(api::SecureMode::Never) => Secure::Never,
             Some(api::SecureMode::Unsupported(value)) => {
                 self.unsupported(format!("{field}.secure"), value);
                 Secure::Auto
@@ -436,20 +415,6 @@ fn default_cookie_name(scope: &str) -> String {
     format!("switchyard-{}", hexadecimal.collect::<String>())
 }
 
-/// The schema's rule for hostnames, for objects that were stored under another schema.
-fn is_hostname(hostname: &str) -> bool {
-    let name = hostname.strip_prefix("*.").unwrap_or(hostname);
-    let is_label = |label: &str| {
-        let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(letters)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let is_address = !hostname.starts_with('*') && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    name.len() <= 253 && name.split('.').all(is_label) && !is_address
-}
-
 /// What a condition on the path claims; `None` if no request can have the path, or if this version cannot tell.
 fn pattern(PathMatch { type_, value }: &PathMatch) -> Option<PathPattern> {
     match type_ {
@@ -460,24 +425,7 @@ fn pattern(PathMatch { type_, value }: &PathMatch) -> Option<PathPattern> {
     }
 }
 
-/// The schema's rules for paths, for objects that were stored under another schema.
-fn check_path(value: &str, slashes: EscapedSlashes) -> Result<(), String> {
-    if !is_path(value) {
-        return Err(format!(
-            "must be a path that begins with / and contains visible ASCII without ?, # or dot segments, got {value:?}"
-        ));
-    }
-    let has_escaped_slash = NormalPath::parse(value).is_ok_and(|path| path.has_escaped_slash());
-    if has_escaped_slash && slashes == EscapedSlashes::Reject {
-        return Err(format!(
-            "a path with %2F or %5C needs escapedSlashes: Keep; requests with such a path are otherwise refused with \
-             400, got {value:?}"
-        ));
-    }
-    Ok(())
-}
-
-/// Whether a request can have this path.
+/// Whether a request can have this path. Rules that are not valid are asked as well, for the claims that they keep.
 fn is_path(value: &str) -> bool {
     let visible = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
     value.starts_with('/') && value.bytes().all(visible) && NormalPath::parse(value).is_ok()

@@ -52,7 +52,7 @@ impl Findings {
     }
 
     pub(super) fn warn(&mut self, path: String, message: String) {
-        self.warnings.push(Problem { path, reason: ConditionReason::InvalidCertificateRef, message });
+        self.warnings.push(Problem::new(path, ConditionReason::InvalidCertificateRef, message));
     }
 
     pub(super) fn verdict(self, draft: &Draft, rules: Arc<[Arc<Rule>]>) -> Verdict {

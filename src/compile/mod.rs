@@ -1,32 +1,38 @@
 //! Cluster objects in, table and verdicts out. Pure: no IO, no clock, no randomness.
 //!
 //! The stages, each a file: `view` is what comes in; `draft` understands one route by itself; `backend` and
-//! `certificate` resolve what it names; `claims` settles who gets what, the oldest route first; `verdict` is what
-//! users are told. A user's mistake is data all the way: it takes the part that it concerns and nothing else.
+//! `certificate` resolve what it names; `owners` settles which namespace a hostname belongs to; `claims` settles who
+//! gets what, the oldest route first; `verdict` is what users are told. A user's mistake is data all the way: it takes the part that it concerns and nothing else.
 
+mod address;
 mod backend;
 mod certificate;
 mod claims;
 mod draft;
 mod judge;
+mod owners;
 mod routes;
+mod text;
 mod tls;
 mod verdict;
 mod view;
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::table::{ObjectName, RouteTable, Rule, WeightedBackend};
+use crate::table::{ObjectName, RouteTable, Rule, Tenancy, WeightedBackend};
 
 use self::{
-    backend::Backends,
+    backend::{Backends, Resolved},
     certificate::Certificates,
     claims::{Claims, Granted},
     draft::{Draft, RuleDraft},
     judge::Findings,
+    owners::Owners,
     routes::Routes,
 };
 
+pub use address::Surroundings;
+pub use text::{is_dns_label, is_dns_subdomain, without_mark};
 pub use verdict::{Problem, Verdict, VerdictCondition};
 pub use view::{
     ClusterView, SERVICE_NAME_LABEL, SecretData, SecretObject, ServiceObject, ServicePort, ServiceSpec,
@@ -38,10 +44,12 @@ pub use view::{
 pub struct Settings {
     /// Routes of this class are served, others are not looked at.
     pub class: String,
-    /// Whether routes of several namespaces may name one hostname.
-    pub allow_shared_hostnames: bool,
+    /// Which namespaces may name a hostname.
+    pub tenancy: Tenancy,
     /// The Secret whose certificate is sent where no route's is asked for.
     pub default_certificate: Option<ObjectName>,
+    /// Where the proxy runs, which decides what addresses endpoints may have.
+    pub surroundings: Surroundings,
 }
 
 /// What one build leaves for the next: what can be used again, and the endpoints' counts.
@@ -69,8 +77,10 @@ pub struct Compiled {
 pub fn compile(view: &ClusterView, settings: &Settings, memory: &mut Memory, now: SystemTime) -> Compiled {
     let ours = view.routes.iter().filter(|route| route.class_name() == Some(&settings.class));
     let mut drafts: Vec<_> = ours.map(|route| memory.routes.draft(route)).collect();
-    drafts.sort_by_cached_key(|draft| draft.age_order());
-    let mut build = Build { view, settings, memory, now, claims: Claims::default(), compiled: Compiled::empty() };
+    drafts.sort_by_cached_key(|draft| draft.owner());
+    let mut compiled = Compiled::empty(settings.tenancy.clone());
+    owners::settle(&mut compiled.table, &drafts);
+    let mut build = Build { view, settings, memory, now, claims: Claims::default(), compiled };
     for draft in drafts {
         build.add(&draft);
     }
@@ -78,8 +88,8 @@ pub fn compile(view: &ClusterView, settings: &Settings, memory: &mut Memory, now
 }
 
 impl Compiled {
-    fn empty() -> Self {
-        Self { table: RouteTable::default(), verdicts: Vec::new(), setting_problems: Vec::new(), next_look: None }
+    fn empty(tenancy: Tenancy) -> Self {
+        Self { table: RouteTable::new(tenancy), verdicts: Vec::new(), setting_problems: Vec::new(), next_look: None }
     }
 }
 
@@ -96,7 +106,7 @@ struct Build<'a> {
 impl Build<'_> {
     fn add(&mut self, draft: &Draft) {
         let mut findings = Findings::new(draft.problems.clone());
-        let granted = self.claims.settle(draft, self.settings, &mut findings.accepted);
+        let granted = self.claims.settle(draft, Owners(&self.compiled.table), &mut findings.accepted);
         let rules =
             draft.rules.iter().enumerate().map(|(position, rule)| self.rule(draft, position, rule, &mut findings));
         let rules = rules.collect();
@@ -132,11 +142,16 @@ impl Build<'_> {
         let mut backends = Vec::with_capacity(rule.backend_refs.len());
         for (reference, wanted) in rule.backend_refs.iter().enumerate() {
             let path = || format!("spec.rules[{position}].backendRefs[{reference}]");
-            let resolved = self.memory.backends.resolve(self.view, &draft.name.namespace, wanted, path);
+            let Self { view, settings, memory, .. } = self;
+            let resolved = memory.backends.resolve(view, settings.surroundings, &draft.name.namespace, wanted, path);
             let target = resolved.map_err(|problem| findings.unresolved(problem));
-            if let Ok(backend) = &target {
-                findings.look_at(backend);
-            }
+            let target = target.map(|Resolved { backend, refused }| {
+                findings.look_at(&backend);
+                if let Some(problem) = refused {
+                    findings.unresolved(problem);
+                }
+                backend
+            });
             backends.push(WeightedBackend { weight: u32::try_from(wanted.weight).unwrap_or_default(), target });
         }
         Rule {

@@ -12,6 +12,7 @@ use super::{
     claims::Granted,
     draft::{Draft, TlsDraft},
     judge::Findings,
+    text::printable,
 };
 
 impl Build<'_> {
@@ -40,7 +41,9 @@ impl Build<'_> {
                 let identity = self.memory.certificates.identity(&[certificate]);
                 self.compiled.table.set_default_identity(Some(identity));
             }
-            Err(fault) => self.compiled.setting_problems.push(format!("--default-certificate: {fault}")),
+            Err(fault) => {
+                self.compiled.setting_problems.push(printable(format!("--default-certificate: {fault}")));
+            }
         }
     }
 
@@ -61,7 +64,7 @@ impl Build<'_> {
                 }
                 Err(fault) => {
                     let reason = ConditionReason::InvalidCertificateRef;
-                    findings.unresolved(Problem { path, reason, message: fault.to_string() });
+                    findings.unresolved(Problem::new(path, reason, &*fault));
                 }
             }
         }

@@ -7,6 +7,8 @@ use crate::{
     table::{HostPattern, ObjectName, Rule},
 };
 
+use super::text::printable;
+
 /// What is wrong with a route. A user's mistake is data: it ends in a condition, in a line of `check`, in a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -16,6 +18,15 @@ pub struct Problem {
     pub reason: ConditionReason,
     /// What is wrong and how to mend it; names the objects concerned.
     pub message: String,
+}
+
+impl Problem {
+    /// A problem with a message that is safe to print: what it quotes comes from the cluster, and a control character in
+    /// that would forge a line of a log, or an order to a terminal.
+    #[must_use]
+    pub fn new(path: impl Into<String>, reason: ConditionReason, message: impl Into<String>) -> Self {
+        Self { path: printable(path.into()), reason, message: printable(message.into()) }
+    }
 }
 
 /// A condition without its times, which the writer adds.

@@ -16,7 +16,7 @@ pub use debounce::Debounce;
 pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
 pub use kubernetes::{ConnectError, KubernetesSource, Routes, connect};
 pub use progress::{Digests, Progress, Versions};
-pub use rebuild::{Build, Rebuild};
+pub use rebuild::{Build, CurrentSettings, Rebuild};
 pub use replicas::{Identity, Names, Replicas, Role, Standing};
 pub use signal::{Changes, Pending};
 pub use status::{StatusWriter, programmed_here};

@@ -36,12 +36,15 @@ pub struct Build {
     pub since_change: Option<Duration>,
 }
 
+/// What the administrator decides, as of the moment of asking.
+pub type CurrentSettings = Box<dyn Fn() -> Settings + Send>;
+
 /// The rebuild loop. It is the only one who writes tables, and it drops the old ones, so that no thread that serves
 /// connections does.
 pub struct Rebuild<S> {
     source: S,
     changes: Changes,
-    settings: Settings,
+    settings: CurrentSettings,
     current: Arc<CurrentTable>,
     reports: watch::Sender<Report>,
     memory: Memory,
@@ -53,11 +56,11 @@ pub struct Rebuild<S> {
 }
 
 impl<S: Source> Rebuild<S> {
-    /// A loop over `source`, which touches `changes`; it publishes to `current` and tells `reports` of each build.
+    /// A loop over `source`, which touches `changes`, as whoever changes the settings does; it publishes to `current` and tells `reports` of each build.
     pub fn new(
         source: S,
         changes: Changes,
-        settings: Settings,
+        settings: CurrentSettings,
         current: Arc<CurrentTable>,
         reports: watch::Sender<Report>,
     ) -> Self {
@@ -105,7 +108,7 @@ impl<S: Source> Rebuild<S> {
         let pending = self.changes.take();
         let started = Instant::now();
         let (view, progress) = self.source.look();
-        let compiled = compile::compile(&view, &self.settings, &mut self.memory, SystemTime::now());
+        let compiled = compile::compile(&view, &(self.settings)(), &mut self.memory, SystemTime::now());
         let Compiled { table, verdicts, setting_problems, next_look } = compiled;
         self.next_look = next_look;
         let routes = table.routes();

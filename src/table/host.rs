@@ -108,6 +108,13 @@ impl HostPattern {
         }
     }
 
+    /// Reads a hostname as the schema of `hostnames` defines it: lower case, no port, no IP address, and `*` only as the
+    /// whole first label. `None` for anything else.
+    #[must_use]
+    pub fn checked(hostname: &str) -> Option<Self> {
+        is_hostname(hostname).then(|| Self::parse(hostname))
+    }
+
     fn rank(&self) -> (u8, usize) {
         match self {
             Self::Exact(host) => (2, host.len()),
@@ -115,6 +122,20 @@ impl HostPattern {
             Self::Any => (0, 0),
         }
     }
+}
+
+/// The schema's rule for hostnames, for objects that were stored under another schema.
+fn is_hostname(hostname: &str) -> bool {
+    let name = hostname.strip_prefix("*.").unwrap_or(hostname);
+    let is_label = |label: &str| {
+        let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(letters)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_address = !hostname.starts_with('*') && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    name.len() <= 253 && name.split('.').all(is_label) && !is_address
 }
 
 /// The more specific pattern is the greater one: exact, then the longer wildcard, then [`HostPattern::Any`].
@@ -157,9 +178,33 @@ impl<T> Default for HostMap<T> {
 impl<T> HostMap<T> {
     /// The values whose patterns fit, the most specific first.
     pub fn matching<'a>(&'a self, host: &'a Host<'_>) -> impl Iterator<Item = &'a T> {
-        let host = host.as_str();
-        let suffixes = host.match_indices('.').filter_map(|(dot, _)| self.wildcard.get(&host[dot + 1..]));
-        self.exact.get(host).into_iter().chain(suffixes).chain(&self.any)
+        self.naming(host).chain(&self.any)
+    }
+
+    /// The values whose patterns name the host, exactly or by a wildcard, the most specific first: the same without
+    /// that of [`HostPattern::Any`].
+    pub fn naming<'map>(&'map self, host: &Host<'_>) -> impl Iterator<Item = &'map T> {
+        self.exact.get(host.as_str()).into_iter().chain(self.wildcards_over(host.as_str()))
+    }
+
+    /// The values whose patterns name every host that `pattern` stands for, the most specific first. Nothing names
+    /// every host, so there are none for [`HostPattern::Any`].
+    pub fn covering<'map>(&'map self, pattern: &HostPattern) -> impl Iterator<Item = &'map T> {
+        let (same, name) = match pattern {
+            HostPattern::Exact(host) => (self.exact.get(host), &**host),
+            HostPattern::Wildcard(suffix) => (self.wildcard.get(suffix), &**suffix),
+            HostPattern::Any => (None, ""),
+        };
+        same.into_iter().chain(self.wildcards_over(name))
+    }
+
+    fn wildcards_over<'map>(&'map self, name: &str) -> impl Iterator<Item = &'map T> {
+        name.match_indices('.').filter_map(|(dot, _)| self.wildcard.get(&name[dot + 1..]))
+    }
+
+    /// The value of [`HostPattern::Any`].
+    pub fn any(&self) -> Option<&T> {
+        self.any.as_ref()
     }
 
     /// All patterns with their values, the most specific pattern first.
@@ -257,5 +302,31 @@ mod tests {
         assert_eq!(found("x.y.example.com"), ["*.example.com", "*"]);
         assert_eq!(found("b.example.com"), ["b.example.com", "*.example.com", "*"]);
         assert_eq!(found("example.com"), ["*"], "a wildcard does not cover the apex");
+    }
+
+    #[test]
+    fn a_pattern_is_covered_by_itself_and_by_wider_wildcards() {
+        let mut map = HostMap::<Vec<&str>>::default();
+        for pattern in ["a.b.example.com", "*.b.example.com", "*.example.com", "b.example.com"] {
+            map.entry(&HostPattern::parse(pattern)).push(pattern);
+        }
+        map.entry(&HostPattern::Any).push("*");
+        let found = |pattern: &HostPattern| map.covering(pattern).flatten().copied().collect::<Vec<_>>();
+        let covering = |pattern| found(&HostPattern::parse(pattern));
+        assert_eq!(covering("a.b.example.com"), ["a.b.example.com", "*.b.example.com", "*.example.com"]);
+        assert_eq!(covering("*.b.example.com"), ["*.b.example.com", "*.example.com"]);
+        assert_eq!(covering("*.x.example.com"), ["*.example.com"]);
+        assert_eq!(covering("*.com"), [""; 0]);
+        assert_eq!(found(&HostPattern::Any), [""; 0]);
+    }
+
+    #[test]
+    fn only_names_that_the_schema_allows_are_hostnames() {
+        for hostname in ["a", "a.b", "*.a", "1.a", "a-b.c"] {
+            assert_eq!(HostPattern::checked(hostname), Some(HostPattern::parse(hostname)), "{hostname}");
+        }
+        for hostname in ["", "*", "*.", "a.", "A.b", "a..b", "10.0.0.1", "-a", "a_b", "a:80", "a.*.b", "**.a", "a\nb"] {
+            assert_eq!(HostPattern::checked(hostname), None, "{hostname:?}");
+        }
     }
 }

@@ -10,9 +10,12 @@ mod normal_path;
 mod path;
 mod rule;
 mod session;
+mod tenancy;
 mod tls;
 
 use std::sync::Arc;
+
+use self::tenancy::Tenant;
 
 pub use backend::{
     Algorithm, Backend, Candidates, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Phase,
@@ -26,11 +29,13 @@ pub use rule::{
     EscapedSlashes, Keepalive, NoEndpoint, NonUpgrade, Persistence, Pings, Rule, Secure, Timeouts, WeightedBackend,
 };
 pub use session::{KeyFileError, Session, SessionKeys};
+pub use tenancy::{HostOwner, HostnameOwners, ReservedFor, Tenancy};
 pub use tls::{Certificate, HostTls, InsecurePolicy, TlsIdentity};
 
 /// All that decides where a request goes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RouteTable {
+    tenancy: Tenancy,
     hosts: HostMap<HostEntry>,
     default_identity: Option<Arc<TlsIdentity>>,
     routes: usize,
@@ -39,6 +44,8 @@ pub struct RouteTable {
 /// What is claimed of one hostname.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct HostEntry {
+    /// The oldest route that names it. Its namespace owns the hostname, unless namespaces share hostnames.
+    owner: Option<HostOwner>,
     paths: PathMap<Arc<Rule>>,
     /// A route that claims the hostname, but whose spec is not readable: where nothing else matches, its requests get
     /// 503, not 404.
@@ -71,33 +78,71 @@ pub enum Found<'a> {
 }
 
 impl RouteTable {
+    /// An empty table.
+    #[must_use]
+    pub fn new(tenancy: Tenancy) -> Self {
+        Self { tenancy, ..Self::default() }
+    }
+
+    /// Whether hostnames in it belong to namespaces.
+    #[must_use]
+    pub fn tenancy(&self) -> &Tenancy {
+        &self.tenancy
+    }
+
     /// The rule for a path in its normal form ([`NormalPath`]).
     ///
-    /// The most specific hostname comes first; where its rules do not fit the path, those of a less specific one may
-    /// (HTTPRoute's precedence: it ranks the rules that match).
+    /// The most specific hostname comes first; where its rules do not fit the path, those of a less specific one of the
+    /// same namespace may (HTTPRoute's precedence: it ranks the rules that match).
     #[must_use]
     pub fn find<'a>(&'a self, host: &'a Host<'_>, path: &'a str) -> Found<'a> {
-        let rule = self.hosts.matching(host).find_map(|entry| entry.paths.matching(path).next());
-        let unreadable = || self.hosts.matching(host).find_map(|entry| entry.unreadable.as_ref());
+        let tenant = self.tenant(host);
+        let rule = self.serving(host, tenant).find_map(|entry| entry.paths.matching(path).next());
+        let unreadable = || self.serving(host, tenant).find_map(|entry| entry.unreadable.as_ref());
         match rule {
             Some(rule) => Found::Rule(rule),
             None => unreadable().map_or(Found::Nothing, Found::Unreadable),
         }
     }
 
-    /// The TLS settings of a host: those of the most specific hostname that any route names. Nothing means that the
-    /// host is served in plaintext only.
+    /// The TLS settings of a host: those of the most specific hostname that serves it. `None` means that the host is
+    /// served in plaintext only.
     #[must_use]
     pub fn tls<'a>(&'a self, host: &'a Host<'_>) -> Option<&'a Arc<HostTls>> {
-        self.hosts.matching(host).next().and_then(|entry| entry.tls.as_ref())
+        self.selected(host).and_then(|entry| entry.tls.as_ref())
     }
 
     /// Whether two hosts select the same hostname, hence the same TLS settings: what tells that a request belongs on
     /// the connection that it came on.
     #[must_use]
     pub fn select_the_same(&self, one: &Host<'_>, other: &Host<'_>) -> bool {
-        let selected = |host: &Host<'_>| self.hosts.matching(host).next().map(std::ptr::from_ref);
-        selected(one).is_some() && selected(one) == selected(other)
+        match (self.selected(one), self.selected(other)) {
+            (Some(one), Some(other)) => std::ptr::eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// Who owns a hostname, with every name that a wildcard stands for: the oldest route that names it, exactly or by a
+    /// wildcard that covers it, of the namespaces that may. `None` while there is none.
+    #[must_use]
+    pub fn owner(&self, pattern: &HostPattern) -> Option<&HostOwner> {
+        match pattern {
+            HostPattern::Any => self.hosts.any().and_then(|entry| entry.owner.as_ref()),
+            _ => self.tenancy.owner(pattern, self.hosts.covering(pattern).map(|entry| entry.owner.as_ref())),
+        }
+    }
+
+    fn selected<'a>(&'a self, host: &'a Host<'_>) -> Option<&'a HostEntry> {
+        self.serving(host, self.tenant(host)).next()
+    }
+
+    /// Whose hostnames may serve a host. A route without hostnames names none, so it owns none.
+    fn tenant<'a>(&'a self, host: &'a Host<'_>) -> Tenant<'a> {
+        self.tenancy.tenant(host, self.hosts.naming(host).map(|entry| entry.owner.as_ref()))
+    }
+
+    fn serving<'a>(&'a self, host: &'a Host<'_>, tenant: Tenant<'a>) -> impl Iterator<Item = &'a HostEntry> {
+        self.hosts.matching(host).filter(move |entry| tenant.admits(entry.owner.as_ref()))
     }
 
     /// What handshakes use that name no host, or one without TLS settings.
@@ -114,7 +159,7 @@ impl RouteTable {
 
     /// All hostnames, the most specific first.
     pub fn hosts(&self) -> impl Iterator<Item = HostClaims<'_>> {
-        self.hosts.iter().map(|(host, HostEntry { paths, unreadable, tls })| HostClaims {
+        self.hosts.iter().map(|(host, HostEntry { owner: _, paths, unreadable, tls })| HostClaims {
             host,
             paths: paths.iter().collect(),
             unreadable: unreadable.as_ref(),
@@ -122,19 +167,36 @@ impl RouteTable {
         })
     }
 
+    /// Notes that a route names a hostname; of several routes, the oldest owns it.
+    pub fn own(&mut self, host: &HostPattern, owner: HostOwner) {
+        let held = &mut self.hosts.entry(host).owner;
+        if held.as_ref().is_none_or(|held| owner < *held) {
+            *held = Some(owner);
+        }
+    }
+
     /// Gives a claim to a rule.
     pub fn claim(&mut self, host: &HostPattern, path: &PathPattern, rule: Arc<Rule>) {
-        self.hosts.entry(host).paths.insert(path, rule);
+        self.entry(host, &rule.route).paths.insert(path, rule);
     }
 
     /// Notes that an unreadable route names the host; the first one noted stays.
     pub fn claim_unreadable(&mut self, host: &HostPattern, route: ObjectName) {
-        self.hosts.entry(host).unreadable.get_or_insert(route);
+        self.entry(host, &route).unreadable.get_or_insert(route);
     }
 
     /// Sets the TLS settings of a hostname.
     pub fn set_tls(&mut self, host: &HostPattern, tls: Arc<HostTls>) {
-        self.hosts.entry(host).tls = Some(tls);
+        let owner = tls.owner.clone();
+        self.entry(host, &owner).tls = Some(tls);
+    }
+
+    /// What is claimed of a hostname. It belongs to the first route that claims anything of it, unless
+    /// [`RouteTable::own`] has settled that.
+    fn entry(&mut self, host: &HostPattern, route: &ObjectName) -> &mut HostEntry {
+        let entry = self.hosts.entry(host);
+        entry.owner.get_or_insert_with(|| HostOwner { since: None, route: route.clone() });
+        entry
     }
 
     /// Sets what handshakes use for hosts without TLS settings.
@@ -153,8 +215,12 @@ mod tests {
     use super::*;
 
     fn rule(name: &str) -> Arc<Rule> {
+        rule_of("shop", name)
+    }
+
+    fn rule_of(namespace: &str, name: &str) -> Arc<Rule> {
         Arc::new(Rule {
-            route: ObjectName::new("shop", name),
+            route: ObjectName::new(namespace, name),
             name: "0".into(),
             fault: None,
             backends: Box::default(),
@@ -186,6 +252,45 @@ mod tests {
         assert_eq!(found(&table, "other.example.com", "/ws"), "wildcard");
         assert_eq!(found(&table, "chat.example.com", "/"), "any");
         assert_eq!(found(&RouteTable::default(), "chat.example.com", "/"), "nothing");
+    }
+
+    #[test]
+    fn no_request_falls_through_into_another_namespace() {
+        let mut table = RouteTable::default();
+        table.claim(&HostPattern::parse("bank.test"), &PathPattern::prefix("/ws"), rule_of("bank", "web"));
+        for pattern in [HostPattern::parse("*.test"), HostPattern::Any] {
+            let later =
+                HostOwner { since: Some(std::time::SystemTime::UNIX_EPOCH), route: ObjectName::new("evil", "wide") };
+            table.own(&pattern, later);
+            table.claim(&pattern, &PathPattern::prefix("/"), rule_of("evil", "wide"));
+        }
+        assert_eq!(found(&table, "bank.test", "/ws"), "web");
+        assert_eq!(found(&table, "bank.test", "/login"), "nothing");
+        assert_eq!(found(&table, "shop.test", "/login"), "wide");
+        assert_eq!(found(&table, "bank.example", "/login"), "wide");
+        let same = |one, other| table.select_the_same(&Host::parse(one).unwrap(), &Host::parse(other).unwrap());
+        assert!(same("shop.test", "other.test") && !same("shop.test", "bank.test"));
+    }
+
+    #[test]
+    fn a_reserved_host_is_served_by_its_namespaces_only_even_while_they_do_not_name_it() {
+        let mut owners = HostnameOwners::default();
+        owners.reserve(&HostPattern::parse("*.bank.test"), "bank");
+        let mut table = RouteTable::new(Tenancy::Separate(Arc::new(owners)));
+        table.claim(&HostPattern::parse("*.test"), &PathPattern::prefix("/"), rule_of("evil", "wide"));
+        table.claim(&HostPattern::Any, &PathPattern::prefix("/"), rule_of("bank", "any"));
+        assert_eq!(found(&table, "pay.bank.test", "/"), "any");
+        assert_eq!(found(&table, "bank.test", "/"), "wide");
+        let same = |one, other| table.select_the_same(&Host::parse(one).unwrap(), &Host::parse(other).unwrap());
+        assert!(!same("bank.test", "pay.bank.test") && same("pay.bank.test", "bank.example"));
+    }
+
+    #[test]
+    fn shared_hostnames_fall_through_between_namespaces() {
+        let mut table = RouteTable::new(Tenancy::Shared);
+        table.claim(&HostPattern::parse("bank.test"), &PathPattern::prefix("/ws"), rule_of("bank", "web"));
+        table.claim(&HostPattern::Any, &PathPattern::prefix("/"), rule_of("shop", "any"));
+        assert_eq!(found(&table, "bank.test", "/login"), "any");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use kube::Api;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::support::{Bed, Controller, RELEASE, block_on, chart, eventually, objects};
+use crate::support::{Bed, Controller, block_on, chart, eventually, objects};
 
 /// The golden renderings, of release `switchyard` in the namespace `switchyard-system`; `tests/chart` holds that helm
 /// renders them.
@@ -173,11 +173,12 @@ fn may(bed: &Bed, who: &str, namespace: &str, what: &str) -> bool {
 }
 
 #[test]
-fn who_may_edit_a_namespace_may_write_its_routes_and_no_others() {
+fn who_may_edit_a_namespace_may_write_its_routes_and_no_others_where_that_is_asked_for() {
     let Some(bed) = Bed::shared() else { return };
     let (ours, theirs) = (bed.namespace("users"), bed.namespace("others"));
-    let template = "templates/user-roles.yaml";
-    let rendered = bed.plane.helm(&["template", "users", &chart(), "-n", ours, "-s", template]).unwrap();
+    let template = ["template", "users", &chart(), "-n", ours, "-s", "templates/user-roles.yaml"];
+    let asked = ["--set", "rbac.aggregateToEdit=true"];
+    let rendered = bed.plane.helm(&[&template[..], &asked].concat()).unwrap();
     bed.plane.apply_text(&rendered);
     for role in ["view", "edit", "admin"] {
         let (name, role, user) = (role, format!("--clusterrole={role}"), format!("--user=jane-{role}"));
@@ -279,9 +280,11 @@ fn the_controller_says_which_right_it_lacks() {
     bed.install_crd();
     let namespace = bed.namespace("rights");
     let rule = r#"[{"op": "remove", "path": "/rules/1"}]"#;
-    bed.plane.kubectl(&["patch", "clusterrole", RELEASE, "--type=json", "-p", rule], "").unwrap();
+    let granted = bed.grant(namespace);
+    bed.plane.kubectl(&["patch", "clusterrole", &granted, "--type=json", "-p", rule], "").unwrap();
     bed.plane.apply(&[objects::route(namespace, "chat", "rights.example.com", "chat")]);
-    let controller = Controller::start(&bed, namespace);
+    let controller = Controller::launch_with(bed.kubeconfig(), namespace, |_| {});
+    controller.wait_until_ready();
     controller.wait_for_log("cannot patch resource");
     let log = controller.log();
     let told: Vec<_> = log.lines().filter(|line| line.contains("cannot write the status")).collect();

@@ -10,7 +10,7 @@ use crate::support::{Backend, Bed, Client, Controller, objects};
 fn a_controller_that_starts_before_the_crd_waits_and_says_so_once() {
     let Some(bed) = Bed::bare() else { return };
     let namespace = bed.namespace("early");
-    let controller = Controller::launch(bed.kubeconfig(), namespace);
+    let controller = Controller::launch(&bed, namespace);
     controller.wait_for_log("does not know WebSocketRoute");
     sleep(Duration::from_secs(3));
     let log = controller.log();

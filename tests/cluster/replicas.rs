@@ -6,7 +6,7 @@ use k8s_openapi::jiff::SignedDuration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Backend, Bed, Client, Controller, SYSTEM, eventually, objects};
+use crate::support::{Backend, Bed, Client, Controller, SYSTEM, chart, eventually, objects};
 
 /// How long a Lease is good for, and how long taking it over may take after that.
 const LEASE: SignedDuration = SignedDuration::from_secs(15);
@@ -320,28 +320,12 @@ fn a_controller_of_some_namespaces_needs_rights_in_those_only() {
 /// The kubeconfig of an account that may do in these namespaces what the chart's account may do in all of them, and
 /// what the chart's account may do in its own.
 fn account_with_roles(bed: &Bed, name: &str, namespaces: &[&str]) -> std::path::PathBuf {
-    let get = |kind: &str, name: &str| -> serde_json::Value {
-        let role = bed.plane.kubectl(&["get", kind, name, "-n", SYSTEM, "-o", "json"], "").unwrap();
-        serde_json::from_str(&role).unwrap()
-    };
-    let (everywhere, own) = (get("clusterrole", "switchyard"), get("role", "switchyard-leases"));
-    let mut made = vec![json!({
-        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name, "namespace": SYSTEM },
-    })];
-    let roles = namespaces.iter().map(|namespace| (*namespace, &everywhere)).chain([(SYSTEM, &own)]);
-    for (namespace, role) in roles {
-        made.push(json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-            "metadata": { "name": name, "namespace": namespace }, "rules": role["rules"],
-        }));
-        made.push(json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-            "metadata": { "name": name, "namespace": namespace },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-            "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": SYSTEM }],
-        }));
+    let watched = namespaces.join(",");
+    let values = format!("className={name},fullnameOverride={name},watchNamespaces={{{watched}}}");
+    for template in ["templates/serviceaccount.yaml", "templates/rbac.yaml"] {
+        let arguments = ["template", name, &chart(), "-n", SYSTEM, "-s", template, "--set", &values];
+        bed.plane.apply_text(&bed.plane.helm(&arguments).unwrap());
     }
-    bed.plane.apply(&made);
     let token = bed.plane.kubectl(&["create", "token", name, "-n", SYSTEM, "--duration=1h"], "").unwrap();
     bed.plane.kubeconfig(name, token.trim())
 }
@@ -362,6 +346,7 @@ fn a_cookie_of_one_replica_leads_to_the_same_endpoint_through_another() {
     bed.plane.apply(&[objects::service(namespace, "chat"), route]);
     let keys = tempfile::NamedTempFile::new().unwrap();
     fs::write(keys.path(), "b25lIG9uZSBvbmUgb25lIG9uZSBvbmUgb25lIG9uZSE=").unwrap();
+    bed.grant(namespace);
     let replicas = ["a", "b"].map(|name| {
         let replica = Controller::launch_with(bed.kubeconfig(), namespace, |command| {
             command.arg("--session-key-file").arg(keys.path()).env("POD_NAME", name);
@@ -393,9 +378,11 @@ fn without_rights_on_leases_statuses_are_written_and_programmed_names_the_missin
     let Some(bed) = Bed::bare() else { return };
     bed.install_crd();
     let namespace = bed.namespace("rightless");
-    let role = bed.plane.kubectl(&["get", "role", "switchyard-leases", "-n", SYSTEM, "-o", "json"], "").unwrap();
-    bed.plane.delete(SYSTEM, "role", "switchyard-leases");
-    let controller = Controller::start(&bed, namespace);
+    let name = format!("{}-leases", bed.grant(namespace));
+    let role = bed.plane.kubectl(&["get", "role", &name, "-n", SYSTEM, "-o", "json"], "").unwrap();
+    bed.plane.delete(SYSTEM, "role", &name);
+    let controller = Controller::launch_with(bed.kubeconfig(), namespace, |_| {});
+    controller.wait_until_ready();
     bed.plane.apply(&[objects::route(namespace, "chat", "rightless.example.com", "chat")]);
     bed.wait_for(namespace, "chat", "Accepted", "True", "Accepted");
     let told = bed.wait_for(namespace, "chat", "Programmed", "False", "Pending");
@@ -406,7 +393,7 @@ fn without_rights_on_leases_statuses_are_written_and_programmed_names_the_missin
     assert!((1..=2).contains(&lines.len()), "{lines:#?}");
 
     let mut role: serde_json::Value = serde_json::from_str(&role).unwrap();
-    role["metadata"] = json!({ "name": "switchyard-leases", "namespace": SYSTEM });
+    role["metadata"] = json!({ "name": name, "namespace": SYSTEM });
     bed.plane.apply(&[role]);
     bed.wait_for(namespace, "chat", "Programmed", "True", "Programmed");
 }
@@ -416,12 +403,14 @@ fn without_the_right_to_publish_events_statuses_are_written_all_the_same() {
     let Some(bed) = Bed::bare() else { return };
     bed.install_crd();
     let namespace = bed.namespace("eventless");
-    let rules = bed.plane.kubectl(&["get", "clusterrole", "switchyard", "-o", "json"], "").unwrap();
+    let name = bed.grant(namespace);
+    let rules = bed.plane.kubectl(&["get", "clusterrole", &name, "-o", "json"], "").unwrap();
     let mut role: serde_json::Value = serde_json::from_str(&rules).unwrap();
-    role["metadata"] = json!({ "name": "switchyard" });
+    role["metadata"] = json!({ "name": name });
     role["rules"].as_array_mut().unwrap().retain(|rule| rule["resources"] != json!(["events"]));
     bed.plane.apply(&[role]);
-    let controller = Controller::start(&bed, namespace);
+    let controller = Controller::launch_with(bed.kubeconfig(), namespace, |_| {});
+    controller.wait_until_ready();
     for name in ["a", "b", "c"] {
         bed.plane.apply(&[objects::route(namespace, name, &format!("{name}.example.com"), "chat")]);
         wait_until_programmed(&bed, namespace, name);

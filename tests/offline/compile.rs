@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -15,10 +16,11 @@ use serde_json::Value;
 use switchyard::{
     api::RouteObject,
     compile::{
-        ClusterView, Compiled, Memory, Problem, SecretObject, ServiceObject, Settings, SliceObject, Verdict,
-        VerdictCondition, compile, object_name,
+        ClusterView, Compiled, Memory, Problem, SecretObject, ServiceObject, Settings, SliceObject, Surroundings,
+        Verdict, VerdictCondition, compile, object_name,
     },
-    table::{Backend, HostClaims, Keepalive, Rule, WeightedBackend},
+    source::manifest::hostname_owners,
+    table::{Backend, HostClaims, Keepalive, Rule, Tenancy, WeightedBackend},
 };
 
 /// 2026-12-01: between the ends of the certificates in the golden files.
@@ -29,7 +31,8 @@ fn every_view_compiles_to_its_golden_table_and_verdicts() {
     let mut cases = 0;
     for input in golden::files("compile") {
         let Some(name) = input.to_str().unwrap().strip_suffix(".in.yaml") else { continue };
-        let compiled = compile_twice(&read(&input));
+        let (view, settings) = read(&input);
+        let compiled = compile_twice(&view, &settings);
         let text = serde_yaml::to_string(&Golden::of(&compiled)).unwrap();
         golden::assert_same(Path::new(&format!("{name}.out.yaml")), &text);
         cases += 1;
@@ -49,25 +52,32 @@ fn every_golden_output_has_its_input() {
 
 #[test]
 fn a_rule_that_says_nothing_of_pings_has_the_tables_default() {
-    let compiled = compile_twice(&read(&golden::root().join("tests/golden/compile/pings_go_to_their_target.in.yaml")));
+    let (view, settings) = read(&golden::root().join("tests/golden/compile/pings_go_to_their_target.in.yaml"));
+    let compiled = compile_twice(&view, &settings);
     let rule = compiled.verdicts[0].rules.iter().find(|rule| &*rule.name == "unsaid").unwrap();
     assert_eq!(rule.keepalive, Keepalive::default());
 }
 
 /// Compiles a view, and again with what the first build left behind, which must make no difference.
-fn compile_twice(view: &ClusterView) -> Compiled {
-    let settings = Settings { class: "switchyard".into(), allow_shared_hostnames: false, default_certificate: None };
+fn compile_twice(view: &ClusterView, settings: &Settings) -> Compiled {
     let mut memory = Memory::default();
-    let first = compile(view, &settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
-    let second = compile(view, &settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
+    let first = compile(view, settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
+    let second = compile(view, settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
     assert_eq!(first.table, second.table);
     assert_eq!(first.verdicts, second.verdicts);
     second
 }
 
-/// Reads objects as the API server would give them, without its validation: a store may hold what a schema refuses.
-fn read(path: &Path) -> ClusterView {
+/// Reads objects as the API server would give them, without its validation: a store may hold what a schema refuses. A
+/// document of kind `Settings` has what differs from the settings of a controller that was started without flags.
+fn read(path: &Path) -> (ClusterView, Settings) {
     let mut view = ClusterView::default();
+    let mut settings = Settings {
+        class: "switchyard".into(),
+        tenancy: Tenancy::default(),
+        default_certificate: None,
+        surroundings: Surroundings::Cluster,
+    };
     for document in serde_yaml::Deserializer::from_str(&fs::read_to_string(path).unwrap()) {
         let value = Value::deserialize(document).unwrap();
         match value["kind"].as_str() {
@@ -84,10 +94,30 @@ fn read(path: &Path) -> ClusterView {
                 let secret: SecretObject = parse(value);
                 view.secrets.insert(object_name(&secret.metadata), Arc::new(secret));
             }
+            Some("Settings") => set(&mut settings, parse(value)),
             other => panic!("{}: kind {other:?}", path.display()),
         }
     }
-    view
+    (view, settings)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SettingsDocument {
+    #[serde(rename = "kind")]
+    _kind: String,
+    #[serde(default)]
+    allow_shared_hostnames: bool,
+    hostname_owners: Option<Value>,
+    /// The address of the admin port of `standalone`.
+    standalone: Option<SocketAddr>,
+}
+
+fn set(settings: &mut Settings, document: SettingsDocument) {
+    let SettingsDocument { _kind: _, allow_shared_hostnames, hostname_owners: owners, standalone } = document;
+    let owners = owners.map(|owners| hostname_owners(&owners.to_string()).unwrap()).unwrap_or_default();
+    settings.tenancy = if allow_shared_hostnames { Tenancy::Shared } else { Tenancy::Separate(owners.into()) };
+    settings.surroundings = standalone.map_or(Surroundings::Cluster, |admin| Surroundings::Machine { admin });
 }
 
 fn parse<T: DeserializeOwned>(value: Value) -> T {

@@ -12,4 +12,5 @@ mod manifests;
 mod objects;
 mod orphans;
 mod reuse;
+mod tenancy;
 mod verdicts;

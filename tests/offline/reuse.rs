@@ -8,9 +8,10 @@ use std::{
 use serde_json::json;
 use switchyard::{
     compile::{
-        ClusterView, Compiled, Memory, SecretObject, ServiceObject, Settings, SliceObject, compile, object_name,
+        ClusterView, Compiled, Memory, SecretObject, ServiceObject, Settings, SliceObject, Surroundings, compile,
+        object_name,
     },
-    table::{Backend, ObjectName},
+    table::{Backend, ObjectName, Tenancy},
 };
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -18,7 +19,8 @@ const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 fn build(view: &ClusterView, memory: &mut Memory) -> Compiled {
     let settings = Settings {
         class: "switchyard".into(),
-        allow_shared_hostnames: false,
+        tenancy: Tenancy::default(),
+        surroundings: Surroundings::Cluster,
         default_certificate: Some(ObjectName::new("shop", "default-tls")),
     };
     compile(view, &settings, memory, NOW)

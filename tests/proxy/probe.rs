@@ -143,6 +143,8 @@ fn certificates_are_checked_unless_they_are_not_to_be() {
     };
     let (succeeded, said) = trusting(&certificates.authority);
     assert!(succeeded && said.contains("204 No Content"), "{said}");
+    let (succeeded, said) = trusting(&format!("\u{feff}{}", certificates.authority));
+    assert!(succeeded, "a byte-order mark is passed over: {said}");
     let (succeeded, said) = trusting(&others.authority);
     assert!(!succeeded && said.contains("no TLS: ") && said.contains("certificate"), "{said}");
     let (succeeded, said) = trusting("");

@@ -287,6 +287,69 @@ fn a_bearer_token_opens_the_api_from_anywhere_as_long_as_the_file_has_it() {
     until("no token opens", || with("other").starts_with("HTTP/1.1 401 "));
 }
 
+/// Manifests of one route, in the namespace `default`, for one host.
+fn manifests_for(host: &str) -> tempfile::TempDir {
+    let directory = manifests(&["one"]);
+    let file = directory.path().join("all.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let named = text.replacen("spec:\n", &format!("spec:\n  hostnames: [{host}]\n"), 1);
+    assert!(named.contains(host), "{text}");
+    fs::write(file, named).unwrap();
+    directory
+}
+
+#[test]
+fn a_change_of_the_list_of_owners_reroutes() {
+    let directory = manifests_for("bank.test");
+    let owners = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&owners, "{}\n").unwrap();
+    let flag = format!("--hostname-owners={}", owners.path().display());
+    let running = Running::standalone(directory.path(), &[&flag]);
+    let served = || get_from("bank.test", running.http, "/", "");
+    assert!(served().ends_with("one"));
+    fs::write(&owners, "\u{feff}bank: [bank.test]\n").unwrap();
+    until("the hostname is bank's", || served().starts_with("HTTP/1.1 404 "));
+    let routes = get_path(running.admin, "/api/v1/routes", "");
+    assert!(routes.contains("reserved for namespace bank"), "{routes}");
+    fs::write(&owners, "default: [bank.test]\n").unwrap();
+    until("the hostname is its own", || served().ends_with("one"));
+}
+
+#[test]
+fn check_judges_by_the_list_of_owners() {
+    let directory = manifests_for("bank.test");
+    let owners = tempfile::NamedTempFile::new().unwrap();
+    let check = |list: &str, more: &[&str]| {
+        fs::write(&owners, list).unwrap();
+        let (path, flag) =
+            (directory.path().to_str().unwrap(), format!("--hostname-owners={}", owners.path().display()));
+        let Output { status, stdout, stderr } = switchyard(&[&["check", path, &flag], more].concat()).output().unwrap();
+        (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
+    };
+    let (code, said) = check("bank: [bank.test]\n", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("spec.hostnames[0]: hostname bank.test is reserved for namespace bank"), "{said}");
+    assert_eq!(check("default: [bank.test]\n", &[]).0, Some(0));
+    assert_eq!(check("bank: [bank.test]\n", &["--allow-shared-hostnames"]).0, Some(0));
+    let (code, said) = check("bank: [bank.test, 7]\n", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("--hostname-owners ") && said.contains("line 1: bank[1]: must be a hostname"), "{said}");
+}
+
+#[test]
+fn a_backend_may_be_anywhere_on_loopback_but_at_the_admin_port() {
+    let directory = manifests(&["one"]);
+    let running = Running::standalone(directory.path(), &[]);
+    let file = directory.path().join("all.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let (before, after) = text.rsplit_once("ports: [{port: ").unwrap();
+    let (_, after) = after.split_once('}').unwrap();
+    fs::write(&file, format!("{before}ports: [{{port: {}}}{after}", running.admin.port())).unwrap();
+    running.comes_to_serve(|answer| answer.starts_with("HTTP/1.1 503 "));
+    let routes = get_path(running.admin, "/api/v1/routes", "");
+    assert!(routes.contains("127.0.0.1 (the proxy's admin port)"), "{routes}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_port_lists_open_tunnels_by_route_and_endpoint() {
     let running = Running::start(&["demo"]);
@@ -368,6 +431,12 @@ fn bad_usage_is_2_and_what_cannot_be_done_is_1_with_the_flag_to_mend() {
     let flag = format!("--http-listen={}", taken.local_addr().unwrap());
     let (code, message) = output(&["demo", &flag]);
     assert!(code == Some(1) && message.contains("--http-listen"), "{message}");
+    let owners = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&owners, "shop:\n- example.com\n- example.com:80\n").unwrap();
+    let flag = format!("--hostname-owners={}", owners.path().display());
+    let (code, message) = output(&["demo", &flag, "--admin-listen=127.0.0.1:0"]);
+    assert!(code == Some(1) && message.contains("--hostname-owners "), "{message}");
+    assert!(message.contains("line 3: shop[1]: must be a hostname"), "{message}");
     let (code, message) = output(&["demo", "--session-key-file=/nonexistent"]);
     assert!(code == Some(1) && message.contains("--session-key-file /nonexistent"), "{message}");
 }
@@ -387,6 +456,7 @@ fn an_empty_environment_variable_is_as_none() {
         "TRUSTED_PROXIES",
         "MAX_CONNECTIONS_PER_CLIENT",
         "ALLOW_SHARED_HOSTNAMES",
+        "HOSTNAME_OWNERS",
         "SHUTDOWN_DELAY",
         "DRAIN_WINDOW",
         "LOG_FORMAT",

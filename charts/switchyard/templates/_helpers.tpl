@@ -174,3 +174,12 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- fail "networkPolicy.egress.restrict needs networkPolicy.egress.apiServer: without the API server no proxy becomes ready" -}}
 {{- end -}}
 {{- end -}}
+
+{{/* The Lease of the replica that writes statuses, named as src/source/replicas/identity.rs does. */}}
+{{- define "switchyard.leaderLease" -}}
+{{- $scope := "" -}}
+{{- with .Values.watchNamespaces -}}
+{{- $scope = sortAlpha . | uniq | join "," | sha256sum | trunc 8 | printf ".%s" -}}
+{{- end -}}
+switchyard-{{ .Values.className }}{{ $scope }}
+{{- end -}}

@@ -77,6 +77,9 @@ spec:
     {{- if (.Values.adminToken).existingSecret }}
     - {name: admin-token, mountPath: /etc/switchyard/admin, readOnly: true}
     {{- end }}
+    {{- if .Values.hostnameOwners }}
+    - {name: hostname-owners, mountPath: /etc/switchyard/hostnames, readOnly: true}
+    {{- end }}
   volumes:
   - name: session-key
     secret:
@@ -92,6 +95,11 @@ spec:
       defaultMode: 288
       items:
       - {key: {{ .Values.adminToken.entry | quote }}, path: tokens}
+  {{- end }}
+  {{- if .Values.hostnameOwners }}
+  - name: hostname-owners
+    configMap:
+      name: {{ include "switchyard.fullname" . }}-hostname-owners
   {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector:
@@ -157,6 +165,9 @@ spec:
 {{- end }}
 {{- if .Values.allowSharedHostnames }}
 - --allow-shared-hostnames
+{{- end }}
+{{- if .Values.hostnameOwners }}
+- --hostname-owners=/etc/switchyard/hostnames/owners.yaml
 {{- end }}
 {{- with .Values.extraArgs }}
 {{ toYaml . }}

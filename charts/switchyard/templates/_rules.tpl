@@ -18,6 +18,7 @@ and tells of what changes there. */}}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [list, watch]
+# Events have generated names, so no rule can name them.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -43,7 +43,8 @@ pub(super) struct Peer {
 pub(super) enum TlsPeer {
     /// The host that the client named has TLS settings.
     Named(Host<'static>),
-    /// It named none, or one without: the default identity.
+    /// It named none, or one without: the default identity. That is the operator's, so it may stand for hosts of any
+    /// namespace.
     Default {
         /// The certificate that was sent.
         sent: Arc<Certificate>,

@@ -4,7 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::{kind::Kind, typed, violation::Violation};
-use crate::{compile::object_name, table::ObjectName};
+use crate::{
+    compile::{is_dns_label, is_dns_subdomain, object_name},
+    table::ObjectName,
+};
 
 /// The name of an object, and what is wrong with its metadata. Without a usable name there is no object.
 pub(super) fn read(value: &Value, kind: Kind) -> (Option<ObjectName>, Vec<Violation>) {
@@ -23,12 +26,12 @@ pub(super) fn read(value: &Value, kind: Kind) -> (Option<ObjectName>, Vec<Violat
         return (None, violations);
     }
     // A Service's name is a label in DNS names; those of the others are only ever paths.
-    let is_right = if kind == Kind::Service { is_label(name) } else { is_subdomain(name) };
+    let is_right = if kind == Kind::Service { is_dns_label(name) } else { is_dns_subdomain(name) };
     if !is_right {
         let message = format!("{name:?} must be a DNS name: lower-case letters, digits and -");
         violations.push(Violation { field: "metadata.name".into(), message });
     }
-    if let Some(namespace) = metadata.namespace.as_deref().filter(|namespace| !is_label(namespace)) {
+    if let Some(namespace) = metadata.namespace.as_deref().filter(|namespace| !is_dns_label(namespace)) {
         let message = format!("{namespace:?} must be a DNS label: lower-case letters, digits and -");
         violations.push(Violation { field: "metadata.namespace".into(), message });
     }
@@ -39,17 +42,4 @@ fn lenient_name(value: &Value) -> Option<ObjectName> {
     let metadata = &value["metadata"];
     let name = metadata["name"].as_str().filter(|name| !name.is_empty())?;
     Some(ObjectName::new(metadata["namespace"].as_str().unwrap_or("default"), name))
-}
-
-fn is_label(name: &str) -> bool {
-    let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    (1..=63).contains(&name.len()) && name.bytes().all(is_inner) && !name.starts_with('-') && !name.ends_with('-')
-}
-
-fn is_subdomain(name: &str) -> bool {
-    let is_part = |part: &str| {
-        let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-        !part.is_empty() && part.bytes().all(is_inner) && !part.starts_with('-') && !part.ends_with('-')
-    };
-    name.len() <= 253 && name.split('.').all(is_part)
 }

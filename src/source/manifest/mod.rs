@@ -8,6 +8,7 @@ mod file;
 mod kind;
 mod metadata;
 mod object;
+mod owners;
 mod position;
 mod scalar;
 mod tree;
@@ -25,6 +26,7 @@ use std::{
 
 pub use file::FileProblem;
 pub use kind::Kind;
+pub use owners::{OwnersError, hostname_owners};
 pub use scalar::ambiguity;
 pub use yaml::whole_numbers;
 

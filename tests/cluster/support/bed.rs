@@ -66,16 +66,26 @@ impl Bed {
         }
     }
 
-    /// Installs the chart's account and rights: a verb that is missing there fails the tests.
+    /// Installs the chart's account, which has no rights yet.
     fn install(plane: ControlPlane) -> Self {
         plane.kubectl(&["create", "namespace", SYSTEM], "").unwrap();
-        for template in ["templates/serviceaccount.yaml", "templates/rbac.yaml"] {
-            let rendered = plane.helm(&["template", RELEASE, &chart(), "-n", SYSTEM, "-s", template]).unwrap();
-            plane.apply_text(&rendered);
-        }
+        let account = ["template", RELEASE, &chart(), "-n", SYSTEM, "-s", "templates/serviceaccount.yaml"];
+        plane.apply_text(&plane.helm(&account).unwrap());
         let token = plane.kubectl(&["create", "token", RELEASE, "-n", SYSTEM, "--duration=4h"], "").unwrap();
         let kubeconfig = plane.kubeconfig("controller", token.trim());
         Self { client: plane.client(), plane, kubeconfig }
+    }
+
+    /// Gives the chart's account the chart's rights, of a release that serves a class: one of the rules names the Lease of
+    /// the class. A verb that is missing there fails the tests. Returns the name of its `ClusterRole`.
+    pub fn grant(&self, class: &str) -> String {
+        let name = format!("rights-{class}");
+        let values = format!(
+            "className={class},fullnameOverride={name},serviceAccount.create=false,serviceAccount.name={RELEASE}"
+        );
+        let rights = ["template", RELEASE, &chart(), "-n", SYSTEM, "-s", "templates/rbac.yaml", "--set", &values];
+        self.plane.apply_text(&self.plane.helm(&rights).unwrap());
+        name
     }
 
     /// Installs the CRD and waits until routes can be made.

@@ -27,13 +27,14 @@ pub struct Controller {
 impl Controller {
     /// Starts one for a class, with the rights of the chart's account, and waits until it is ready.
     pub fn start(bed: &Bed, class: &str) -> Self {
-        let controller = Self::launch(bed.kubeconfig(), class);
+        let controller = Self::launch(bed, class);
         controller.wait_until_ready();
         controller
     }
 
     /// Starts one of several that serve a class, with a name of its own.
     pub fn replica(bed: &Bed, class: &str, name: &str) -> Self {
+        bed.grant(class);
         let controller = Self::launch_with(bed.kubeconfig(), class, |command| {
             command.env("POD_NAME", name);
         });
@@ -42,11 +43,12 @@ impl Controller {
     }
 
     /// Starts one without waiting.
-    pub fn launch(kubeconfig: &Path, class: &str) -> Self {
-        Self::launch_with(kubeconfig, class, |_| {})
+    pub fn launch(bed: &Bed, class: &str) -> Self {
+        bed.grant(class);
+        Self::launch_with(bed.kubeconfig(), class, |_| {})
     }
 
-    /// The same, with more flags or variables.
+    /// Starts one that has been given its rights, with more flags or variables.
     pub fn launch_with(kubeconfig: &Path, class: &str, more: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.args(["controller", "--class", class, "--shutdown-delay=0s", "--drain-window=0s"]);
