@@ -12,11 +12,10 @@ use tracing::warn;
 
 use super::Objects;
 use crate::{
-    observe::{FileProblems, Metrics},
-    source::{
-        self, Build, Changes, CurrentSettings, DirectorySource, Identity, KubernetesSource, Names, Rebuild, Replicas,
-        Report, Source, Standing, StatusWriter,
-    },
+    admin::FileProblems,
+    metrics::Metrics,
+    report::{Identity, Names, Replicas, Standing, StatusWriter},
+    source::{self, Build, Changes, CurrentSettings, DirectorySource, KubernetesSource, Rebuild, Report, Source},
     table::CurrentTable,
 };
 

@@ -21,9 +21,10 @@ use tracing::{info, warn};
 
 use self::followed::{Meanwhile, follow};
 use crate::{
+    admin::{Admin, AdminLimits, ApiTokens, Readiness},
     args::{LogFormat, ServeArguments},
     compile::{self, Surroundings},
-    observe::{self, Admin, AdminLimits, ApiTokens, Metrics, Readiness},
+    metrics::{self, Metrics},
     proxy::{Listener, ProtectedFields, Proxy, Scheme, Settings, Tunnels, listen},
     source::{Changes, CurrentSettings, Report, manifest},
     table::{CurrentTable, HostnameOwners, SessionKeys, Tenancy},
@@ -90,7 +91,7 @@ pub struct Bound {
 /// # Errors
 /// When the level of the log makes no sense.
 pub fn prepare(arguments: &ServeArguments) -> anyhow::Result<()> {
-    observe::log::init(arguments.log_format == LogFormat::Json, &arguments.log_level)?;
+    metrics::log::init(arguments.log_format == LogFormat::Json, &arguments.log_level)?;
     // kube and everybody else who asks rustls for "the" provider gets this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Ok(())

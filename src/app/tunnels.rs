@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    observe::{EachWay, OpenTunnel, OpenTunnels},
+    admin::{EachWay, OpenTunnel, OpenTunnels},
     proxy::{TunnelHandle, Tunnels},
 };
 

@@ -58,7 +58,7 @@ pub use tunnel::{Cause, Closer, TunnelEnd, TunnelHandle, Tunnels, frames};
 
 use self::{clients::Clients, workers::Workers};
 use crate::{
-    observe::Metrics,
+    metrics::Metrics,
     table::{CurrentTable, SessionKeys},
 };
 

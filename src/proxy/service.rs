@@ -29,7 +29,7 @@ use super::{
     upgrade::{self, Begun, Outcome},
 };
 use crate::{
-    observe::Metrics,
+    metrics::Metrics,
     table::{Endpoint, ObjectName},
 };
 

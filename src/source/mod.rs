@@ -4,24 +4,19 @@ mod debounce;
 mod directory;
 mod kubernetes;
 pub mod manifest;
-mod progress;
+pub(crate) mod progress;
 mod rebuild;
-mod replicas;
 mod signal;
-mod status;
 
 use std::sync::Arc;
 
 pub use debounce::Debounce;
 pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
+pub(crate) use kubernetes::trouble;
 pub use kubernetes::{ConnectError, KubernetesSource, Routes, connect};
 pub use progress::{Digests, Progress, Versions};
 pub use rebuild::{Build, CurrentSettings, Rebuild};
-pub use replicas::{Identity, Names, Replicas, Role, Standing};
 pub use signal::{Changes, Pending};
-pub use status::{StatusWriter, programmed_here};
-
-use tokio::time::{Instant, sleep_until};
 
 use crate::{
     compile::{ClusterView, Verdict},
@@ -55,12 +50,4 @@ pub struct Report {
     pub progress: Progress,
     /// The verdicts in short.
     pub digests: Digests,
-}
-
-/// Waits until then; without a time, for ever.
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

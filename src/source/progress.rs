@@ -8,7 +8,7 @@ use siphasher::sip::SipHasher13;
 use crate::compile::Verdict;
 
 /// The key of a watch of the whole cluster, which no namespace is called.
-pub(super) const WHOLE_CLUSTER: &str = "*";
+pub(crate) const WHOLE_CLUSTER: &str = "*";
 
 /// For each watch of routes, by its namespace, a `resourceVersion`.
 ///
@@ -35,18 +35,18 @@ pub struct Digests(BTreeMap<String, u64>);
 
 impl Versions {
     /// Notes the version of a watch.
-    pub(super) fn set(&mut self, watch: &str, version: Option<u64>) {
+    pub(crate) fn set(&mut self, watch: &str, version: Option<u64>) {
         self.0.insert(watch.to_owned(), version);
     }
 
     /// Whether there is one that is known here but not there.
-    pub(super) fn know_more_than(&self, other: &Self) -> bool {
+    pub(crate) fn know_more_than(&self, other: &Self) -> bool {
         self.0.iter().any(|(watch, version)| version.is_some() && other.of(watch).is_none())
     }
 
     /// These, with those of `later` in the place of what is not known. An event is newer than the list that left its
     /// watch's version unknown: whoever has seen the event has seen the changes in the list.
-    pub(super) fn or_later(&self, later: &Self) -> Self {
+    pub(crate) fn or_later(&self, later: &Self) -> Self {
         Self(self.0.iter().map(|(watch, version)| (watch.clone(), version.or(later.of(watch)))).collect())
     }
 
@@ -56,7 +56,7 @@ impl Versions {
 
     /// Whether whoever has seen these has seen all that `other` speaks of, but for watches of which `otherwise` tells
     /// that.
-    pub(super) fn cover(&self, other: &Self, otherwise: impl Fn(&str) -> bool) -> bool {
+    pub(crate) fn cover(&self, other: &Self, otherwise: impl Fn(&str) -> bool) -> bool {
         let covers = |(watch, wanted): (&String, &Option<u64>)| {
             self.of(watch).zip(*wanted).is_some_and(|(seen, wanted)| seen >= wanted) || otherwise(watch)
         };
@@ -81,7 +81,7 @@ impl Digests {
     }
 
     /// Whether both make the same of the routes of a watch.
-    pub(super) fn agree_on(&self, watch: &str, other: &Self) -> bool {
+    pub(crate) fn agree_on(&self, watch: &str, other: &Self) -> bool {
         self.0.get(watch).zip(other.0.get(watch)).is_some_and(|(one, other)| one == other)
     }
 }
@@ -95,7 +95,7 @@ fn of_one(verdict: &Verdict) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -162,7 +162,7 @@ pub(super) mod tests {
     }
 
     /// A verdict that says nothing, on the route `chat`.
-    pub(in crate::source) fn verdict(namespace: &str, generation: i64) -> Verdict {
+    pub(crate) fn verdict(namespace: &str, generation: i64) -> Verdict {
         Verdict {
             route: ObjectName::new(namespace, "chat"),
             uid: Some(namespace.into()),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write, fs, time::Duration};
 use clap::CommandFactory;
 use switchyard::{
     args::Arguments,
-    observe::{Direction, Metrics, TunnelClose},
+    metrics::{Direction, Metrics, TunnelClose},
     table::ObjectName,
 };
 

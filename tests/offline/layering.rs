@@ -45,22 +45,20 @@ const LAYERS: &[Layer] = &[
         crates: &["k8s_openapi", "kube", "notify", "saphyr_parser", "serde_yaml", "tokio"],
     },
     Layer {
+        folder: "report",
+        modules: &["api", "compile", "source", "table"],
+        crates: &["k8s_openapi", "kube", "tokio"],
+    },
+    Layer { folder: "metrics", modules: &["table"], crates: &["prometheus_client", "tracing_subscriber"] },
+    Layer {
         folder: "proxy",
-        modules: &["observe", "table"],
+        modules: &["metrics", "table"],
         crates: &["hyper", "hyper_util", "rustls", "socket2", "tokio", "tokio_rustls", "tokio_util"],
     },
     Layer {
-        folder: "observe",
-        modules: &["api", "compile", "source", "table"],
-        crates: &[
-            "hyper",
-            "hyper_util",
-            "k8s_openapi",
-            "prometheus_client",
-            "tokio",
-            "tokio_util",
-            "tracing_subscriber",
-        ],
+        folder: "admin",
+        modules: &["api", "compile", "metrics", "report", "source", "table"],
+        crates: &["hyper", "hyper_util", "k8s_openapi", "tokio", "tokio_util"],
     },
 ];
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use switchyard::{
-    observe::{Admin, AdminLimits, Readiness},
+    admin::{Admin, AdminLimits, Readiness},
     source::Report,
 };
 

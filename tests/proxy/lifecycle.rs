@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt};
 use switchyard::{
-    observe::Direction,
+    metrics::Direction,
     proxy::Settings,
     table::{RouteTable, Rule},
 };

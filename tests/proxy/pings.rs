@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use switchyard::{
-    observe::Direction,
+    metrics::Direction,
     proxy::Settings,
     table::{Keepalive, Pings, Rule},
 };

@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, ServerName};
 use switchyard::{
-    observe::Metrics,
+    metrics::Metrics,
     proxy::{Listener, Proxy, Scheme, Settings, Tunnels, listen::bind},
     table::{
         Algorithm, Backend, Certificate, CurrentTable, Endpoint, EndpointId, EndpointState, EscapedSlashes,

@@ -14,7 +14,7 @@ use super::{
     frames::{MAX_CONTROL_PAYLOAD, Opcode, Piece},
     side::{Failure, Passed, Side},
 };
-use crate::{observe::Direction, proxy::stream::with_buffers};
+use crate::{metrics::Direction, proxy::stream::with_buffers};
 
 /// What both sides are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

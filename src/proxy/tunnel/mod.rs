@@ -38,7 +38,7 @@ use self::{
 };
 use super::stream::{self, Stream};
 use crate::{
-    observe::{Direction, Metrics, TunnelClose},
+    metrics::{Direction, Metrics, TunnelClose},
     table::{InUse, Keepalive, Pings},
 };
 

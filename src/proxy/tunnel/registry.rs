@@ -14,7 +14,7 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{observe::Direction, table::ObjectName};
+use crate::{metrics::Direction, table::ObjectName};
 
 /// An open tunnel, as others see it.
 #[derive(Debug)]

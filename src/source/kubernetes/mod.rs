@@ -5,7 +5,7 @@
 
 mod kind;
 mod store;
-pub(super) mod trouble;
+pub(crate) mod trouble;
 mod watch;
 
 use std::{collections::HashMap, sync::Arc};

@@ -7,8 +7,11 @@
 mod access;
 mod answers;
 mod render;
+mod routes;
 mod seats;
 mod server;
+mod tokens;
+mod tunnels;
 
 use std::{
     io,
@@ -24,7 +27,9 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 
 use self::{answers::Answers, render::AdminDocument};
-use super::{ApiTokens, OpenTunnels, routes, tunnels};
+pub use tokens::{ApiTokens, TokenFileError};
+pub use tunnels::{EachWay, OpenTunnel, OpenTunnels};
+
 use crate::source::Report;
 
 /// Lists what is wrong with the files that routes come from, each as `file:line: field: message`.

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::plan::turns;
 use crate::{
     api::{ConditionReason, ConditionType, GROUP, KIND, RouteObject, VERSION},
-    source::kubernetes::trouble::chain,
+    source::trouble::chain,
 };
 
 /// How many Events may wait for the API server. More are dropped, and counted: they are best effort.

@@ -32,10 +32,11 @@ use self::{
     plan::{Memory, Now, Opinion, Plan, Writer, retry_after},
     programmed::Needs,
 };
-use super::{Report, Role, Routes, Standing, kubernetes::trouble::chain, until};
+use super::{Role, Standing, until};
 use crate::{
     api::{GROUP, KIND, RouteObject, VERSION},
     compile::{Verdict, object_name},
+    source::{Report, Routes, trouble::chain},
     table::ObjectName,
 };
 

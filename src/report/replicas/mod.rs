@@ -36,10 +36,10 @@ use self::{
     election::{Election, LEASE, Step},
     roll::Roll,
 };
-use super::{
+use super::until;
+use crate::source::{
     Digests, Report, Versions,
-    kubernetes::trouble::{self, Trouble},
-    until,
+    trouble::{self, Trouble},
 };
 
 /// The label that tells the Lease of a replica.

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::observe::tunnels::Filter;
+use crate::admin::tunnels::Filter;
 
 /// How many requests may wait for the thread.
 const QUEUE: usize = 256;

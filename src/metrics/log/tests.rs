@@ -84,7 +84,7 @@ fn ordinary_lines_read_as_ever() {
     });
     let (_, line) = log.split_once("WARN ").unwrap();
     let expected = "cannot watch error=refused: größer route=\"shop/chat\" count=3 type=Some(1)\n";
-    assert_eq!(line, format!("switchyard::observe::log::tests: {expected}"));
+    assert_eq!(line, format!("switchyard::metrics::log::tests: {expected}"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::Direction;
+use crate::metrics::Direction;
 use crate::table::ObjectName;
 
 /// How many tunnels are listed where nothing else is asked for.

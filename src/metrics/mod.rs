@@ -2,6 +2,7 @@
 //!
 //! Label values come from enums and object names, never from requests; series go away with what they describe.
 
+pub mod log;
 mod series;
 
 use std::{sync::atomic::Ordering, time::Duration};

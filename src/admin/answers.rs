@@ -13,7 +13,7 @@ use super::{
     access,
     render::{AdminDocument, Renderer, Unavailable},
 };
-use crate::observe::{ApiTokens, Readiness, tunnels::Filter};
+use crate::admin::{ApiTokens, Readiness, tunnels::Filter};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const JSON: &str = "application/json";

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::{
     compile::{Problem, Verdict, VerdictCondition},
-    source::{Report, programmed_here},
+    report::programmed_here,
+    source::Report,
     table::{Endpoint, Phase, Rule, WeightedBackend},
 };
 

@@ -9,7 +9,8 @@ use super::plan::find;
 use crate::{
     api::{ConditionReason, ConditionType},
     compile::{Verdict, VerdictCondition},
-    source::{Digests, Report, Role, Standing, Versions},
+    report::{Role, Standing},
+    source::{Digests, Report, Versions},
     table::ObjectName,
 };
 
@@ -129,9 +130,9 @@ fn name_late(late: &[&str], replicas: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{
-        progress::{self, WHOLE_CLUSTER},
-        replicas::Replica,
+    use crate::{
+        report::replicas::Replica,
+        source::progress::{self, WHOLE_CLUSTER},
     };
 
     const UNKNOWN: Option<u64> = None;

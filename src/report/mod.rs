@@ -1,0 +1,18 @@
+//! What is reported to the cluster: conditions, Events, and the Leases by which replicas find each other. A sink: where
+//! objects come from does not depend on it.
+
+mod replicas;
+mod status;
+
+pub use replicas::{Identity, Names, Replicas, Role, Standing};
+pub use status::{StatusWriter, programmed_here};
+
+use tokio::time::{Instant, sleep_until};
+
+/// Waits until then; without a time, for ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
