@@ -5,7 +5,10 @@
 pub mod log;
 mod series;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::text,
@@ -27,6 +30,10 @@ pub enum Direction {
     /// From the backend to the client.
     ToClient,
 }
+
+/// What clients and backends make the process hold: bytes that were received and that nobody has taken yet. One number
+/// for the process, since the memory is one.
+pub static HELD_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// The metrics of a process.
 #[derive(Debug)]

@@ -6,7 +6,10 @@
 //! a limit without any. hyper flushes at each poll, whether or not there is anything to write.
 //!
 //! Within a request, hyper reads only while somebody wants more of its body, and writes only what there is of the
-//! answer. So it is the client that keeps us waiting whenever either is pending, and only then.
+//! answer. So it is the client that keeps us waiting whenever either is pending, and only then. It may do so for
+//! `stall_timeout` without a byte, and has to move `min_rate` bytes a second on average.
+//!
+//! What is read is limited by `budget`, and while a body is read by how much of it the backend has taken (`meter`).
 
 use std::{
     io::{self, IoSlice},
@@ -26,14 +29,22 @@ use tokio::{
 };
 
 use super::{
+    budget::{Charge, LargeReads, poll_room},
     interim::{Between, Interim},
+    meter::{Meter, Unsent, poll_read_some},
+    pace::{MinRate, Pace},
     retarget::{HeadStart, NextTarget, Reading},
     settings::Settings,
+    stream::{Departure, Stream},
 };
 
-/// What a client may send ahead while its request is being answered. One that sends more is no longer looked after
-/// until then.
-pub(super) const MAX_AHEAD: usize = 16 * 1024;
+/// What is read of a client that sends ahead while its request is being answered, in bytes. The rest stays in the
+/// kernel, and the connection is watched without reading.
+pub(super) const MAX_AHEAD: usize = 4 * 1024;
+/// How often it is watched. The runtime tells of bytes and of the end alike, and bytes there are.
+const LOOK: Duration = Duration::from_secs(1);
+/// What is read of a head at once, in bytes. One more, and hyper would double its buffer.
+const HEAD_READ: usize = 8 * 1024 - 1;
 
 const IDLE: u8 = 0;
 const BUSY: u8 = 1;
@@ -49,6 +60,10 @@ pub(super) struct Stage {
     pub interim: Interim,
     /// How the target of the next request was sent.
     pub retarget: NextTarget,
+    /// What is held of responses.
+    pub to_client: Arc<Meter>,
+    /// What is held of requests' bodies.
+    pub to_backend: Arc<Meter>,
 }
 
 impl Stage {
@@ -84,6 +99,8 @@ pub(super) enum Wait {
     Next,
     /// More of a request's body, or room for more of its answer.
     Progress,
+    /// The next look at a client that has sent much ahead, or closed its half.
+    Look,
 }
 
 /// The limits of a connection.
@@ -93,6 +110,7 @@ pub(super) struct Limits {
     next: Duration,
     progress: Duration,
     half_closed: Duration,
+    least: MinRate,
 }
 
 impl From<&Settings> for Limits {
@@ -102,52 +120,67 @@ impl From<&Settings> for Limits {
             next: settings.keep_alive_timeout,
             progress: settings.stall_timeout,
             half_closed: settings.half_closed_timeout,
+            least: MinRate { bytes: settings.min_rate, over: settings.stall_timeout },
         }
     }
 }
 
 /// A client's connection as hyper sees it.
-pub(super) struct ClientIo<S> {
-    stream: S,
+pub(super) struct ClientIo {
+    stream: Stream,
     stage: Arc<Stage>,
     limits: Limits,
     /// Read while looking whether the client is there.
     ahead: BytesMut,
     ended: bool,
+    /// How long a client that has closed its half may go on without a byte.
+    leaves: Option<Instant>,
+    /// What hyper holds of heads, and `ahead`.
+    charge: Charge,
+    /// The right to read a body in large parts.
+    large: Option<LargeReads>,
+    /// What TLS has protected and the client's socket has not taken.
+    unsent: Unsent,
+    /// How fast the client sends bodies.
+    sending: Pace,
+    /// How fast it takes responses.
+    taking: Pace,
     waiting: Option<Wait>,
     timer: Pin<Box<Sleep>>,
     /// The wait that took too long.
     pub(super) timed_out: Option<Wait>,
     /// Whether hyper's own answer to a head that it could not read was swallowed. It has no body and no reason.
     pub(super) muted: bool,
-    /// Whether TLS has bytes that the client's socket did not take.
-    unflushed: bool,
     between: Between,
     pub(super) head_start: HeadStart,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
+impl ClientIo {
     /// The first request has to have come by `deadline`.
-    pub(super) fn new(stream: S, stage: Arc<Stage>, limits: Limits, deadline: Instant) -> Self {
-        let timer = Box::pin(tokio::time::sleep_until(deadline));
+    pub(super) fn new(stream: Stream, stage: Arc<Stage>, limits: Limits, deadline: Instant) -> Self {
         Self {
             stream,
-            stage,
             limits,
             ahead: BytesMut::new(),
             ended: false,
+            leaves: None,
+            charge: Charge::default(),
+            large: None,
+            unsent: Unsent::new(stage.to_client.clone()),
+            sending: Pace::default(),
+            taking: Pace::default(),
             waiting: Some(Wait::Head),
-            timer,
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
             timed_out: None,
             muted: false,
-            unflushed: false,
             between: Between::default(),
             head_start: HeadStart::new(),
+            stage,
         }
     }
 
     /// The connection, and what was read ahead of it.
-    pub(super) fn into_inner(self) -> (S, BytesMut) {
+    pub(super) fn into_inner(self) -> (Stream, BytesMut) {
         (self.stream, self.ahead)
     }
 
@@ -157,6 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
             Wait::Head => self.limits.head,
             Wait::Next => self.limits.next,
             Wait::Progress => self.limits.progress,
+            Wait::Look => self.limits.half_closed.min(LOOK),
         };
         self.timer.as_mut().reset(Instant::now() + limit);
     }
@@ -164,12 +198,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
     /// Nothing can be read.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.stage.now() == BUSY {
+            self.large = None;
+            self.sending.wait(Instant::now());
             return self.poll_progress(cx);
         }
-        if self.waiting.is_none() {
+        if matches!(self.waiting, None | Some(Wait::Look)) {
             self.wait_for(Wait::Next);
         }
         self.poll_timer(cx)
+    }
+
+    /// Nothing can be written.
+    fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.taking.wait(Instant::now());
+        self.poll_progress(cx)
     }
 
     /// The client neither sends what is wanted nor takes what there is.
@@ -192,11 +234,53 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
         }
     }
 
-    fn received(&mut self) {
+    /// How much may be read. Pending while that is somebody else's doing: the backend's in a body, that of all clients
+    /// together in a head.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if self.stage.now() == BUSY {
+            return self.stage.to_backend.poll_read(cx, &mut self.large);
+        }
+        poll_room(cx, HEAD_READ, self.charge.bytes())
+    }
+
+    /// Reads more of what hyper wants.
+    fn poll_more(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, room: usize) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let Poll::Ready(read) = poll_read_some(&mut self.stream, cx, buf, room) else {
+            return self.poll_wait(cx).map(Err);
+        };
+        read?;
+        Poll::Ready(match buf.filled().len() - before {
+            0 => {
+                self.ended = true;
+                self.allow_half_closed();
+                Ok(())
+            }
+            length => self.received(length),
+        })
+    }
+
+    fn received(&mut self, length: usize) -> io::Result<()> {
         self.progressed();
-        if self.stage.now() != BUSY && self.waiting != Some(Wait::Head) {
+        if self.stage.now() == BUSY {
+            return if self.sending.is_too_slow(length, self.limits.least, Instant::now) {
+                Err(self.too_slow("sends"))
+            } else {
+                Ok(())
+            };
+        }
+        self.charge.set(self.charge.bytes() + length);
+        if self.waiting != Some(Wait::Head) {
             self.wait_for(Wait::Head);
         }
+        Ok(())
+    }
+
+    fn too_slow(&mut self, what: &str) -> io::Error {
+        let MinRate { bytes, over } = self.limits.least;
+        tracing::debug!(min_rate = bytes, over_seconds = over.as_secs(), "client {what} too slowly");
+        self.timed_out = Some(Wait::Progress);
+        io::ErrorKind::TimedOut.into()
     }
 
     /// Looks whether the client is still there while its request is being answered.
@@ -209,27 +293,83 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
                 Poll::Ready(result) => result?,
                 Poll::Pending => return Ok(()),
             }
-            if buffer.filled().is_empty() {
+            let read = buffer.filled().len();
+            if read == 0 {
                 self.ended = true;
                 self.allow_half_closed();
             }
             self.ahead.extend_from_slice(buffer.filled());
+            self.charge.set(self.charge.bytes() + read);
         }
-        if self.ended && self.timer.as_mut().poll(cx).is_ready() {
-            return Err(io::ErrorKind::TimedOut.into());
+        self.poll_look(cx)
+    }
+
+    /// The same for a client of which nothing can be read now.
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            match self.stream.has_left() {
+                Some(Departure::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
+                Some(Departure::HalfClosed) if self.leaves.is_none() => self.allow_half_closed(),
+                _ => {}
+            }
+            if self.leaves.is_some_and(|leaves| leaves <= Instant::now()) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if self.waiting != Some(Wait::Look) {
+                self.wait_for(Wait::Look);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            self.waiting = None;
         }
-        Ok(())
     }
 
     fn allow_half_closed(&mut self) {
-        self.timer.as_mut().reset(Instant::now() + self.limits.half_closed);
+        self.leaves = Some(Instant::now() + self.limits.half_closed);
     }
 
-    fn wrote(&mut self) {
+    /// Notes how much the client has taken since so much was unsent, of what hyper has written meanwhile.
+    fn took(&mut self, unsent: usize, written: usize) -> io::Result<()> {
+        self.unsent.set(self.stream.unsent());
+        let taken = (unsent + written).saturating_sub(self.stream.unsent());
+        if taken == 0 {
+            return Ok(());
+        }
         self.progressed();
-        if self.ended {
+        if self.leaves.is_some() {
             self.allow_half_closed();
         }
+        if self.taking.is_too_slow(taken, self.limits.least, Instant::now) {
+            Err(self.too_slow("reads"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Receives what was read ahead, or more.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Poll::Ready(room) = self.poll_room(cx) else {
+            // A head has its time all the same.
+            return if self.stage.now() == BUSY { Poll::Pending } else { self.poll_wait(cx).map(Err) };
+        };
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buf.remaining()).min(room);
+            buf.put_slice(&self.ahead[..length]);
+            self.ahead.advance(length);
+            self.charge.set(self.charge.bytes().saturating_sub(length));
+            return Poll::Ready(self.received(length));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_more(cx, buf, room)
+    }
+
+    /// Lets these bytes be received before all others.
+    fn put_back(&mut self, bytes: &[u8]) {
+        self.ahead = [bytes, &self.ahead].concat().as_slice().into();
+        self.charge.set(self.charge.bytes() + bytes.len());
     }
 
     /// Ready when there is no interim response left to write. hyper's own bytes wait until then.
@@ -241,28 +381,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
         }
         self.between.left.extend_from_slice(&self.stage.interim.take());
         while !self.between.left.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.between.left) {
-                Poll::Ready(written) => self.between.left.advance(written?),
-                Poll::Pending => return self.poll_progress(cx).map(Err),
-            }
-            self.wrote();
+            let unsent = self.stream.unsent();
+            let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, &self.between.left) else {
+                return self.poll_taken(cx).map(Err);
+            };
+            let written = written?;
+            self.between.left.advance(written);
+            self.took(unsent, written)?;
         }
         Poll::Ready(Ok(()))
     }
 
-    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) else {
-            self.unflushed = true;
-            return self.poll_progress(cx).map(Err);
-        };
-        if std::mem::take(&mut self.unflushed) {
-            self.wrote();
-        }
-        Poll::Ready(flushed)
+    /// The response has left.
+    fn finish(&mut self) {
+        self.stage.now.store(IDLE, Ordering::Relaxed);
+        self.head_start.expect(!self.stage.has_body.load(Ordering::Relaxed));
+        (self.waiting, self.large) = (None, None);
+        self.charge.set(self.ahead.len());
+        (self.sending, self.taking) = Default::default();
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientIo<S> {
+impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
@@ -276,43 +416,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientIo<S> {
                 Reading::Nothing => buf.set_filled(before),
                 Reading::Instead(bytes, retarget) => {
                     buf.set_filled(before);
+                    this.put_back(&bytes);
                     this.stage.retarget.set(retarget);
-                    this.ahead = [&bytes[..], &this.ahead].concat().as_slice().into();
                 }
             }
         }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> ClientIo<S> {
-    /// Receives what was read ahead, or more.
-    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self;
-        if !this.ahead.is_empty() {
-            let length = this.ahead.len().min(buf.remaining());
-            buf.put_slice(&this.ahead[..length]);
-            this.ahead.advance(length);
-            this.received();
-            return Poll::Ready(Ok(()));
-        }
-        if this.ended {
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) if buf.filled().len() > before => this.received(),
-            Poll::Ready(Ok(())) => {
-                this.ended = true;
-                this.allow_half_closed();
-            }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => return this.poll_wait(cx).map(Err),
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
+impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
@@ -329,14 +441,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
         ready!(this.poll_interim(cx))?;
-        let Poll::Ready(written) = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) else {
-            return this.poll_progress(cx).map(Err);
-        };
-        if let Ok(written) = written {
+        let unsent = this.stream.unsent();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(written)) = written {
             this.between.mid_write = written < bufs.iter().map(|buf| buf.len()).sum();
-            this.wrote();
         }
-        Poll::Ready(written)
+        this.took(unsent, if let Poll::Ready(Ok(written)) = written { written } else { 0 })?;
+        match written {
+            Poll::Ready(written) => Poll::Ready(written),
+            Poll::Pending => this.poll_taken(cx).map(Err),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -350,13 +464,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
         if this.stage.now() == BUSY {
             ready!(this.poll_interim(cx))?;
         }
-        ready!(this.poll_flushed(cx))?;
+        let unsent = this.stream.unsent();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.took(unsent, 0)?;
+        let Poll::Ready(flushed) = flushed else { return this.poll_taken(cx).map(Err) };
+        flushed?;
         match this.stage.now() {
-            FINISHING => {
-                this.stage.now.store(IDLE, Ordering::Relaxed);
-                this.head_start.expect(!this.stage.has_body.load(Ordering::Relaxed));
-                this.waiting = None;
-            }
+            FINISHING => this.finish(),
             BUSY => this.poll_presence(cx)?,
             _ => {}
         }

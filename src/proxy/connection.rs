@@ -38,7 +38,8 @@ fn server() -> http1::Builder {
 pub(super) async fn serve(proxy: Arc<Shared>, client: Stream, peer: Peer) {
     let deadline = Instant::now() + proxy.settings.head_timeout;
     let mut phase = proxy.phase.clone();
-    match direct::open(&proxy, client, &peer, deadline, &mut phase).await {
+    // Boxed, so that what comes after does not carry what this needs.
+    match Box::pin(direct::open(&proxy, client, &peer, deadline, &mut phase)).await {
         Opened::Tunnel(tunnel) => drop(proxy.tasks.spawn(tunnel.run())),
         // Boxed, so that the connections that end above do not carry what hyper needs.
         Opened::Http(client, begun) => Box::pin(serve_http(proxy, client, peer, begun, deadline, phase)).await,
@@ -60,7 +61,8 @@ async fn serve_http(
     let service = Arc::new(Service::new(proxy.clone(), peer, stage, begun));
     let answer = {
         let service = service.clone();
-        service_fn(move |request| service.clone().answer(request))
+        // Boxed, since hyper keeps the room that it takes until the connection ends.
+        service_fn(move |request| Box::pin(service.clone().answer(request)))
     };
     let mut connection = server().serve_connection(TokioIo::new(io), answer);
     let stopped = tokio::select! {
@@ -90,7 +92,7 @@ async fn serve_http(
 }
 
 /// Ends a connection, with an answer where hyper could not read a head.
-async fn finish(proxy: &Shared, io: ClientIo<Stream>, unread: &[u8], error: Option<hyper::Error>) {
+async fn finish(proxy: &Shared, io: ClientIo, unread: &[u8], error: Option<hyper::Error>) {
     let refusal = error.as_ref().and_then(|error| refusal(error, unread, &io));
     if let Some(refusal) = &refusal {
         refusal.log(&proxy.throttle, None, None);
@@ -109,7 +111,7 @@ async fn finish(proxy: &Shared, io: ClientIo<Stream>, unread: &[u8], error: Opti
 }
 
 /// What is to be answered to a head that hyper could not read, if anything.
-fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo<Stream>) -> Option<Refusal> {
+fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo) -> Option<Refusal> {
     if io.timed_out == Some(Wait::Head) && !(unread.is_empty() && io.head_start.is_empty()) {
         return Some(Refusal::HeadTimeout);
     }

@@ -22,11 +22,12 @@ use httparse::Status;
 use tokio::{
     io::AsyncWriteExt,
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
     Phase, Shared,
+    budget::Charge,
     client_io::MAX_AHEAD,
     connection::{MAX_FIELDS, MAX_HEAD, MAX_TARGET},
     error::{BadResponse, Refusal},
@@ -38,7 +39,7 @@ use super::{
     routed::{Connected, Routed},
     routing::{self, Asked},
     service::Handshake,
-    stream::{HEADROOM, Stream, with_buffers},
+    stream::{Departure, HEADROOM, READ, Stream, with_buffers},
     tls::Peer,
     tunnel::{Tunnel, frames::Extensions},
     upgrade::{self, Begun, Sent},
@@ -110,6 +111,7 @@ pub(super) async fn open(
             return Opened::Http(client, begun);
         }
     };
+    let mut charge = Charge::new(head.len() + early.len() + request.len());
     let route = Some(routed.rule.route.clone());
     let mut pending = Handshake::of(&proxy.metrics);
     pending.result = Some((route.clone(), "client_gone"));
@@ -117,7 +119,7 @@ pub(super) async fn open(
         biased;
         answered = upgrade::in_time(routed.deadline(), exchange(&mut routed, &request, &accept)) => answered,
         gone = async {
-            let gone = gone(&mut client, &mut early, proxy.settings.half_closed_timeout).await;
+            let gone = gone(&mut client, &mut early, &mut charge, proxy.settings.half_closed_timeout).await;
             // Counted before the endpoint is given up.
             pending.count();
             gone
@@ -153,7 +155,7 @@ fn poll_handshake(
     peer: &Peer,
 ) -> Poll<Result<Asking, Option<Refused>>> {
     with_buffers(|buffers| {
-        let Ok(length) = ready!(client.poll_receive(cx, buffers)) else { return Poll::Ready(Err(None)) };
+        let Ok(length) = ready!(client.poll_receive(cx, buffers, READ)) else { return Poll::Ready(Err(None)) };
         let received = &buffers.plain[HEADROOM..HEADROOM + length];
         let asking = understand(proxy, peer, received);
         if asking.is_err() {
@@ -223,7 +225,7 @@ fn poll_answer(
 ) -> Poll<Result<Option<Head>, Refusal>> {
     with_buffers(|buffers| {
         let Connected { endpoint, backend, .. } = connected;
-        let Ok(length @ 1..) = ready!(backend.poll_receive(cx, buffers)) else {
+        let Ok(length @ 1..) = ready!(backend.poll_receive(cx, buffers, READ)) else {
             return Poll::Ready(Err(BadResponse::Closed.into()));
         };
         let received = &buffers.plain[HEADROOM..HEADROOM + length];
@@ -286,20 +288,37 @@ fn date() -> Vec<u8> {
 }
 
 /// Ready when the client has gone: reset its connection, which is an error, or closed its half and got nothing for so
-/// long. What it sends ahead is kept; behind a lot of that it is no longer looked after, as in `client_io`.
-async fn gone(client: &mut Stream, early: &mut Vec<u8>, half_closed: Duration) -> std::io::Result<()> {
+/// long. What it sends ahead is kept, up to a limit; behind that its connection is watched and no longer read.
+async fn gone(
+    client: &mut Stream,
+    early: &mut Vec<u8>,
+    charge: &mut Charge,
+    half_closed: Duration,
+) -> std::io::Result<()> {
     while early.len() < MAX_AHEAD {
         let received = poll_fn(|cx| {
             with_buffers(|buffers| {
-                let length = ready!(client.poll_receive(cx, buffers))?;
+                let length = ready!(client.poll_receive(cx, buffers, MAX_AHEAD))?;
                 early.extend_from_slice(&buffers.plain[HEADROOM..HEADROOM + length]);
                 Poll::Ready(std::io::Result::Ok(length))
             })
         });
-        if received.await? == 0 {
-            sleep(half_closed).await;
-            return Ok(());
+        let received = received.await?;
+        charge.set(charge.bytes() + received);
+        if received == 0 {
+            return await_half_closed(client, half_closed).await;
         }
     }
-    std::future::pending().await
+    match client.left().await {
+        Departure::Reset => Err(std::io::ErrorKind::ConnectionReset.into()),
+        Departure::HalfClosed => await_half_closed(client, half_closed).await,
+    }
+}
+
+/// Ready when a client that has closed its half has got nothing for so long, or has reset the connection.
+async fn await_half_closed(client: &Stream, patience: Duration) -> std::io::Result<()> {
+    match timeout(patience, client.broken()).await {
+        Ok(()) => Err(std::io::ErrorKind::ConnectionReset.into()),
+        Err(_) => Ok(()),
+    }
 }

@@ -15,6 +15,7 @@
 //! those that are gone.
 
 mod body;
+mod budget;
 mod client_io;
 mod clients;
 mod connection;
@@ -27,6 +28,8 @@ mod forwarded;
 mod handshake;
 mod interim;
 pub mod listen;
+mod meter;
+mod pace;
 mod plain;
 mod pool;
 mod protected;

@@ -19,6 +19,7 @@ use super::{
     forward,
     handshake::BadSwitch,
     interim,
+    meter::Meter,
     pool::{Lease, Pinned},
     routed::Routed,
     settings::Settings,
@@ -167,6 +168,7 @@ impl Routed {
 
     async fn send(&self, mut lease: Lease, request: Request<Body>) -> Sent {
         lease.set_target(self.retarget.clone());
+        lease.read_by(request.extensions().get::<Arc<Meter>>().cloned());
         let sending = lease.sender().try_send_request(request);
         let sent = match self.rule.timeouts.response {
             Some(limit) => match tokio::time::timeout(limit, sending).await {

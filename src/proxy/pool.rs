@@ -13,15 +13,16 @@ use tokio::{net::TcpStream, runtime::Handle, time::Instant};
 use super::{
     body::Body,
     dial::{DialError, dial},
+    meter::{LARGE_READ, Meter, Tap, Tapped},
     retarget::{NextTarget, Restoring, Retarget},
     settings::Settings,
 };
 use crate::table::{Endpoint, EndpointId};
 
-/// How hyper speaks to backends.
+/// How hyper speaks to backends. The buffer bounds heads, and what may be read at once of a body: see [`Tapped`].
 pub(super) fn client() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.preserve_header_case(true).title_case_headers(true).max_buf_size(256 * 1024).max_headers(200);
+    builder.preserve_header_case(true).title_case_headers(true).max_buf_size(LARGE_READ).max_headers(200);
     builder
 }
 
@@ -55,6 +56,8 @@ impl Key {
 struct Connection {
     sender: SendRequest<Body>,
     next_target: NextTarget,
+    /// What it is read by.
+    tap: Tap,
 }
 
 /// An unused connection.
@@ -91,10 +94,11 @@ impl Pool {
     pub(super) async fn connect(&self, endpoint: &Endpoint, limit: Option<Duration>) -> Result<Lease, DialError> {
         let stream: TcpStream = dial(endpoint, limit).await?;
         let next_target = NextTarget::default();
-        let stream = Restoring::new(stream, next_target.clone());
+        let tap = Tap::default();
+        let stream = Tapped::new(Restoring::new(stream, next_target.clone()), tap.clone());
         let (sender, connection) = client().handshake(TokioIo::new(stream)).await.map_err(|_| DialError::Failed)?;
         tokio::spawn(connection);
-        Ok(self.lease(Key::of(endpoint), Connection { sender, next_target }))
+        Ok(self.lease(Key::of(endpoint), Connection { sender, next_target, tap }))
     }
 
     fn lease(&self, key: Key, connection: Connection) -> Lease {
@@ -213,6 +217,13 @@ impl Lease {
         }
     }
 
+    /// Reads responses as this meter allows from now on.
+    pub(super) fn read_by(&self, meter: Option<Arc<Meter>>) {
+        if let Some(connection) = &self.connection {
+            connection.tap.set(meter);
+        }
+    }
+
     /// From now on, the connection belongs to this client.
     pub(super) fn pin(&mut self, client: &Arc<Pinned>) {
         self.home = Home::Client(Arc::downgrade(client));
@@ -223,6 +234,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         let (key, home) = (self.key.clone(), self.home.clone());
+        connection.tap.set(None);
         if connection.sender.is_closed() {
             return;
         }

@@ -19,6 +19,7 @@ use super::{
     client_io::Stage,
     error::Refusal,
     handshake::{self, Intent},
+    meter::Metered,
     plain,
     pool::Pinned,
     reply, request,
@@ -79,16 +80,18 @@ impl Service {
         if *self.proxy.phase.borrow() != Phase::Serving && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|body| Body::new(Guarded::new(body, answering))))
+        let meter = self.stage.to_client.clone();
+        Ok(response.map(|body| Body::new(Guarded::new(Metered::new(body, meter), answering))))
     }
 
     async fn serve(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         started: Instant,
         subject: &mut Subject,
         pending: &mut Handshake<'_>,
     ) -> Result<Response<Body>, Refusal> {
+        request.extensions_mut().insert(self.stage.to_client.clone());
         let begun = self.begun.lock().expect("no holder panics").take();
         if let Some(begun) = begun {
             return self.resume(begun, request, subject, pending).await;
@@ -120,6 +123,7 @@ impl Service {
     ) -> Result<Response<Body>, Refusal> {
         let settings = &self.proxy.settings;
         let (request, hold) = plain::prepare(request, settings, (version == Version::HTTP_11).then_some(&self.stage));
+        let request = request.map(|body| self.metered(body));
         if intent == Intent::Plain {
             // Boxed, as the upgrade is: what awaits an answer is moved more than once, so it should be small.
             let mut response = Box::pin(plain::pass(routed, &self.pinned, request, hold)).await?;
@@ -129,6 +133,10 @@ impl Service {
         pending.result = Some((subject.route.clone(), "client_gone"));
         let outcome = Box::pin(upgrade::upgrade(routed, request)).await?;
         Ok(self.switch(outcome, routed.started, pending))
+    }
+
+    fn metered(&self, body: Body) -> Body {
+        if body.is_end_stream() { body } else { Body::new(Metered::new(body, self.stage.to_backend.clone())) }
     }
 
     /// Goes on with a handshake that was refused, or sent to its endpoint, before hyper had to do with it.

@@ -34,6 +34,10 @@ pub struct Settings {
     /// How long a client may neither send what it promised nor take what it asked for: it is waited for in the middle of
     /// a request's body, or its answer is not read. Waiting for the backend is not limited by it, nor is a tunnel.
     pub stall_timeout: Duration,
+    /// How many bytes a second a client has to send of a body, or to take of a response, while it is waited for, on
+    /// average over each `stall_timeout` of waiting; 0 for any number. As with `stall_timeout`, time in which the
+    /// backend is waited for does not count.
+    pub min_rate: u32,
     /// How long a body behind `Expect: 100-continue` is held for a backend that says nothing.
     pub continue_timeout: Duration,
     /// How long unused connections to backends are kept. Node closes its after 5 s, so this is shorter.
@@ -67,6 +71,7 @@ impl Default for Settings {
             tls_handshake_timeout: Duration::from_secs(10),
             half_closed_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
+            min_rate: 64,
             continue_timeout: Duration::from_secs(3),
             pool_idle_timeout: Duration::from_millis(3500),
             pool_idle_per_endpoint: 64,

@@ -4,7 +4,7 @@
 //! not take at once is kept here, at its exact size, and so is the beginning of a TLS record whose end has not come.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     io::{self, IoSlice},
     ops::Range,
     os::fd::AsFd,
@@ -13,13 +13,15 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready},
     net::TcpStream,
 };
 
 use super::{
+    budget::{at_once, recount},
     clients::Seat,
     tls::records::{Fault, MAX_RECORD, Records, sealed_length},
     tunnel::frames::MAX_INCOMPLETE,
@@ -43,11 +45,6 @@ pub(super) fn tune(socket: &impl AsFd) -> io::Result<()> {
 
 /// What is read from a socket at once, at most.
 pub(super) const READ: usize = 64 * 1024;
-/// The same where much waits already: what is read may have to wait as well.
-const FRUGAL_READ: usize = 8 * 1024;
-/// How many bytes may wait on a thread before less is read at once. They wait for a thousand slow peers and more, each
-/// of which has been sent a full read.
-const MUCH: usize = 64 << 20;
 /// Room before what is received, for what a tunnel has kept of what came before.
 pub(super) const HEADROOM: usize = MAX_INCOMPLETE;
 const PLAIN: usize = HEADROOM + MAX_RECORD + READ;
@@ -58,11 +55,16 @@ pub(super) struct Buffers {
     pub plain: Box<[u8]>,
     /// TLS records, received or to be sent.
     wire: Box<[u8]>,
+    /// TLS records that what was received last came in.
+    pub records: usize,
 }
 
 thread_local! {
-    static BUFFERS: RefCell<Buffers> =
-        RefCell::new(Buffers { plain: vec![0; PLAIN].into(), wire: vec![0; sealed_length(PLAIN)].into() });
+    static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers {
+        plain: vec![0; PLAIN].into(),
+        wire: vec![0; sealed_length(PLAIN)].into(),
+        records: 0,
+    });
 }
 
 /// Lends the buffers of the thread, which nobody may keep beyond a poll.
@@ -77,14 +79,9 @@ struct Waiting {
     taken: usize,
 }
 
-thread_local! {
-    /// What waits on the thread in all.
-    static WAITING: Cell<usize> = const { Cell::new(0) };
-}
-
 impl Waiting {
     fn new(bytes: Box<[u8]>) -> Self {
-        WAITING.set(WAITING.get() + bytes.len());
+        recount(0, bytes.len());
         Self { bytes, taken: 0 }
     }
 
@@ -108,14 +105,27 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // A connection ends on its thread; saturating for one that a test moved to another.
-        WAITING.set(WAITING.get().saturating_sub(self.bytes.len()));
+        recount(self.bytes.len(), 0);
     }
 }
 
-/// What is to be read at once now. All tunnels of a thread together hold no more than [`MUCH`], and a little for each.
-fn at_once() -> usize {
-    if WAITING.get() < MUCH { READ } else { FRUGAL_READ }
+/// How a peer has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// It has closed its half, and may still read.
+    HalfClosed,
+    /// The connection is broken.
+    Reset,
+}
+
+/// What the runtime knows of a socket without reading from it. `PRIORITY` stands for the end of what the peer sends,
+/// and unlike `READABLE` not for bytes.
+const DEPARTED: Interest = Interest::PRIORITY.add(Interest::ERROR);
+
+impl Departure {
+    fn of(ready: Ready) -> Self {
+        if ready.is_error() { Self::Reset } else { Self::HalfClosed }
+    }
 }
 
 /// A connection.
@@ -134,7 +144,7 @@ pub(super) struct Stream {
 struct Tls {
     records: Records,
     /// Records that are not opened: one that is not whole, or what came with the handshake.
-    received: Box<[u8]>,
+    received: Waiting,
     /// Whether there may be whole ones among them.
     unopened: bool,
     /// Why nothing more will be received.
@@ -157,7 +167,7 @@ impl Stream {
 
     /// A connection behind its handshake, with what was received and what is still to be sent of it.
     pub(super) fn secured(socket: TcpStream, records: Records, received: &[u8], unsent: &[u8]) -> Self {
-        let tls = Tls { records, received: received.into(), unopened: true, end: None, closed: false };
+        let tls = Tls { records, received: Waiting::new(received.into()), unopened: true, end: None, closed: false };
         let mut stream = Self { tls: Some(Box::new(tls)), ..Self::from(socket) };
         stream.unsent.push(unsent);
         stream
@@ -180,17 +190,44 @@ impl Stream {
         self.unsent.rest().len()
     }
 
-    /// Receives payload behind the headroom of the thread's buffer, and returns its length: none at the end.
-    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<io::Result<usize>> {
+    /// Ready when the peer has closed its half or reset the connection, whether or not what it sent before has been
+    /// read. Waits without reading.
+    pub(super) async fn left(&self) -> Departure {
+        match self.socket.ready(DEPARTED).await {
+            Ok(ready) => Departure::of(ready),
+            Err(_) => Departure::Reset,
+        }
+    }
+
+    /// The same, if it is known now.
+    pub(super) fn has_left(&self) -> Option<Departure> {
+        self.left().now_or_never()
+    }
+
+    /// Ready when the connection is broken, of a peer that has closed its half.
+    pub(super) async fn broken(&self) {
+        let _ = self.socket.ready(Interest::ERROR).await;
+    }
+
+    /// Receives payload behind the headroom of the thread's buffer, and returns its length: none at the end. At most so
+    /// many bytes are read at once.
+    pub(super) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut Buffers,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        buffers.records = 0;
+        let most = most.min(READ);
         let ahead = self.ahead.rest();
         if !ahead.is_empty() {
-            let length = ahead.len().min(READ);
+            let length = ahead.len().min(most);
             buffers.plain[HEADROOM..HEADROOM + length].copy_from_slice(&ahead[..length]);
             self.ahead.take(length);
             return Poll::Ready(Ok(length));
         }
         let Some(tls) = &mut self.tls else {
-            return poll_read(&mut self.socket, cx, &mut buffers.plain[HEADROOM..HEADROOM + at_once()]);
+            return poll_read(&mut self.socket, cx, &mut buffers.plain[HEADROOM..HEADROOM + at_once(most)]);
         };
         loop {
             match tls.end {
@@ -207,7 +244,7 @@ impl Stream {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
                 }
             }
-            let length = ready!(tls.poll_open(cx, &mut self.socket, buffers))?;
+            let length = ready!(tls.poll_open(cx, &mut self.socket, buffers, most))?;
             if length > 0 {
                 return Poll::Ready(Ok(length));
             }
@@ -221,7 +258,7 @@ impl Stream {
         buffers: &mut Buffers,
         payload: Range<usize>,
     ) -> io::Result<()> {
-        let Buffers { plain, wire } = buffers;
+        let Buffers { plain, wire, .. } = buffers;
         let bytes = match &mut self.tls {
             None => &plain[payload],
             Some(tls) => {
@@ -264,11 +301,12 @@ impl Tls {
         cx: &mut Context<'_>,
         socket: &mut TcpStream,
         buffers: &mut Buffers,
+        most: usize,
     ) -> Poll<io::Result<usize>> {
-        let Buffers { plain, wire } = buffers;
-        let mut filled = self.received.len();
+        let Buffers { plain, wire, records } = buffers;
+        let mut filled = self.received.rest().len();
         if !std::mem::take(&mut self.unopened) {
-            let read = ready!(poll_read(socket, cx, &mut wire[filled..filled + at_once()]))?;
+            let read = ready!(poll_read(socket, cx, &mut wire[filled..filled + at_once(most)]))?;
             if read == 0 {
                 // Many clients close without close_notify; frames and lengths tell what is whole, so nothing is lost.
                 self.end = Some(Ok(()));
@@ -276,9 +314,11 @@ impl Tls {
             }
             filled += read;
         }
-        wire[..self.received.len()].copy_from_slice(&self.received);
+        let kept = self.received.rest();
+        wire[..kept.len()].copy_from_slice(kept);
         let opened = self.records.open(&wire[..filled], &mut plain[HEADROOM..]);
-        self.received = wire[opened.consumed..filled].into();
+        *records += opened.records;
+        self.received = Waiting::new(wire[opened.consumed..filled].into());
         self.end = opened.end;
         Poll::Ready(Ok(opened.payload))
     }
@@ -304,7 +344,7 @@ impl AsyncRead for Stream {
             return Pin::new(&mut this.socket).poll_read(cx, buf);
         }
         with_buffers(|buffers| {
-            let length = ready!(this.poll_receive(cx, buffers))?;
+            let length = ready!(this.poll_receive(cx, buffers, buf.remaining()))?;
             let payload = &buffers.plain[HEADROOM..HEADROOM + length];
             let (now, later) = payload.split_at(length.min(buf.remaining()));
             buf.put_slice(now);
@@ -328,9 +368,8 @@ impl AsyncWrite for Stream {
         if this.tls.is_none() {
             return Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
         }
-        if this.unsent() > READ {
-            ready!(this.poll_sent(cx))?;
-        }
+        // Nothing more is protected before the socket has what was: it would wait here.
+        ready!(this.poll_sent(cx))?;
         with_buffers(|buffers| {
             let mut length = 0;
             for buf in bufs {
@@ -393,23 +432,56 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::proxy::budget::{BUDGET, LITTLE};
 
-    #[tokio::test]
-    async fn less_is_read_at_once_while_much_waits_on_the_thread() {
+    async fn connected() -> (TcpStream, Stream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let connect = TcpStream::connect(listener.local_addr().unwrap());
-        let (mut peer, accepted) = (connect.await.unwrap(), listener.accept().await.unwrap().0);
+        (connect.await.unwrap(), listener.accept().await.unwrap().0.into())
+    }
+
+    #[tokio::test]
+    async fn less_is_read_at_once_while_the_budget_of_the_thread_is_spent() {
+        let (mut peer, mut stream) = connected().await;
         peer.write_all(&vec![7; 4 * READ]).await.unwrap();
-        let mut stream = Stream::from(accepted);
         let mut slow = Stream::from(peer);
-        let much = vec![0; MUCH];
+        let much = vec![0; BUDGET];
         slow.unread(&much);
-        for (taken, most) in [(0, FRUGAL_READ), (MUCH, READ)] {
+        for (taken, most) in [(0, LITTLE), (BUDGET, READ)] {
             slow.ahead.take(taken);
-            let received = poll_fn(|cx| with_buffers(|buffers| stream.poll_receive(cx, buffers))).await.unwrap();
+            let receive = poll_fn(|cx| with_buffers(|buffers| stream.poll_receive(cx, buffers, READ)));
+            let received = receive.await.unwrap();
             assert!(received > 0 && received <= most, "{received} of {most}");
-            assert!(most == FRUGAL_READ || received > FRUGAL_READ, "{received}");
+            assert!(most == LITTLE || received > LITTLE, "{received}");
         }
-        assert_eq!(WAITING.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_leaves_is_noticed_although_nothing_of_what_it_sent_is_read() {
+        for (is_reset, expected) in [(true, Departure::Reset), (false, Departure::HalfClosed)] {
+            let (mut peer, stream) = connected().await;
+            peer.write_all(&vec![7; READ]).await.unwrap();
+            stream.socket.readable().await.unwrap();
+            assert_eq!(stream.has_left(), None);
+            if is_reset {
+                peer.set_zero_linger().unwrap();
+                drop(peer);
+            } else {
+                peer.shutdown().await.unwrap();
+            }
+            assert_eq!(stream.left().await, expected);
+            assert_eq!(stream.has_left(), Some(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_behind_a_half_close_is_noticed() {
+        let (mut peer, stream) = connected().await;
+        peer.write_all(b"unread").await.unwrap();
+        peer.shutdown().await.unwrap();
+        assert_eq!(stream.left().await, Departure::HalfClosed);
+        peer.set_zero_linger().unwrap();
+        drop(peer);
+        stream.broken().await;
     }
 }

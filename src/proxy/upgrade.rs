@@ -28,6 +28,7 @@ use super::{
     fields::Fields,
     forward,
     handshake::{accept_of, check_switch},
+    meter::{Meter, Tap, Tapped},
     pool,
     protected::ProtectedFields,
     retarget::{NextTarget, Restoring},
@@ -175,12 +176,14 @@ enum Exchanged {
     Answered(Response<Incoming>),
 }
 
-type BackendConnection = Connection<TokioIo<Restoring<BackendIo>>, Body>;
+type BackendConnection = Connection<TokioIo<Tapped<Restoring<BackendIo>>>, Body>;
 
 /// Sends the request and reads the head of the answer; interim ones (100, 103) are none. The connection is driven
 /// here rather than by a task, so that a client that goes away takes it with it.
 async fn exchange(backend: Restoring<BackendIo>, request: Request<Body>) -> Result<Exchanged, Refusal> {
-    let handshake = pool::client().handshake(TokioIo::new(backend)).await;
+    let tap = Tap::default();
+    tap.set(request.extensions().get::<Arc<Meter>>().cloned());
+    let handshake = pool::client().handshake(TokioIo::new(Tapped::new(backend, tap))).await;
     let (mut sender, mut connection) = handshake.map_err(|error| BadResponse::of(&error))?;
     let sending = sender.send_request(request);
     tokio::pin!(sending);
@@ -205,7 +208,7 @@ async fn exchange(backend: Restoring<BackendIo>, request: Request<Body>) -> Resu
 
 fn into_tunnel(response: Response<Incoming>, connection: BackendConnection) -> Exchanged {
     let parts = connection.into_parts();
-    let mut backend = parts.io.into_inner().into_inner().stream;
+    let mut backend = parts.io.into_inner().into_inner().into_inner().stream;
     backend.unread(&parts.read_buf);
     Exchanged::Switched(response, backend)
 }

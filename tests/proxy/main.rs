@@ -5,6 +5,7 @@ mod checks;
 mod clients;
 mod closes;
 mod direct;
+mod hostile;
 mod lifecycle;
 mod peers;
 mod pings;

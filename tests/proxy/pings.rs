@@ -9,7 +9,7 @@ use switchyard::{
     table::{Keepalive, Pings, Rule},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -331,6 +331,8 @@ async fn a_peer_that_does_not_answer_is_given_up_and_the_other_is_told() {
     pinged(&mut client, false).await;
     peer.backend_parts(1001).await;
     assert_eq!(peer.rest().await, "");
+    // It may be alive all the same.
+    client.client_parts(1001).await;
     assert_eq!(client.rest().await, "");
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("client", "ping_timeout", 1)));
@@ -339,6 +341,7 @@ async fn a_peer_that_does_not_answer_is_given_up_and_the_other_is_told() {
     pinged(&mut peer, true).await;
     client.client_parts(1011).await;
     assert_eq!(client.rest().await, "");
+    peer.backend_parts(1011).await;
     assert_eq!(peer.rest().await, "");
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("backend", "ping_timeout", 1)));
@@ -348,6 +351,40 @@ async fn a_peer_that_does_not_answer_is_given_up_and_the_other_is_told() {
     {
         assert!(text.contains(fields), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_and_never_answers_pings_sees_why_over_tls_too() {
+    let (certificate, der) = certificate(&[HOST]);
+    let backend = RawBackend::bind().await;
+    let pings = Some(Pings { interval: SHORT, timeout: Some(SHORT) });
+    let harness = Harness::with_table(secured(pinging(&backend, pings, None), &certificate));
+    let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
+    pinged(&mut client, false).await;
+    client.client_parts(1001).await;
+    peer.backend_parts(1001).await;
+    harness.tunnels(0).await;
+}
+
+#[tokio::test]
+async fn a_client_whose_socket_is_full_does_not_delay_its_end() {
+    let backend = RawBackend::bind().await;
+    let pings = Some(Pings { interval: SHORT, timeout: Some(Duration::from_secs(1)) });
+    // Longer than any test waits.
+    let settings = Settings { close_timeout: Duration::from_secs(60), ..Settings::default() };
+    let harness = Harness::start(table(pinging(&backend, pings, None)), settings);
+    let (client, mut peer) = open(&harness, &backend).await;
+    // The ping has left. From here on, nothing is read any more.
+    soon(client.stream.readable()).await.unwrap();
+    peer.send([&[BINARY, 127], (1_u64 << 40).to_be_bytes().as_slice()].concat()).await;
+    let chunk = vec![7; 1 << 20];
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(100), peer.stream.write(&chunk)).await {
+        written.unwrap();
+    }
+    assert_eq!(peer.frame().await.code(), Some(1001));
+    drop(peer);
+    harness.tunnels(0).await;
+    assert!(harness.counted(&closed("client", "ping_timeout", 1)));
 }
 
 #[tokio::test]

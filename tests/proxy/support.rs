@@ -398,6 +398,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
     }
 
+    /// What was received and not asked for yet.
+    pub fn buffered(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// The body of an answer with a length.
     pub async fn body(&mut self, head: &Head) -> String {
         let length = head.field("content-length").map_or(0, |length| length.parse().unwrap());

@@ -32,7 +32,7 @@ const fn plain(workload: &'static str, figure: &'static str, title: &'static str
 }
 
 /// What there is a target for, and what explains it.
-const HEADLINES: [Row; 29] = [
+const HEADLINES: [Row; 43] = [
     row("handshake-full", "cpu_us", "full TLS 1.3 handshake + upgrade, CPU µs", Target::Ratio(0.75)),
     row("handshake-resumed", "cpu_us", "resumed handshake + upgrade, CPU µs", Target::Ratio(0.75)),
     row("upgrade-ws", "cpu_us", "plain upgrade, CPU µs", Target::Ratio(1.1)),
@@ -50,6 +50,20 @@ const HEADLINES: [Row; 29] = [
     plain("fairness-ws", "beside_p99_us", "a quiet tunnel over ws beside ten full ones, p99 µs"),
     plain("fairness-wss", "alone_p99_us", "a quiet tunnel over wss, alone, p99 µs"),
     plain("fairness-wss", "beside_p99_us", "a quiet tunnel over wss beside ten full ones, p99 µs"),
+    plain("flood-large-ws", "alone_p99_us", "a quiet tunnel over ws, alone, p99 µs"),
+    plain("flood-large-ws", "beside_p99_us", "the same beside a flood of large frames, p99 µs"),
+    plain("flood-large-wss", "alone_p99_us", "a quiet tunnel over wss, alone, p99 µs"),
+    plain("flood-large-wss", "beside_p99_us", "the same beside a flood of large frames, p99 µs"),
+    plain("flood-tiny-ws", "alone_p99_us", "a quiet tunnel over ws, alone, p99 µs"),
+    plain("flood-tiny-ws", "beside_p99_us", "the same beside a flood of empty fragments, p99 µs"),
+    plain("flood-tiny-wss", "alone_p99_us", "a quiet tunnel over wss, alone, p99 µs"),
+    plain("flood-tiny-wss", "beside_p99_us", "the same beside a flood of empty fragments, p99 µs"),
+    plain("plain-http-64k", "cpu_us", "plain response of 64 KiB over http, CPU µs"),
+    plain("plain-http-1m", "cpu_us", "plain response of 1 MiB over http, CPU µs"),
+    plain("plain-https-64k", "cpu_us", "plain response of 64 KiB over https, CPU µs"),
+    plain("plain-https-1m", "cpu_us", "plain response of 1 MiB over https, CPU µs"),
+    row("slow-readers-http", "kib_each", "slow reader of a plain response over http, KiB", Target::Most(64.0)),
+    row("slow-readers-https", "kib_each", "slow reader of a plain response over https, KiB", Target::Most(64.0)),
     row("tunnels-ws", "kib_each", "idle tunnel over ws, KiB", Target::Most(2.0)),
     row("tunnels-wss", "kib_each", "idle tunnel over wss, KiB", Target::Most(6.0)),
     plain("tunnels-ws", "idle_cpu_ms", "CPU while all tunnels over ws are idle, ms each second"),

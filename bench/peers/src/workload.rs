@@ -9,7 +9,7 @@ use std::{
 use anyhow::ensure;
 
 use crate::{
-    load::{self, Load, Pattern, Plan, Stats, Target, Tunnel},
+    load::{self, Flood, Load, Pattern, Plain, Plan, Stats, Target, Tunnel},
     systems::{Ability, BACKENDS, Backend, Certificate, HTTP, HTTPS, Running, System},
 };
 
@@ -28,6 +28,12 @@ const UNDER_CHANGES: usize = 2_000;
 /// Tunnels opened after each change, where some are.
 const NEWCOMERS: usize = 25;
 const SMALL: usize = 64;
+const GETTERS: usize = 16;
+const SLOW_READERS: usize = 1000;
+/// What a slow reader's socket takes, in bytes.
+const SLOW_BUFFER: u32 = 4096;
+/// What it reads before it stops, in bytes: as if it would go on, so that buffers that adapt have grown.
+const SIP: usize = 512 * KIB;
 
 /// What was counted, by the name of the figure.
 pub(crate) type Sample = BTreeMap<&'static str, f64>;
@@ -63,10 +69,16 @@ enum Task {
     Changes { newcomers: usize },
     /// Send a message at times, beside tunnels that are always full.
     Fairness,
+    /// The same, beside one tunnel that only sends, as fast as it can.
+    Beside(Flood),
+    /// Request the path, again and again.
+    Plain(&'static str),
+    /// Request more than anything between can hold, and stop reading.
+    SlowReaders,
 }
 
 /// All there is, in the order of the report.
-pub(crate) const ALL: [Workload; 19] = [
+pub(crate) const ALL: [Workload; 29] = [
     Workload { name: "handshake-full", task: Task::Open { resumed: false }, is_tls: true },
     Workload { name: "handshake-resumed", task: Task::Open { resumed: true }, is_tls: true },
     Workload { name: "upgrade-ws", task: Task::Open { resumed: false }, is_tls: false },
@@ -82,6 +94,16 @@ pub(crate) const ALL: [Workload; 19] = [
     Workload { name: "latency-wss", task: Task::Latency, is_tls: true },
     Workload { name: "fairness-ws", task: Task::Fairness, is_tls: false },
     Workload { name: "fairness-wss", task: Task::Fairness, is_tls: true },
+    Workload { name: "flood-large-ws", task: Task::Beside(Flood::Large), is_tls: false },
+    Workload { name: "flood-large-wss", task: Task::Beside(Flood::Large), is_tls: true },
+    Workload { name: "flood-tiny-ws", task: Task::Beside(Flood::Tiny), is_tls: false },
+    Workload { name: "flood-tiny-wss", task: Task::Beside(Flood::Tiny), is_tls: true },
+    Workload { name: "plain-http-64k", task: Task::Plain("/ws/65536"), is_tls: false },
+    Workload { name: "plain-http-1m", task: Task::Plain("/ws/1048576"), is_tls: false },
+    Workload { name: "plain-https-64k", task: Task::Plain("/ws/65536"), is_tls: true },
+    Workload { name: "plain-https-1m", task: Task::Plain("/ws/1048576"), is_tls: true },
+    Workload { name: "slow-readers-http", task: Task::SlowReaders, is_tls: false },
+    Workload { name: "slow-readers-https", task: Task::SlowReaders, is_tls: true },
     Workload { name: "changes", task: Task::Changes { newcomers: 0 }, is_tls: true },
     Workload { name: "changes-newcomers", task: Task::Changes { newcomers: NEWCOMERS }, is_tls: true },
     Workload { name: "tunnels-ws", task: Task::Tunnels, is_tls: false },
@@ -92,17 +114,18 @@ impl Workload {
     /// Whether a system can be asked to.
     pub(crate) fn suits(&self, system: &dyn System) -> bool {
         let of_task = match self.task {
-            Task::Changes { .. } => system.can(Ability::Change),
-            Task::Tunnels => system.can(Ability::Memory),
+            // The relay knows no requests.
+            Task::Changes { .. } | Task::Plain(_) => system.can(Ability::Change),
+            Task::Tunnels | Task::SlowReaders => system.can(Ability::Memory),
             Task::Open { .. } => system.program().is_some(),
-            Task::Echo(_) | Task::Latency | Task::Fairness => true,
+            Task::Echo(_) | Task::Latency | Task::Fairness | Task::Beside(_) => true,
         };
         of_task && (!self.is_tls || system.can(Ability::Tls))
     }
 
     /// Whether it takes minutes, and its figures hardly differ from one time to the next.
     pub(crate) fn is_slow(&self) -> bool {
-        matches!(self.task, Task::Tunnels)
+        matches!(self.task, Task::Tunnels | Task::SlowReaders)
     }
 
     /// Does it.
@@ -119,7 +142,10 @@ impl Workload {
             Task::Latency => cell.latency(),
             Task::Tunnels => cell.tunnels(),
             Task::Changes { newcomers } => cell.changes(newcomers),
-            Task::Fairness => cell.fairness(),
+            Task::Fairness => cell.fairness(Pattern::Echo, GREEDY),
+            Task::Beside(flood) => cell.fairness(Pattern::Flood(flood), 1),
+            Task::Plain(path) => cell.plain(path),
+            Task::SlowReaders => cell.slow_readers(),
         }
     }
 }
@@ -142,6 +168,10 @@ impl Cell<'_> {
             (true, true) => HTTPS,
         };
         Ok(Target { address, tls, path: "/ws" })
+    }
+
+    fn target_of(&self, path: &'static str) -> anyhow::Result<Target> {
+        Ok(Target { path, ..self.target()? })
     }
 
     fn load(&self, pattern: Pattern, clients: usize, message: usize) -> anyhow::Result<Load> {
@@ -263,20 +293,56 @@ impl Cell<'_> {
         }
     }
 
-    fn fairness(&self) -> anyhow::Result<Sample> {
+    fn fairness(&self, pattern: Pattern, clients: usize) -> anyhow::Result<Sample> {
         let quiet = || -> anyhow::Result<Load> {
             let (target, pattern) = (self.target()?, Pattern::Paced(QUIET_PACE));
             self.load_of(Plan { target, pattern, clients: QUIET, message: SMALL, threads: 1 })
         };
         let (alone, _) = self.count(quiet()?)?;
-        let greedy = self.load(Pattern::Echo, GREEDY, 256 * KIB)?;
+        let path = if matches!(pattern, Pattern::Flood(_)) { "/ws/sink" } else { "/ws" };
+        let (target, threads) = (self.target_of(path)?, self.extent.threads.min(clients));
+        let greedy = self.load_of(Plan { target, pattern, clients, message: 256 * KIB, threads })?;
+        greedy.record();
+        let started = Instant::now();
         let (beside, _) = self.count(quiet()?)?;
-        greedy.end()?;
+        greedy.pause();
+        let time = started.elapsed();
+        let passed = greedy.end()?.times.len();
         Ok(Sample::from([
             ("alone_p99_us", alone["p99_us"]),
             ("beside_p99_us", beside["p99_us"]),
             ("beside_p50_us", beside["p50_us"]),
+            ("neighbours_mib_per_second", passed as f64 / 4.0 / time.as_secs_f64()),
         ]))
+    }
+
+    fn plain(&self, path: &'static str) -> anyhow::Result<Sample> {
+        let (target, threads) = (self.target_of(path)?, self.extent.threads);
+        let plan = Plan { target, pattern: Pattern::Get, clients: GETTERS, message: SMALL, threads };
+        Ok(self.count(self.load_of(plan)?)?.0)
+    }
+
+    fn slow_readers(&self) -> anyhow::Result<Sample> {
+        self.plain("/ws/1048576")?;
+        sleep(self.extent.settle);
+        let before = self.running.memory();
+        let (target, runtime) = (self.target_of("/ws/1000000000")?, load::runtime()?);
+        let readers = runtime.block_on(async {
+            let mut readers = Vec::new();
+            for _ in 0..SLOW_READERS {
+                let mut reader = Plain::open(&target, Some(SLOW_BUFFER)).await?;
+                reader.ask().await?;
+                reader.sip(SIP).await?;
+                readers.push(reader);
+            }
+            anyhow::Ok(readers)
+        })?;
+        sleep(self.extent.settle);
+        let held = self.running.memory() - before;
+        drop(readers);
+        sleep(self.extent.settle);
+        let left = self.running.memory() - before;
+        Ok(Sample::from([("kib_each", held / (SLOW_READERS * KIB) as f64), ("left_mib", mebibytes(left))]))
     }
 }
 

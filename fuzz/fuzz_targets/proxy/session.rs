@@ -170,7 +170,7 @@ impl Session {
             return;
         }
         let mut room = vec![0xee; self.received.len()];
-        let Opened { consumed, payload, end } = self.records.open(&self.received, &mut room);
+        let Opened { consumed, payload, end, .. } = self.records.open(&self.received, &mut room);
         assert!(payload <= consumed && consumed <= self.received.len());
         self.heard.extend(&room[..payload]);
         self.received.drain(..consumed);

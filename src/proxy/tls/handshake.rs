@@ -1,6 +1,6 @@
 //! The handshake of TLS with a client: rustls' state machine over bytes that are ours.
 
-use std::{io, sync::Arc};
+use std::{future::poll_fn, io, sync::Arc};
 
 use rustls::{
     ProtocolVersion, ServerConfig,
@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::records::Records;
-use crate::proxy::stream::{READ, Stream};
+use crate::proxy::{
+    budget::{Charge, poll_room},
+    stream::{READ, Stream},
+};
 
 /// What is read at once, and what a hello of common size needs.
 const CHUNK: usize = 4096;
@@ -25,18 +28,20 @@ pub(super) struct Started {
     /// What was received and not yet taken by rustls. The hello is still in it, since rustls' acceptor gives a
     /// connection with buffers of its own only.
     received: Vec<u8>,
+    charge: Charge,
 }
 
 /// Reads the client's hello.
 pub(super) async fn start(mut socket: TcpStream) -> io::Result<(Started, Accepted)> {
-    let (mut received, mut acceptor, mut fed) = (Vec::new(), Acceptor::default(), 0);
+    let (mut received, mut charge) = (Vec::new(), Charge::default());
+    let (mut acceptor, mut fed) = (Acceptor::default(), 0);
     loop {
-        read_more(&mut socket, &mut received).await?;
+        read_more(&mut socket, &mut received, &mut charge).await?;
         while fed < received.len() {
             fed += acceptor.read_tls(&mut &received[fed..])?;
         }
         match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok((Started { socket, received }, accepted)),
+            Ok(Some(accepted)) => return Ok((Started { socket, received, charge }, accepted)),
             Ok(None) => {}
             Err((error, mut alert)) => {
                 let mut bytes = Vec::new();
@@ -106,23 +111,21 @@ impl Started {
                     return Ok(end);
                 }
             }
-            read_more(&mut self.socket, &mut self.received).await?;
+            read_more(&mut self.socket, &mut self.received, &mut self.charge).await?;
         }
     }
 }
 
-async fn read_more(socket: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<()> {
+async fn read_more(socket: &mut TcpStream, received: &mut Vec<u8>, charge: &mut Charge) -> io::Result<()> {
     // Nobody needs so much for a handshake, certificates included.
     if received.len() + CHUNK > READ {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a handshake that is too long"));
     }
-    received.reserve_exact(CHUNK);
-    let room = received.len() + CHUNK;
-    let mut limited = (&mut *socket).take((room - received.len()) as u64);
-    match limited.read_buf(received).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
+    let room = poll_fn(|cx| poll_room(cx, CHUNK, charge.bytes())).await;
+    received.reserve_exact(room);
+    let read = (&mut *socket).take(room as u64).read_buf(received).await?;
+    charge.set(received.len());
+    if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 fn encode(

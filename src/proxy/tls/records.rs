@@ -85,6 +85,8 @@ pub(in crate::proxy) struct Opened {
     pub consumed: usize,
     /// Payload, from the start of the room that was given.
     pub payload: usize,
+    /// How many records those bytes were.
+    pub records: usize,
     /// Why nothing more will come behind that payload: the peer has said so, or something is wrong.
     pub end: Option<Result<(), Fault>>,
 }
@@ -140,6 +142,7 @@ impl Records {
                 }
             };
             opened.consumed += record.len();
+            opened.records += 1;
             match self.open_record(record, &mut room[opened.payload..]) {
                 Ok(Content::Payload(length)) => opened.payload += length,
                 Ok(Content::Nothing) => {}

@@ -22,7 +22,7 @@ pub(super) struct Farewell {
     /// A status code (RFC 6455 §7.4, and the registry of IANA).
     pub code: u16,
     reason: &'static str,
-    /// The side that is not waited for, since it does not answer.
+    /// The side that does not answer pings. It is told if its socket takes that at once, and is not waited for.
     gone: Option<Closer>,
 }
 
@@ -88,14 +88,15 @@ enum Told {
 impl Tunnel {
     /// Says farewell to both sides, and hears theirs.
     pub(super) async fn say(&mut self, farewell: Farewell) -> Heard {
-        let told = |listener, talker: &Side| match farewell.gone {
-            Some(gone) if gone == listener => Told::Never,
-            _ if talker.close.is_some() => Told::Sent,
-            _ => Told::NotYet,
-        };
-        let (mut client, mut backend) = (told(Closer::Client, &self.backend), told(Closer::Backend, &self.client));
+        let told = |talker: &Side| if talker.close.is_some() { Told::Sent } else { Told::NotYet };
+        let (mut client, mut backend) = (told(&self.backend), told(&self.client));
         let (mut passed_to_client, mut passed_to_backend) = (Passed::default(), Passed::default());
         let payload = farewell.payload();
+        match farewell.gone {
+            Some(Closer::Client) => client = tell_at_once(&self.backend, &mut self.client, &payload).await,
+            Some(Closer::Backend) => backend = tell_at_once(&self.client, &mut self.backend, &payload).await,
+            _ => {}
+        }
         let telling = poll_fn(|cx| {
             let (talker, listener) = (&mut self.backend, &mut self.client);
             let to_client = poll_tell(cx, talker, listener, &mut client, &payload, &mut passed_to_client);
@@ -108,8 +109,10 @@ impl Tunnel {
         self.accounts.count(Direction::ToClient, passed_to_client);
         self.accounts.count(Direction::ToBackend, passed_to_backend);
         let hearing = poll_fn(|cx| {
-            let of_client = if client == Told::Done { poll_hear(cx, &mut self.client) } else { Poll::Ready(()) };
-            let of_backend = if backend == Told::Done { poll_hear(cx, &mut self.backend) } else { Poll::Ready(()) };
+            let answers = |told, side| told == Told::Done && farewell.gone != Some(side);
+            let of_client = answers(client, Closer::Client).then(|| poll_hear(cx, &mut self.client));
+            let of_backend = answers(backend, Closer::Backend).then(|| poll_hear(cx, &mut self.backend));
+            let (of_client, of_backend) = (of_client.unwrap_or(Poll::Ready(())), of_backend.unwrap_or(Poll::Ready(())));
             if of_client.is_ready() && of_backend.is_ready() { Poll::Ready(()) } else { Poll::Pending }
         });
         // One that does not answer is closed all the same.
@@ -118,6 +121,19 @@ impl Tunnel {
         let told = client == Told::Done || backend == Told::Done;
         Heard { code: told.then_some(farewell.code), client_cut: cut(client), backend_cut: cut(backend) }
     }
+}
+
+/// Tells a listener that does not answer pings, which may be alive all the same, unless its socket is full or has only a
+/// part of a frame. Waits for nothing.
+async fn tell_at_once(talker: &Side, listener: &mut Side, payload: &[u8]) -> Told {
+    poll_fn(|cx| {
+        if talker.close.is_some() || listener.stream.unsent() > 0 || !listener.takes_control_frames(talker) {
+            return Poll::Ready(Told::Never);
+        }
+        listener.send_control(cx, Opcode::Close, payload);
+        Poll::Ready(if listener.stream.unsent() == 0 { Told::Done } else { Told::Never })
+    })
+    .await
 }
 
 /// Lets the current frame of the talker become whole, and then tells the listener. Ready when there is nothing more to

@@ -14,6 +14,7 @@ pub mod frames;
 mod pinger;
 mod registry;
 mod side;
+mod turn;
 
 use std::{
     pin::Pin,

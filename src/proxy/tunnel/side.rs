@@ -12,12 +12,9 @@ use tokio::io::AsyncWrite;
 use super::{
     frames::{Control, Extensions, Frames, Opcode, Piece, Sender, control_frame},
     pinger::Pinger,
+    turn::{Effort, Reach, Turn},
 };
 use crate::proxy::stream::{Buffers, HEADROOM, Stream, with_buffers};
-
-/// What one direction passes on before other tunnels of the thread get their turn. tokio's own budget counts
-/// operations, and 128 reads of 64 KiB are 8 MiB.
-const BUDGET: usize = 256 * 1024;
 
 /// Which of the two sides of a direction has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +49,8 @@ pub(super) struct Side {
     pub frames: Frames,
     /// The end of what it says that could not be judged yet, hence was not passed on.
     held: Box<[u8]>,
+    /// How much of what it says is read at once.
+    reach: Reach,
     /// Whether it will say nothing more.
     ended: bool,
     writing: Writing,
@@ -76,6 +75,7 @@ impl Side {
             stream,
             frames,
             held: Box::default(),
+            reach: Reach::default(),
             ended: false,
             writing: Writing::Open,
             close: None,
@@ -158,7 +158,8 @@ impl Side {
         cx: &mut Context<'_>,
         buffers: &mut Buffers,
     ) -> Poll<Result<Range<usize>, Failure>> {
-        let received = ready!(self.stream.poll_receive(cx, buffers)).map_err(|_| self.fail(Failure::Talker))?;
+        let received = self.stream.poll_receive(cx, buffers, self.reach.bytes());
+        let received = ready!(received).map_err(|_| self.fail(Failure::Talker))?;
         self.alive |= received > 0;
         self.ended |= received == 0;
         let held = std::mem::take(&mut self.held);
@@ -209,19 +210,20 @@ pub(super) fn poll_pass(
     listener: &mut Side,
     passed: &mut Passed,
 ) -> Poll<Result<(), Failure>> {
-    let mut budget = BUDGET;
+    let mut turn = Turn::new();
     loop {
         // Nothing is received before the listener has what was received earlier: that holds the talker back.
         ready!(listener.poll_sent(cx))?;
         if talker.ended {
             return poll_end(cx, talker, listener);
         }
-        if budget == 0 {
+        // tokio's own budget counts operations, and 128 reads of 64 KiB are 8 MiB.
+        if turn.is_over() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let received = ready!(with_buffers(|buffers| poll_some(cx, talker, listener, buffers, passed)))?;
-        budget = budget.saturating_sub(received);
+        let work = ready!(with_buffers(|buffers| poll_some(cx, talker, listener, buffers, passed)))?;
+        turn.spend(work, &mut talker.reach);
     }
 }
 
@@ -232,12 +234,13 @@ fn poll_some(
     listener: &mut Side,
     buffers: &mut Buffers,
     passed: &mut Passed,
-) -> Poll<Result<usize, Failure>> {
+) -> Poll<Result<Effort, Failure>> {
     let range = ready!(talker.poll_receive(cx, buffers))?;
-    let received = range.len();
+    let mut work = Effort { bytes: range.len(), frames: 0, records: buffers.records };
     let mut begin = range.start;
     let mut at = range.start;
     while at < range.end {
+        work.frames += 1;
         match talker.frames.next(&buffers.plain[at..range.end]) {
             Piece::Payload(length) => at += length,
             Piece::Data(length) => {
@@ -271,7 +274,7 @@ fn poll_some(
         passed.bytes += (at - begin) as u64;
         listener.send(cx, buffers, begin..at)?;
     }
-    Poll::Ready(Ok(received))
+    Poll::Ready(Ok(work))
 }
 
 /// Unpredictable, so that nobody can choose what is on the wire (RFC 6455 §5.3).

@@ -12,7 +12,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -77,6 +77,78 @@ impl Message {
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// A connection for plain requests.
+pub(crate) struct Plain {
+    stream: Box<dyn Stream>,
+    request: String,
+    buffer: Vec<u8>,
+}
+
+impl Plain {
+    /// Connects, with a receive buffer of so many bytes, if any.
+    pub(crate) async fn open(target: &Target, receive: Option<u32>) -> anyhow::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        receive.map(|bytes| socket.set_recv_buffer_size(bytes)).transpose()?;
+        let socket = timeout(PATIENCE, socket.connect(target.address)).await.context("no connection in time")??;
+        let stream: Box<dyn Stream> = match &target.tls {
+            None => Box::new(socket),
+            Some(config) => {
+                let name = ServerName::try_from(HOST)?;
+                Box::new(timeout(PATIENCE, TlsConnector::from(Arc::clone(config)).connect(name, socket)).await??)
+            }
+        };
+        let request = format!("GET {} HTTP/1.1\r\nHost: {HOST}\r\n\r\n", target.path);
+        Ok(Self { stream, request, buffer: vec![0; 64 * 1024] })
+    }
+
+    /// Sends a request, whose response nobody reads yet.
+    pub(crate) async fn ask(&mut self) -> anyhow::Result<()> {
+        self.stream.write_all(self.request.as_bytes()).await?;
+        Ok(self.stream.flush().await?)
+    }
+
+    /// Reads so much of a response, and no more.
+    pub(crate) async fn sip(&mut self, bytes: usize) -> anyhow::Result<()> {
+        let mut left = bytes;
+        while left > 0 {
+            let most = left.min(self.buffer.len());
+            let read =
+                timeout(PATIENCE, self.stream.read(&mut self.buffer[..most])).await.context("nothing comes")??;
+            ensure!(read > 0, "closed within the response");
+            left -= read;
+        }
+        Ok(())
+    }
+
+    /// Sends a request, and reads its response.
+    pub(crate) async fn exchange(&mut self) -> anyhow::Result<()> {
+        timeout(PATIENCE, self.ask_and_read()).await.context("no response in time")?
+    }
+
+    async fn ask_and_read(&mut self) -> anyhow::Result<()> {
+        self.ask().await?;
+        let mut filled = 0;
+        let end = loop {
+            let read = self.stream.read(&mut self.buffer[filled..]).await?;
+            ensure!(read > 0, "closed within the head");
+            filled += read;
+            if let Some(end) = find(&self.buffer[..filled], b"\r\n\r\n") {
+                break end + 4;
+            }
+        };
+        let head = std::str::from_utf8(&self.buffer[..end])?;
+        ensure!(head.starts_with("HTTP/1.1 200 "), "no success: {head}");
+        let length: usize = field(head, "content-length").context("no length")?.parse()?;
+        let mut left = length - (filled - end);
+        while left > 0 {
+            let read = self.stream.read(&mut self.buffer).await?;
+            ensure!(read > 0 && read <= left, "another length");
+            left -= read;
+        }
+        Ok(())
+    }
+}
 
 /// An open tunnel.
 pub(crate) struct Tunnel {
@@ -154,6 +226,12 @@ impl Tunnel {
         }
         self.is_checked = true;
         Ok(())
+    }
+
+    /// Sends these bytes, which nobody answers.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        timeout(PATIENCE, self.stream.write_all(bytes)).await.context("nothing is taken")??;
+        Ok(self.stream.flush().await?)
     }
 
     /// Says goodbye, and waits until the other side has.

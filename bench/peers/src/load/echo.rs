@@ -1,4 +1,5 @@
-//! A backend: answers the handshake, and sends every message back when it has all of it.
+//! A backend: answers the handshake, and sends every message back when it has all of it. Under `/ws/sink` it throws
+//! away whatever comes, and a request that is no handshake gets as many bytes as its path ends with.
 
 use std::net::SocketAddr;
 
@@ -15,6 +16,8 @@ use super::frame::{self, Head};
 
 const BACKLOG: u32 = 4096;
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+const SINK: &str = "GET /ws/sink ";
+const CHUNK: usize = 256 * 1024;
 
 /// Serves until the process is ended. The name is told in the handshake.
 pub(crate) fn run(address: SocketAddr, name: &str) -> anyhow::Result<()> {
@@ -40,8 +43,41 @@ async fn serve(mut stream: TcpStream, name: &str) -> anyhow::Result<()> {
             break end + END_OF_HEAD.len();
         }
     };
-    stream.write_all(switch(&buffer[..end], name)?.as_bytes()).await?;
+    let request = std::str::from_utf8(&buffer[..end])?.to_owned();
     buffer.advance(end);
+    let Some(key) = super::field(&request, "sec-websocket-key") else { return answer(stream, buffer, request).await };
+    stream.write_all(switch(key, name).as_bytes()).await?;
+    if request.starts_with(SINK) {
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+        return Ok(());
+    }
+    echo(stream, buffer).await
+}
+
+/// Answers plain requests, one after the other.
+async fn answer(mut stream: TcpStream, mut buffer: BytesMut, mut request: String) -> anyhow::Result<()> {
+    let body = vec![b'x'; CHUNK];
+    loop {
+        let path = request.split(' ').nth(1).context("no path")?;
+        let mut left: usize = path.rsplit('/').next().unwrap_or_default().parse()?;
+        stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {left}\r\n\r\n").as_bytes()).await?;
+        while left > 0 {
+            left -= stream.write(&body[..left.min(CHUNK)]).await?;
+        }
+        let end = loop {
+            if let Some(end) = super::find(&buffer, END_OF_HEAD) {
+                break end + END_OF_HEAD.len();
+            }
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        };
+        request = std::str::from_utf8(&buffer[..end])?.to_owned();
+        buffer.advance(end);
+    }
+}
+
+async fn echo(mut stream: TcpStream, mut buffer: BytesMut) -> anyhow::Result<()> {
     loop {
         let head = Head::parse(&buffer);
         let length = head.as_ref().map_or(1024, |head| head.length + head.payload);
@@ -63,16 +99,14 @@ async fn serve(mut stream: TcpStream, name: &str) -> anyhow::Result<()> {
     }
 }
 
-fn switch(request: &[u8], name: &str) -> anyhow::Result<String> {
-    let request = std::str::from_utf8(request)?;
-    let key = super::field(request, "sec-websocket-key").context("no key")?;
+fn switch(key: &str, name: &str) -> String {
     let accept = digest::digest(
         &digest::SHA1_FOR_LEGACY_USE_ONLY,
         format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes(),
     );
-    Ok(format!(
+    format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {}\r\nX-Backend: {name}\r\n\r\n",
         STANDARD.encode(accept)
-    ))
+    )
 }

@@ -57,6 +57,16 @@ pub(crate) fn masked(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     frame
 }
 
+/// So many bytes, or a little less, of a message that does not end: empty fragments, masked.
+pub(crate) fn fragments(bytes: usize) -> Vec<u8> {
+    [0, MASKED, 0x5a, 0xc3, 0x17, 0x88].repeat(bytes / 6)
+}
+
+/// The first fragment of that message, without its end.
+pub(crate) fn first_fragment() -> Vec<u8> {
+    vec![BINARY & !0x80, MASKED, 0x5a, 0xc3, 0x17, 0x88]
+}
+
 /// Masks or unmasks.
 pub(crate) fn apply(mask: [u8; 4], payload: &mut [u8]) {
     for chunk in payload.chunks_mut(4) {

@@ -22,7 +22,7 @@ use tokio::{
     time::sleep_until,
 };
 
-pub(crate) use client::{Message, Target, Tunnel, tls};
+pub(crate) use client::{Message, Plain, Target, Tunnel, tls};
 
 /// Handshakes at the same time for each thread.
 const OPENING: usize = 32;
@@ -40,6 +40,19 @@ pub(crate) enum Pattern {
     Reconnect { resumed: bool },
     /// Opens, exchanges one message, and is silent. Does it all again when it is told to.
     Hold,
+    /// Sends frames as fast as they are taken, and gets none back.
+    Flood(Flood),
+    /// Sends plain requests, the next when the response to the last is there.
+    Get,
+}
+
+/// What a flood consists of.
+#[derive(Clone, Copy)]
+pub(crate) enum Flood {
+    /// Frames of 256 KiB.
+    Large,
+    /// Empty fragments.
+    Tiny,
 }
 
 /// A load to start.
@@ -216,6 +229,8 @@ impl Client {
             Pattern::Paced(every) => self.paced(every).await,
             Pattern::Reconnect { .. } => self.reconnect().await,
             Pattern::Hold => self.hold().await,
+            Pattern::Flood(flood) => self.flood(flood).await,
+            Pattern::Get => self.get().await,
         }
     }
 
@@ -259,6 +274,35 @@ impl Client {
             let tunnel = self.open().await?;
             self.record(start);
             tunnel.close().await;
+        }
+        Ok(())
+    }
+
+    async fn flood(&mut self, flood: Flood) -> anyhow::Result<()> {
+        let mut tunnel = self.open().await?;
+        let frames = match flood {
+            Flood::Large => frame::masked(&vec![0; 256 * 1024], [0x5a, 0xc3, 0x17, 0x88]),
+            Flood::Tiny => {
+                tunnel.send(&frame::first_fragment()).await?;
+                frame::fragments(256 * 1024)
+            }
+        };
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        while !self.is_over() {
+            let start = Instant::now();
+            tunnel.send(&frames).await?;
+            self.record(start);
+        }
+        Ok(())
+    }
+
+    async fn get(&mut self) -> anyhow::Result<()> {
+        let mut connection = Plain::open(&self.target, None).await?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        while !self.is_over() {
+            let start = Instant::now();
+            connection.exchange().await?;
+            self.record(start);
         }
         Ok(())
     }

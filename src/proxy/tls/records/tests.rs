@@ -20,7 +20,7 @@ fn open(records: &mut Records, wire: &[u8]) -> (Vec<u8>, Opened) {
 /// Opens records of which each is whole and none is the last.
 fn open_all(records: &mut Records, wire: &[u8]) -> Vec<u8> {
     let (payload, opened) = open(records, wire);
-    assert_eq!(opened, Opened { consumed: wire.len(), payload: payload.len(), end: None });
+    assert_eq!((opened.consumed, opened.payload, opened.end), (wire.len(), payload.len(), None));
     payload
 }
 
@@ -128,7 +128,7 @@ fn close_notify_ends_what_the_client_says() {
         let mut bytes = say(&mut client, b"");
         let consumed = bytes.len();
         bytes.extend(b"what is behind it is nobody's business");
-        let expected = Opened { consumed, payload: 0, end: Some(Ok(())) };
+        let expected = Opened { consumed, payload: 0, records: 1, end: Some(Ok(())) };
         assert_eq!(open(&mut records, &bytes).1, expected);
         let last = seal(&mut records, b"last words").unwrap();
         assert_eq!(hear(&mut client, &last).unwrap(), b"last words", "one direction is closed, not both");
