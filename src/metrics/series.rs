@@ -82,9 +82,9 @@ impl Collector for Series {
         counters(&mut encoder, "bytes", "Bytes passed on through tunnels", directions(&self.bytes))?;
         let help = "WebSocket frames passed on through tunnels, without the proxy's own";
         counters(&mut encoder, "frames", help, directions(&self.frames))?;
-        let held = ConstGauge::new(i64::try_from(HELD_BYTES.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        let gauge = ConstGauge::new(i64::try_from(HELD_BYTES.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
         let help = "Bytes received that their receivers have not taken yet";
-        held.encode(encoder.encode_descriptor("held_bytes", help, None, MetricType::Gauge)?)?;
+        gauge.encode(encoder.encode_descriptor("held_bytes", help, None, MetricType::Gauge)?)?;
         // Copied, and written after the lock is gone: requests wait for it.
         let handshakes = lock(&self.tls_handshakes).clone();
         let handshakes =
