@@ -1,6 +1,6 @@
 //! The chart as helm renders it: golden files, lint, and whether the program takes what the chart tells it.
 //!
-//! Needs helm and kube-score; `make lint-chart` sees to both.
+//! Needs helm and kube-score; `make test-chart` sees to both.
 
 #[allow(dead_code, unreachable_pub, reason = "the cluster tests need more of it")]
 #[path = "../cluster/support/assets.rs"]
