@@ -95,7 +95,8 @@ test-proxy: ## The proxy over loopback, byte for byte
 .PHONY: fuzz
 fuzz: $(FUZZ) ## Fuzz what reads bytes of strangers, each target for FUZZ_SECONDS (60)
 	for target in $$($(FUZZ) list); do \
-		$(FUZZ) run --sanitizer none "$$target" -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
+		mkdir -p fuzz/found/$$target fuzz/corpus/$$target; \
+		$(FUZZ) run --sanitizer none "$$target" fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
 	done
 
 # There is no unsafe code that a sanitizer could watch, and without one the stable compiler does.
@@ -141,6 +142,10 @@ bless: ## Rewrite the golden files, the CRD and, where `make control-plane` has 
 .PHONY: bench-table
 bench-table: ## What building a table costs at 10,000 routes and 100,000 endpoints
 	cargo bench --locked --bench table
+
+.PHONY: bench-heads
+bench-heads: ## What the most expensive request heads cost, and which take more than a millisecond
+	cargo bench --locked --bench heads
 
 .PHONY: bench-apply
 bench-apply: control-plane ## From kubectl apply to the first connection served by the new table, and to Programmed

@@ -7,12 +7,17 @@
 mod host;
 #[allow(dead_code)]
 #[rustfmt::skip]
+#[path = "../../src/table/normal_path.rs"]
+mod normal_path;
+#[allow(dead_code)]
+#[rustfmt::skip]
 #[path = "../../src/table/path.rs"]
 mod path;
 
 use arbitrary::Arbitrary;
 use host::{Host, HostMap, HostPattern};
 use libfuzzer_sys::fuzz_target;
+use normal_path::NormalPath;
 use path::{PathMap, PathPattern};
 
 #[derive(Arbitrary, Debug)]
@@ -30,7 +35,9 @@ fuzz_target!(|input: Input| {
         assert!(!host.as_str().bytes().any(|byte| byte.is_ascii_uppercase()));
         hosts_match(&host, &hostnames);
     }
-    paths_match(path, &paths);
+    if let Ok(path) = NormalPath::parse(path) {
+        paths_match(path.as_str(), &paths);
+    }
 });
 
 fn hosts_match(host: &Host<'_>, hostnames: &[Option<&str>]) {

@@ -188,7 +188,7 @@ fn understand(proxy: &Arc<Shared>, peer: &Peer, received: &[u8]) -> Result<Askin
     let mut route = None;
     let routed =
         routing::route(proxy, peer, asked, &mut fields, &mut route).map_err(|refusal| Some((route, refusal)))?;
-    let accept = upgrade::prepare(&mut fields, &proxy.settings.protected_fields);
+    let accept = forward::handshake_fields(&mut fields, &proxy.settings.protected_fields);
     let mut request = Vec::with_capacity(length + 512);
     for part in ["GET ", path_and_query, " HTTP/1.1\r\n"] {
         request.extend_from_slice(part.as_bytes());

@@ -35,10 +35,11 @@ pub(super) trait Fields {
         lines.next().is_none().then_some(first)
     }
 
-    /// The elements of a list field. One that is not visible ASCII is left out, and no other with it.
+    /// The elements of a list field. One that is not visible ASCII is left out, and no other with it; so are those that
+    /// are empty (RFC 9110 §5.6.1.2).
     fn tokens<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {
         let elements = self.lines(name).flat_map(|line| line.split(|byte| *byte == b','));
-        elements.filter_map(visible).map(str::trim)
+        elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty()).filter_map(visible)
     }
 
     /// Whether a list field has an element, in any case. A version (`websocket/13`) does not count.

@@ -4,12 +4,16 @@ use std::collections::HashSet;
 
 use http::{
     HeaderMap, HeaderValue, Response, Version,
-    header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING},
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, TRAILER, TRANSFER_ENCODING,
+        UPGRADE,
+    },
 };
 
 use super::{
     error::{BadResponse, Refusal},
     fields::{Fields, visible},
+    handshake::accept_of,
     protected::ProtectedFields,
 };
 
@@ -45,6 +49,23 @@ pub(super) fn request_fields(headers: &mut HeaderMap, protected: &ProtectedField
         headers.remove(CONTENT_LENGTH);
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+}
+
+/// Makes the fields of a request the proxy's own handshake (RFC 6455 §4.1), and returns the `Sec-WebSocket-Accept` that
+/// belongs to it. The key is the client's: the answer proves to the client that the backend has understood.
+pub(super) fn handshake_fields(fields: &mut impl Fields, protected: &ProtectedFields) -> String {
+    let key = fields.only(&SEC_WEBSOCKET_KEY).expect("a request without a key is no upgrade").to_vec();
+    let accept = accept_of(&key);
+    strip(fields, |name| protected.contains(name));
+    for name in &[CONTENT_LENGTH, EXPECT, TE, TRAILER] {
+        fields.remove(name);
+    }
+    fields.set(UPGRADE, b"websocket");
+    fields.set(CONNECTION, b"Upgrade");
+    fields.set(SEC_WEBSOCKET_VERSION, b"13");
+    // It is gone where the client named it in Connection.
+    fields.set(SEC_WEBSOCKET_KEY, key);
+    accept
 }
 
 /// Makes the head of a backend's response one of ours. It has our version (RFC 9112 §2.3), after which hyper frames the

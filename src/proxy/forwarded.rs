@@ -56,33 +56,48 @@ fn said_scheme(fields: &impl Fields) -> Option<String> {
 }
 
 /// What the proxy before us wrote into a field: the last value, since it may have appended to what the client sent.
+/// Looked for from the end: the client may have sent tens of thousands of empty ones.
 fn said<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> Option<&'a str> {
-    fields.tokens(name).filter(|value| !value.is_empty()).last()
+    let lines: Vec<&[u8]> = fields.lines(name).collect();
+    let elements = lines.into_iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
+    elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty()).find_map(visible)
 }
 
 /// `proto` of the last element of `Forwarded`. Nothing, where a client left a quotation open to swallow what the
 /// proxy has appended.
 fn forwarded_scheme(fields: &impl Fields) -> Option<String> {
     let line = fields.lines(&FORWARDED).collect::<Vec<_>>().join(&b',');
-    // Only its separators matter, and what is between them in the last element.
-    let line = String::from_utf8_lossy(&line);
-    let last = *split_unquoted(&line, ',')?.last()?;
-    split_unquoted(last, ';')?.into_iter().find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("proto").then(|| value.trim().trim_matches('"').to_owned())
+    let mut quotation = Quotation::default();
+    let mut start = 0;
+    for (index, byte) in line.iter().enumerate() {
+        if quotation.separates(*byte, b',') {
+            start = index + 1;
+        }
+    }
+    if quotation.is_open {
+        return None;
+    }
+    line[start..].split(|byte| quotation.separates(*byte, b';')).find_map(|pair| {
+        let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+        let value = || String::from_utf8_lossy(&value[1..]).trim().trim_matches('"').to_owned();
+        name.trim_ascii().eq_ignore_ascii_case(b"proto").then(value)
     })
 }
 
-/// The parts of a text between separators that are in no quotation; nothing where a quotation has no end.
-fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
-    let (mut quoted, mut escaped) = (false, false);
-    let mut separates = |char: char| {
-        quoted ^= char == '"' && !escaped;
-        escaped = quoted && !escaped && char == '\\';
-        char == separator && !quoted
-    };
-    let parts = text.split(&mut separates).collect();
-    (!quoted).then_some(parts)
+/// Where a text is with its quotations (RFC 9110 §5.6.4), byte by byte.
+#[derive(Debug, Default)]
+struct Quotation {
+    is_open: bool,
+    is_escaped: bool,
+}
+
+impl Quotation {
+    /// Takes the next byte: whether it is a separator that is not quoted.
+    fn separates(&mut self, byte: u8, separator: u8) -> bool {
+        self.is_open ^= byte == b'"' && !self.is_escaped;
+        self.is_escaped = self.is_open && !self.is_escaped && byte == b'\\';
+        byte == separator && !self.is_open
+    }
 }
 
 /// The address of the client: the last one in `X-Forwarded-For` that no trusted proxy has, where the peer is one.

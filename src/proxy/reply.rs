@@ -8,9 +8,12 @@ use http::{
 use super::{
     body::{self, Body},
     error::Refusal,
-    fields::Fields,
+    fields::{Fields, visible},
     handshake::Fault,
 };
+
+/// How many elements of `Accept` are looked at, since each is looked at several times.
+const MAX_RANGES: usize = 64;
 
 /// Whether a client would rather have JSON than text.
 pub(super) fn wants_json(headers: &HeaderMap) -> bool {
@@ -22,7 +25,8 @@ pub(super) fn wants_json(headers: &HeaderMap) -> bool {
 /// that of its kind. `*/*` is no wish for anything.
 fn quality(headers: &HeaderMap, media_type: &str, kind: &str) -> f32 {
     let of = |wanted: &str| {
-        let ranges = headers.tokens(&ACCEPT).filter_map(|range| {
+        let elements = headers.lines(&ACCEPT).flat_map(|line| line.split(|byte| *byte == b',')).take(MAX_RANGES);
+        let ranges = elements.filter_map(visible).filter_map(|range| {
             let mut parts = range.split(';').map(str::trim);
             parts.next()?.eq_ignore_ascii_case(wanted).then(|| weight(parts))
         });
@@ -122,6 +126,9 @@ mod tests {
         assert!(!accept("application/json;q=0") && !accept("application/*, application/json;q=0"));
         assert!(!accept("text/plain, application/json;q=0.9"), "text is wanted more");
         assert!(!accept("application/json, text/plain"), "both are as good");
+        let late = |before: usize| format!("{}application/json", "a/b,".repeat(before));
+        let accept_late = |before| wants_json(&HeaderMap::from_iter([(ACCEPT, late(before).parse().unwrap())]));
+        assert!(accept_late(MAX_RANGES - 1) && !accept_late(MAX_RANGES), "no more are looked at");
         assert!(!accept("application/jsonp") && !accept("application/json;q=high"));
         assert_eq!(content(&Refusal::NotFound, true).1, "{\"error\":\"no route matches\"}\n");
     }

@@ -72,7 +72,8 @@ pub(super) fn check<'a>(
         _ => return Err(Refusal::MalformedTarget),
     };
     let authority = self::authority(version, authority, fields)?;
-    let path = path_and_query.split('?').next().unwrap_or_default();
+    // Behind an authority, no path is the same as `/` (RFC 9110 §4.2.3).
+    let path = path_and_query.split('?').next().filter(|path| !path.is_empty()).unwrap_or("/");
     Ok(Target { authority, is_absolute, path_and_query, path: NormalPath::parse(path)? })
 }
 
@@ -179,6 +180,8 @@ mod tests {
         let fields = http::HeaderMap::from_iter([(HOST, "a".parse().unwrap())]);
         let target = check(&Method::GET, Version::HTTP_11, (&uri).into(), &fields).unwrap();
         assert_eq!((target.path.as_str(), target.path_and_query), ("/a/b", "/%61//b?x=//../%61"));
+        let uri: Uri = "http://a?x".parse().unwrap();
+        assert_eq!(check(&Method::GET, Version::HTTP_11, (&uri).into(), &fields).unwrap().path.as_str(), "/");
         let uri: Uri = "/a/../b".parse().unwrap();
         let refused = check(&Method::GET, Version::HTTP_11, (&uri).into(), &fields).map(|_| ());
         assert_eq!(refused, Err(Refusal::AmbiguousPath(crate::table::AmbiguousPath)));

@@ -43,6 +43,31 @@ fn escape(target: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// A target as hyper writes it: without a fragment, and without scheme and authority, behind which there may be no path.
+fn origin_form(target: &str) -> String {
+    let target = target.split('#').next().unwrap_or_default();
+    match target.split_once("://") {
+        Some((_, rest)) if !target.starts_with('/') => match rest.find(['/', '?']).map(|start| &rest[start..]) {
+            Some(path) if path.starts_with('/') => path.to_owned(),
+            query => format!("/{}", query.unwrap_or_default()),
+        },
+        _ => target.to_owned(),
+    }
+}
+
+/// What is behind the empty lines that may precede a request (RFC 9112 §2.2).
+fn behind_empty_lines(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// Whether there is a whole line, not counting empty ones.
+fn has_line(bytes: &[u8]) -> bool {
+    behind_empty_lines(bytes).contains(&b'\n')
+}
+
 fn is_refused(char: char) -> bool {
     matches!(char, '"' | '<' | '>' | '`')
 }
@@ -51,21 +76,17 @@ impl Retarget {
     /// Makes hyper take what begins with a head whose target it refuses: gives the bytes to read instead, and what the
     /// target was. `None` if the target is not the trouble.
     pub(super) fn of(received: &[u8]) -> Option<(Vec<u8>, Self)> {
-        let line = received.split(|byte| *byte == b'\n').next()?;
+        let head = behind_empty_lines(received);
+        let line = head.split(|byte| *byte == b'\n').next()?;
         let mut parts = str::from_utf8(line).ok()?.split(' ');
         let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
         if !version.starts_with("HTTP/1.") || parts.next().is_some() {
             return None;
         }
         let Cow::Owned(escaped) = escape(target) else { return None };
-        let behind = &received[method.len() + 1 + target.len()..];
+        let behind = &head[method.len() + 1 + target.len()..];
         let bytes = [method.as_bytes(), b" ", escaped.as_bytes(), behind].concat();
-        // A target in absolute form goes on without its beginning.
-        let from_path = |target: &str| match target.split_once("://") {
-            Some((_, rest)) => rest.find(['/', '?']).map_or_else(|| "/".to_owned(), |start| rest[start..].to_owned()),
-            None => target.to_owned(),
-        };
-        Some((bytes, Self { escaped: from_path(&escaped), sent: from_path(target) }))
+        Some((bytes, Self { escaped: origin_form(&escaped), sent: origin_form(target) }))
     }
 
     /// The head of a request with the target as it was sent; `None` if it is not the head of this one.
@@ -83,6 +104,8 @@ pub(super) struct HeadStart {
     is_next: bool,
     /// A first line whose end has not come.
     held: Vec<u8>,
+    /// The last bytes that hyper has got.
+    tail: [u8; 3],
 }
 
 /// What hyper is to read of what was received.
@@ -99,12 +122,13 @@ pub(super) enum Reading {
 impl HeadStart {
     /// At the start of a connection.
     pub(super) fn new() -> Self {
-        Self { is_next: true, held: Vec::new() }
+        Self { is_next: true, held: Vec::new(), tail: [0; 3] }
     }
 
-    /// What comes next begins a head, or may not.
-    pub(super) fn expect(&mut self, is_next: bool) {
-        self.is_next = is_next;
+    /// What comes next begins a head if the last one had no body, and if hyper has not got the start of the next head
+    /// with the end of the last one.
+    pub(super) fn expect(&mut self, had_no_body: bool) {
+        self.is_next = had_no_body && (self.tail == *b"\n\r\n" || self.tail.ends_with(b"\n\n"));
     }
 
     /// Whether there is nothing of a head that hyper has not got.
@@ -114,16 +138,35 @@ impl HeadStart {
 
     /// Takes what was received, which is nothing at the end.
     pub(super) fn read(&mut self, received: &[u8]) -> Reading {
+        let reading = self.judge(received);
+        if reading == Reading::AsReceived {
+            for byte in &received[received.len().saturating_sub(self.tail.len())..] {
+                self.tail.rotate_left(1);
+                self.tail[2] = *byte;
+            }
+        }
+        reading
+    }
+
+    fn judge(&mut self, received: &[u8]) -> Reading {
         if !self.is_next {
             return Reading::AsReceived;
         }
-        let is_whole = received.contains(&b'\n') || received.is_empty() || self.held.len() > MAX_TARGET;
-        if is_whole && self.held.is_empty() {
+        if self.held.is_empty() && behind_empty_lines(received).is_empty() {
+            // Never held back: they may as well be the end of a head that hyper has the start of.
+            return Reading::AsReceived;
+        }
+        if self.held.is_empty() && has_line(received) {
             self.is_next = false;
             let rewritten = Retarget::of(received);
             return rewritten.map_or(Reading::AsReceived, |(bytes, retarget)| Reading::Instead(bytes, Some(retarget)));
         }
+        let is_full = self.held.len() > MAX_TARGET;
         self.held.extend_from_slice(received);
+        if behind_empty_lines(&self.held).is_empty() {
+            return Reading::Instead(std::mem::take(&mut self.held), None);
+        }
+        let is_whole = received.is_empty() || is_full || received.contains(&b'\n') && has_line(&self.held);
         if !is_whole {
             return Reading::Nothing;
         }
@@ -251,6 +294,43 @@ mod tests {
     }
 
     #[test]
+    fn the_target_that_is_restored_is_the_one_that_hyper_writes() {
+        let cases = [
+            ("/a?u=http://b/\"c", "/a?u=http://b/%22c", "/a?u=http://b/\"c"),
+            ("http://a?\"b", "/?%22b", "/?\"b"),
+            ("http://a/\"b#c", "/%22b", "/\"b"),
+            ("/a\"?b#c\"", "/a%22?b", "/a\"?b"),
+        ];
+        for (target, escaped, sent) in cases {
+            let (_, retarget) = Retarget::of(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+            assert_eq!((&*retarget.escaped, &*retarget.sent), (escaped, sent), "{target}");
+        }
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_do_not_hide_its_target() {
+        for before in ["\r\n", "\n", "\r\n\r\n"] {
+            let head = format!("{before}GET /\" HTTP/1.1\r\n\r\n");
+            for cut in 1..head.len() {
+                let mut start = HeadStart::new();
+                let mut seen = Vec::new();
+                for piece in [&head[..cut], &head[cut..]] {
+                    match start.read(piece.as_bytes()) {
+                        Reading::Instead(bytes, _) => seen.extend(bytes),
+                        Reading::AsReceived => seen.extend(piece.as_bytes()),
+                        Reading::Nothing => {}
+                    }
+                }
+                assert_eq!(
+                    String::from_utf8(seen).unwrap().trim_start(),
+                    "GET /%22 HTTP/1.1\r\n\r\n",
+                    "{before:?}, {cut}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_head_is_rewritten_wherever_it_is_cut() {
         let head = b"GET /a?\" HTTP/1.1\r\nHost: a\r\n\r\n";
         let (whole, retarget) = Retarget::of(head).unwrap();
@@ -270,14 +350,31 @@ mod tests {
     }
 
     #[test]
-    fn only_the_start_of_a_head_is_looked_at() {
+    fn the_end_of_a_head_of_which_hyper_has_the_start_is_not_held_back() {
+        for end in ["\r\n\r\n", "\r\n", "\n"] {
+            assert_eq!(HeadStart::new().read(end.as_bytes()), Reading::AsReceived);
+        }
         let mut start = HeadStart::new();
+        assert_eq!(start.read(b"\r"), Reading::Nothing);
+        assert_eq!(start.read(b"\n"), Reading::Instead(b"\r\n".to_vec(), None));
+        assert_eq!(start.read(b"\r\n"), Reading::AsReceived);
+    }
+
+    #[test]
+    fn only_the_start_of_a_head_is_looked_at() {
+        let head = b"GET / HTTP/1.1\r\n\r\n";
+        let mut start = HeadStart::new();
+        assert_eq!(start.read(head), Reading::AsReceived);
         start.expect(false);
         assert_eq!(start.read(b"GET /a?\" HTTP/1.1\r\n"), Reading::AsReceived, "which may be a body");
+        let mut start = HeadStart::new();
+        assert_eq!(start.read(&[&head[..], b"GET / HTTP/1.1\r\nX: "].concat()), Reading::AsReceived);
         start.expect(true);
+        assert_eq!(start.read(b"GET /a?\" HTTP/1.1\r\n"), Reading::AsReceived, "which is the value of a field");
+        let mut start = HeadStart::new();
         assert_eq!(start.read(b"GET /a"), Reading::Nothing);
         assert_eq!(start.read(b""), Reading::Instead(b"GET /a".to_vec(), None), "the end of the connection");
-        start.expect(true);
+        let mut start = HeadStart::new();
         assert_eq!(start.read(&vec![b'a'; MAX_TARGET + 1]), Reading::Nothing);
         assert!(matches!(start.read(b"a"), Reading::Instead(..)), "no more than that is held");
     }

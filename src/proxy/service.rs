@@ -92,11 +92,13 @@ impl Service {
         pending: &mut Handshake<'_>,
     ) -> Result<Response<Body>, Refusal> {
         request.extensions_mut().insert(self.stage.to_client.clone());
+        // Also from a request that was begun before, so that it does not stay for the next one.
+        let retarget = self.stage.retarget.take();
         let begun = self.begun.lock().expect("no holder panics").take();
         if let Some(begun) = begun {
             return self.resume(begun, request, subject, pending).await;
         }
-        let (retarget, version) = (self.stage.retarget.take(), request.version());
+        let version = request.version();
         let intent = handshake::intent(request.method(), version, request.headers());
         subject.upgrade = intent != Intent::Plain;
         let (mut head, body) = request.into_parts();

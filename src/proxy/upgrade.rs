@@ -10,10 +10,7 @@ use std::{
 
 use http::{
     Request, Response, StatusCode,
-    header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_VERSION, TE, TRAILER, UPGRADE,
-    },
+    header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, TRAILER, UPGRADE},
 };
 use hyper::{body::Incoming, client::conn::http1::Connection};
 use hyper_util::rt::TokioIo;
@@ -27,10 +24,9 @@ use super::{
     error::{BadResponse, Refusal},
     fields::Fields,
     forward,
-    handshake::{accept_of, check_switch},
+    handshake::check_switch,
     meter::{Meter, Tap, Tapped},
     pool,
-    protected::ProtectedFields,
     retarget::{NextTarget, Restoring},
     routed::{Connected, Routed},
     stream::Stream,
@@ -67,7 +63,7 @@ pub(super) struct Sent {
 pub(super) async fn upgrade(routed: &mut Routed, mut request: Request<Body>) -> Result<Outcome, Refusal> {
     let deadline = routed.deadline();
     let exchange = async {
-        let accept = prepare(request.headers_mut(), &routed.proxy.settings.protected_fields);
+        let accept = forward::handshake_fields(request.headers_mut(), &routed.proxy.settings.protected_fields);
         let connected = routed.connect().await?;
         // From here on, something of the request may have been sent: no other endpoint may see it.
         answer(routed, connected, &accept, request, false).await
@@ -142,23 +138,6 @@ pub(super) fn extensions(fields: &impl Fields) -> Extensions {
         }
     }
     agreed
-}
-
-/// Makes the fields of a request our own handshake (RFC 6455 §4.1), and gives the answer that belongs to it. The key is
-/// the client's: the answer proves to the client that the backend has understood, not just we.
-pub(super) fn prepare(fields: &mut impl Fields, protected: &ProtectedFields) -> String {
-    let key = fields.only(&SEC_WEBSOCKET_KEY).expect("a request without a key is no upgrade").to_vec();
-    let accept = accept_of(&key);
-    forward::strip(fields, |name| protected.contains(name));
-    for name in &[CONTENT_LENGTH, EXPECT, TE, TRAILER] {
-        fields.remove(name);
-    }
-    fields.set(UPGRADE, b"websocket");
-    fields.set(CONNECTION, b"Upgrade");
-    fields.set(SEC_WEBSOCKET_VERSION, b"13");
-    // It is gone where the client named it in Connection.
-    fields.set(SEC_WEBSOCKET_KEY, key);
-    accept
 }
 
 /// Makes the fields of a 101 ours for this hop, with what the backend says to the client itself.

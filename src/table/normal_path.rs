@@ -1,7 +1,7 @@
 //! The form in which paths are compared (RFC 3986 §6.2.2), and the paths that are refused because a backend could read
 //! them as another path than the one that was matched.
 
-use std::{borrow::Cow, iter};
+use std::borrow::Cow;
 
 /// How many times a path is decoded in search of dot segments: once is what every backend does, twice is what those do
 /// that sit behind a decoding framework.
@@ -25,7 +25,8 @@ impl<'a> NormalPath<'a> {
     ///
     /// # Errors
     /// If it contains a backslash, a NUL, overlong UTF-8, or a dot segment: as such, escaped once or twice, between
-    /// escaped slashes, or with parameters (`..;x`).
+    /// escaped slashes, with parameters (`..;x`), or disguised by characters that parsers of URLs remove (`.%09.`) or
+    /// end a path at (`..%23`).
     pub fn parse(path: &'a str) -> Result<Self, AmbiguousPath> {
         if is_normal(path) {
             return Ok(Self { text: path.into(), has_escaped_slash: false });
@@ -55,22 +56,52 @@ impl<'a> NormalPath<'a> {
 
 /// Whether a path is in its normal form and beyond doubt, as nearly all are.
 fn is_normal(path: &str) -> bool {
-    let before = iter::once(b'/').chain(path.bytes());
-    before.zip(path.bytes()).enumerate().all(|(index, pair)| match pair {
-        (b'/', b'/') => index == 0,
-        (b'/', b'.') => false,
-        (_, byte) => byte == b'/' || is_path_byte(byte),
+    let mut before = None;
+    path.bytes().all(|byte| {
+        let before = before.replace(byte);
+        match byte {
+            b'/' => before != Some(b'/'),
+            b'.' => !matches!(before, None | Some(b'/')),
+            byte => is_path_byte(byte),
+        }
     })
 }
 
-/// `pchar` of RFC 3986 §3.3, without escapes.
-fn is_path_byte(byte: u8) -> bool {
-    is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte)
+/// What a byte may be in a path. A table, since each byte of each path is looked up in it.
+static KINDS: [Kind; 256] = {
+    let mut kinds = [Kind::Other; 256];
+    let mut byte = 0_u8;
+    loop {
+        kinds[byte as usize] = match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => Kind::Unreserved,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => {
+                Kind::Delimiter
+            }
+            _ => Kind::Other,
+        };
+        if byte == u8::MAX {
+            break kinds;
+        }
+        byte += 1;
+    }
+};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// RFC 3986 §2.3.
+    Unreserved,
+    /// The rest of `pchar` (RFC 3986 §3.3), without escapes.
+    Delimiter,
+    /// What has to be escaped, `/` and `%`.
+    Other,
 }
 
-/// RFC 3986 §2.3.
+fn is_path_byte(byte: u8) -> bool {
+    KINDS[usize::from(byte)] != Kind::Other
+}
+
 fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+    KINDS[usize::from(byte)] == Kind::Unreserved
 }
 
 fn check(path: &str) -> Result<(), AmbiguousPath> {
@@ -83,20 +114,60 @@ fn check(path: &str) -> Result<(), AmbiguousPath> {
         if !bytes.contains(&b'%') {
             return Ok(());
         }
-        bytes = Cow::Owned(decode(&bytes));
+        let decoded = decode(&bytes);
+        if decoded.len() == bytes.len() {
+            // None of them began an escape.
+            return Ok(());
+        }
+        bytes = Cow::Owned(decoded);
     }
     check_plain(&bytes)
 }
 
 fn check_plain(bytes: &[u8]) -> Result<(), AmbiguousPath> {
-    let is_dots = |segment: &[u8]| matches!(segment.split(|byte| *byte == b';').next(), Some(b"." | b".."));
-    let has_dots = bytes.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots);
-    if has_dots || bytes.contains(&0) || bytes.windows(2).any(is_overlong) { Err(AmbiguousPath) } else { Ok(()) }
+    let (mut segment, mut before) = (Segment::default(), 0);
+    for byte in bytes {
+        match byte {
+            0 => return Err(AmbiguousPath),
+            b'/' | b'\\' if segment.is_dots() => return Err(AmbiguousPath),
+            b'/' | b'\\' => segment = Segment::default(),
+            0x80.. if is_overlong([before, *byte]) => return Err(AmbiguousPath),
+            byte => segment.push(*byte),
+        }
+        before = *byte;
+    }
+    if segment.is_dots() { Err(AmbiguousPath) } else { Ok(()) }
+}
+
+/// What a backend could take for the name of a segment. Parameters begin at `;`. Parsers of URLs (WHATWG), to which some
+/// backends give decoded paths, remove tabs and line ends, and end the path at `?` or `#`.
+#[derive(Default)]
+struct Segment {
+    dots: usize,
+    has_others: bool,
+    is_over: bool,
+}
+
+impl Segment {
+    fn push(&mut self, byte: u8) {
+        match byte {
+            _ if self.is_over => {}
+            b';' | b'?' | b'#' => self.is_over = true,
+            b'.' => self.dots += 1,
+            b'\t' | b'\n' | b'\r' => {}
+            _ => self.has_others = true,
+        }
+    }
+
+    /// Whether it is `.` or `..`.
+    fn is_dots(&self) -> bool {
+        matches!(self.dots, 1 | 2) && !self.has_others
+    }
 }
 
 /// Whether two bytes begin a sequence of UTF-8 that is longer than it has to be (RFC 3629 §3), such as `C0 AE` for a
 /// dot: never legitimate, and decoded by some backends all the same.
-fn is_overlong(pair: &[u8]) -> bool {
+fn is_overlong(pair: [u8; 2]) -> bool {
     matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f])
 }
 
@@ -114,8 +185,14 @@ fn decode(bytes: &[u8]) -> Vec<u8> {
 
 /// The value of the two hexadecimal digits at the start.
 fn hexadecimal(bytes: &[u8]) -> Option<u8> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    Some(digit(bytes.first()?)? << 4 | digit(bytes.get(1)?)?)
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    };
+    let [high, low, ..] = bytes else { return None };
+    Some(digit(*high)? << 4 | digit(*low)?)
 }
 
 fn has_escaped_slash(path: &str) -> bool {
@@ -123,28 +200,26 @@ fn has_escaped_slash(path: &str) -> bool {
 }
 
 fn normalise(path: &str) -> String {
-    let mut normal = String::with_capacity(path.len());
+    let mut normal = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let [first, behind @ ..] = rest {
         let escape = if *first == b'%' { hexadecimal(behind) } else { None };
         rest = if escape.is_some() { &behind[2..] } else { behind };
         let byte = escape.unwrap_or(*first);
         match (byte, escape) {
-            (b'/', None) if normal.ends_with('/') => {}
-            (b'/', None) => normal.push('/'),
-            (byte, None) if is_path_byte(byte) => normal.push(char::from(byte)),
-            (byte, Some(_)) if is_unreserved(byte) => normal.push(char::from(byte)),
-            (byte, _) => push_escape(&mut normal, byte),
+            (b'/', None) if normal.last() == Some(&b'/') => {}
+            (b'/', None) => normal.push(b'/'),
+            (byte, None) if is_path_byte(byte) => normal.push(byte),
+            (byte, Some(_)) if is_unreserved(byte) => normal.push(byte),
+            (byte, _) => normal.extend_from_slice(&escaped(byte)),
         }
     }
-    normal
+    String::from_utf8(normal).expect("all that is pushed is ASCII")
 }
 
-fn push_escape(text: &mut String, byte: u8) {
-    text.push('%');
-    for digit in [byte >> 4, byte & 0xf] {
-        text.push(char::from_digit(u32::from(digit), 16).expect("four bits are a digit").to_ascii_uppercase());
-    }
+fn escaped(byte: u8) -> [u8; 3] {
+    let digit = |value: u8| b"0123456789ABCDEF"[usize::from(value)];
+    [b'%', digit(byte >> 4), digit(byte & 0xf)]
 }
 
 #[cfg(test)]
@@ -219,6 +294,13 @@ mod tests {
             "/a%00",
             "/a%2500",
             "/a%c0%80",
+            "/pub/.%09./admin",
+            "/pub/%2e%0a%2e/admin",
+            "/pub/.%0d/admin",
+            "/pub/.%2509./admin",
+            "/pub/..%3fx/admin",
+            "/pub/..%23/admin",
+            "/pub/..%2523",
         ];
         for path in bad {
             assert_eq!(NormalPath::parse(path), Err(AmbiguousPath), "{path}");
@@ -227,7 +309,20 @@ mod tests {
 
     #[test]
     fn dots_that_are_part_of_a_name_are_allowed() {
-        let good = ["/...", "/a.b", "/.well-known/x", "/%2e%2e%2e", "/..a", "/a..", "/a;..", "/%252ea", "/%25", "/%2"];
+        let good = [
+            "/...",
+            "/a.b",
+            "/.well-known/x",
+            "/%2e%2e%2e",
+            "/..a",
+            "/a..",
+            "/a;..",
+            "/%252ea",
+            "/%25",
+            "/%2",
+            "/a%09b",
+            "/%23..",
+        ];
         for path in good {
             assert!(NormalPath::parse(path).is_ok(), "{path}");
         }

@@ -70,11 +70,13 @@ pub struct PathMap<T> {
     prefix: HashMap<Box<str>, T>,
     /// Segments of the longest prefix: what bounds the work that a path of many segments causes.
     depth: usize,
+    /// Bytes of the longest pattern: a longer path is not even hashed.
+    longest: usize,
 }
 
 impl<T> Default for PathMap<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), prefix: HashMap::new(), depth: 0 }
+        Self { exact: HashMap::new(), prefix: HashMap::new(), depth: 0, longest: 0 }
     }
 }
 
@@ -84,8 +86,10 @@ impl<T> PathMap<T> {
         let ends = path.match_indices('/').map(|(slash, _)| slash).chain([path.len()]);
         // The first slash of a path ends the empty prefix, so a prefix of n segments ends at the slash n + 1.
         let ends: Vec<usize> = ends.take(self.depth + 1).collect();
-        let prefixes = ends.into_iter().rev().filter_map(|end| self.prefix.get(&path[..end]));
-        self.exact.get(path).into_iter().chain(prefixes)
+        let prefixes = ends.into_iter().rev().filter(|end| *end <= self.longest);
+        let prefixes = prefixes.filter_map(|end| self.prefix.get(&path[..end]));
+        let exact = Some(path).filter(|path| path.len() <= self.longest).and_then(|path| self.exact.get(path));
+        exact.into_iter().chain(prefixes)
     }
 
     /// All patterns with their values, the most specific pattern first.
@@ -99,6 +103,8 @@ impl<T> PathMap<T> {
 
     /// Sets the value of a pattern, giving back the one it had.
     pub fn insert(&mut self, pattern: &PathPattern, value: T) -> Option<T> {
+        let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = pattern;
+        self.longest = self.longest.max(text.len());
         match pattern {
             PathPattern::Exact(path) => self.exact.insert(path.clone(), value),
             PathPattern::Prefix(path) => {

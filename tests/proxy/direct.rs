@@ -202,6 +202,19 @@ async fn bytes_ahead_of_an_unusual_answer_are_still_the_clients() {
 }
 
 #[tokio::test]
+async fn a_target_that_was_restored_once_is_not_restored_again() {
+    let backend = RawBackend::bind().await;
+    let harness = harness(&backend, false);
+    let mut client = harness.client().await;
+    client.send(handshake("/a?\"", "")).await;
+    let (_first, asked) = backend.answer("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!((asked.first(), client.head().await.status()), ("GET /a?\" HTTP/1.1", 403));
+    client.send(get("/a?%22", "")).await;
+    let (_second, asked) = backend.answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(asked.first(), "GET /a?%22 HTTP/1.1");
+}
+
+#[tokio::test]
 async fn a_client_that_has_closed_its_half_is_waited_for_no_longer_than_the_limit() {
     let backend = RawBackend::bind().await;
     let settings = Settings { half_closed_timeout: Duration::from_millis(50), ..Settings::default() };

@@ -4,6 +4,8 @@ mod admin;
 mod checks;
 mod clients;
 mod closes;
+mod cost;
+mod differential;
 mod direct;
 mod hostile;
 mod lifecycle;

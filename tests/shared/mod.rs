@@ -3,6 +3,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod certificates;
+pub(crate) mod heads;
 pub(crate) mod plain;
 pub(crate) mod process;
 pub(crate) mod standalone;

@@ -33,6 +33,11 @@ pub(crate) struct Standalone {
 impl Standalone {
     /// Serves these manifests, and beside them the Secret `shop/tls` with a certificate for `localhost`.
     pub(crate) fn serving(manifests: &str) -> Self {
+        Self::serving_with(manifests, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(crate) fn serving_with(manifests: &str, more: &[&str]) -> Self {
         let folder = TempDir::new().expect("a temporary folder can be made");
         let certificates = Certificates::for_localhost();
         let directory = folder.path().join("manifests");
@@ -43,6 +48,7 @@ impl Standalone {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.arg("standalone").arg("--manifests").arg(&directory).args(["--default-certificate", "shop/tls"]);
         command.args(["--http-listen=127.0.0.1:0", "--https-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+        command.args(more);
         let process = Process::start("switchyard", &mut command);
         let [http, https, admin] = listeners(&process);
         wait_until_ready(&admin);
@@ -52,6 +58,11 @@ impl Standalone {
     /// The file with the certificate that clients have to trust, as PEM.
     pub(crate) fn authority(&self) -> PathBuf {
         self.folder.path().join("authority.pem")
+    }
+
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Ends it at once.

@@ -1,0 +1,16 @@
+//! Request heads: read and rewritten line by line as in `proxy/direct.rs`, with what it costs, and what a strict parser
+//! thinks of the outcome.
+#![no_main]
+
+mod head;
+#[allow(dead_code, unused_imports)]
+#[rustfmt::skip]
+#[path = "../../src/table/mod.rs"]
+mod table;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let (is_trusted, head) = head::expand(input);
+    head::run(&head, is_trusted);
+});

@@ -1,0 +1,46 @@
+//! Paths of requests: whatever a common backend makes of a path that is accepted, it stays below the prefix that was
+//! matched.
+#![no_main]
+
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../src/table/normal_path.rs"]
+mod normal_path;
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../src/table/path.rs"]
+mod path;
+
+mod backends;
+
+use libfuzzer_sys::fuzz_target;
+use normal_path::NormalPath;
+use path::{PathMap, PathPattern};
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(sent) = str::from_utf8(input) else { return };
+    // What a head can have for a path.
+    if !sent.starts_with('/') || sent.bytes().any(|byte| byte <= b' ' || matches!(byte, b'?' | b'#' | 0x7f)) {
+        return;
+    }
+    let Ok(normal) = NormalPath::parse(sent) else { return };
+    assert_eq!(
+        NormalPath::parse(normal.as_str()).map(|again| again.as_str().to_owned()),
+        Ok(normal.as_str().to_owned())
+    );
+    let text = normal.as_str();
+    let ends = sent.match_indices('/').map(|(slash, _)| slash).chain([sent.len()]);
+    for prefix in ends.filter(|end| *end > 0).map(|end| &sent[..end]) {
+        let mut map = PathMap::default();
+        map.insert(&PathPattern::prefix(prefix), ());
+        assert_eq!(map.matching(text).count(), 1, "{prefix} covers {text}");
+        for (name, backend) in backends::ALL {
+            let (seen, below) = (backend(sent.as_bytes()), backend(prefix.as_bytes()));
+            assert!(
+                seen.starts_with(&below),
+                "{name} leaves {prefix}: {sent} is {:?}",
+                seen.iter().map(|segment| String::from_utf8_lossy(segment)).collect::<Vec<_>>()
+            );
+        }
+    }
+});
