@@ -1,6 +1,6 @@
 //! Routes judged as an API server judges them, without one: the structure of the CRD's schema, then its rules.
 //!
-//! The CRD states each rule in CEL; [`rules`] has the same rule in Rust. The tests hold the two against each other, with
+//! The CRD states each rule in CEL; `rules` has the same rule in Rust. The tests hold the two against each other, with
 //! a CEL interpreter and with a real API server.
 
 mod rules;
