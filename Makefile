@@ -24,7 +24,7 @@ help: ## List what there is to run
 
 .PHONY: demo
 demo: ## Serve two echo backends over ws and wss, with manifests to edit
-	cargo run --release -- demo
+	cargo run -- demo
 
 .PHONY: test
 test: test-offline test-proxy test-clients test-conformance test-chart test-cluster ## Every test, with all that it needs
