@@ -31,7 +31,7 @@ fn main() {
         class: "switchyard".into(),
         tenancy: tenancy(),
         default_certificate: None,
-        surroundings: Surroundings::Cluster,
+        surroundings: Surroundings::Cluster { own: &[] },
     };
 
     let cold = (0..ROUNDS).map(|_| build(&view, &settings, &mut Memory::default()).1);

@@ -8,7 +8,7 @@ pub(super) const SECRET_NAME: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 pub(super) const HOSTNAME: &str =
     "^([*][.])?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
 /// What a host may not be.
-pub(super) const ADDRESS: &str = "^[0-9.]+$";
+pub(super) const ADDRESS: &str = "^([*][.])?[0-9.]+$";
 /// One to four pairs of a number of at most five digits and a unit (GEP-2257).
 pub(super) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 /// A path, and perhaps more.

@@ -4,11 +4,12 @@
 mod control;
 mod descriptors;
 mod followed;
+mod memory;
 mod signals;
 mod tunnels;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -200,7 +201,7 @@ fn compile_settings(
     }
     let (class, default_certificate) = (arguments.class.clone(), arguments.default_certificate.clone());
     let surroundings = match objects {
-        Objects::Cluster { .. } => Surroundings::Cluster,
+        Objects::Cluster { .. } => Surroundings::Cluster { own: own_addresses(bound) },
         Objects::Directory(_) => Surroundings::Machine { admin: bound.admin },
     };
     Ok(Box::new(move || compile::Settings {
@@ -209,6 +210,16 @@ fn compile_settings(
         default_certificate: default_certificate.clone(),
         surroundings,
     }))
+}
+
+/// Where the pod itself listens, by the addresses that the chart passes on.
+fn own_addresses(bound: &Bound) -> &'static [SocketAddr] {
+    let addresses = std::env::var("POD_IPS").unwrap_or_default();
+    let addresses: Vec<IpAddr> = addresses.split(',').filter_map(|address| address.trim().parse().ok()).collect();
+    let ports = || bound.http.iter().chain(&bound.https).chain([&bound.admin]).map(SocketAddr::port);
+    let own = addresses.iter().flat_map(|address| ports().map(|port| SocketAddr::new(*address, port)));
+    // Once, for as long as the process runs.
+    own.collect::<Vec<_>>().leak()
 }
 
 /// The owners of hostnames that a file lists.
@@ -221,8 +232,10 @@ pub fn hostname_owners(file: &Path) -> anyhow::Result<HostnameOwners> {
 
 fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound, max_connections: usize) -> Settings {
     let bound_port = bound.https.first().map(SocketAddr::port);
+    let threads = arguments.threads.map_or_else(cores, usize::from);
     Settings {
-        threads: arguments.threads.map_or_else(cores, usize::from),
+        threads,
+        held_per_thread: memory::held_per_thread(threads),
         public_https_port: arguments.public_https_port.or(defaults.public_https_port).or(bound_port),
         trusted_proxies: arguments.trusted_proxies.clone(),
         protected_fields: ProtectedFields::with(arguments.protected_fields.iter().cloned()),

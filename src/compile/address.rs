@@ -6,7 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surroundings {
     /// In a cluster, whose users are not to reach the proxy's own pod or node by naming their addresses.
-    Cluster,
+    Cluster {
+        /// Where the proxy itself listens, as others reach it.
+        own: &'static [SocketAddr],
+    },
     /// On a machine of the one who writes the manifests: backends may listen on loopback, but the address of the admin
     /// port is refused.
     Machine {
@@ -19,7 +22,10 @@ impl Surroundings {
     /// Why no endpoint may have this address; `None` for one that may be used.
     pub(super) fn refusal(self, address: SocketAddr) -> Option<&'static str> {
         match (self, meaning(address.ip())) {
-            (Self::Cluster, special) => special,
+            (Self::Cluster { own }, special) => {
+                let is_own = own.iter().any(|own| leads_to(address, *own));
+                special.or(is_own.then_some("the proxy's own"))
+            }
             (Self::Machine { admin }, special) => {
                 let admin = leads_to(address, admin).then_some("the proxy's admin port");
                 special.filter(|special| *special != LOOPBACK).or(admin)
@@ -94,6 +100,8 @@ mod tests {
     const MACHINE: Surroundings =
         Surroundings::Machine { admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090) };
 
+    const CLUSTER: Surroundings = Surroundings::Cluster { own: &[] };
+
     fn refusal(surroundings: Surroundings, address: &str, port: u16) -> Option<&'static str> {
         surroundings.refusal(SocketAddr::new(address.parse().unwrap(), port))
     }
@@ -127,7 +135,7 @@ mod tests {
             ("::ffff:255.255.255.255", BROADCAST),
         ];
         for (address, meaning) in cases {
-            assert_eq!(refusal(Surroundings::Cluster, address, 80), Some(meaning), "{address}");
+            assert_eq!(refusal(CLUSTER, address, 80), Some(meaning), "{address}");
         }
     }
 
@@ -146,8 +154,22 @@ mod tests {
             "::ffff:10.0.0.1",
         ];
         for address in ordinary {
-            assert_eq!(refusal(Surroundings::Cluster, address, 9090), None, "{address}");
+            assert_eq!(refusal(CLUSTER, address, 9090), None, "{address}");
             assert_eq!(refusal(MACHINE, address, 9090), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn in_a_cluster_the_proxy_is_not_its_own_backend() {
+        let own = vec!["10.0.0.7:8080".parse().unwrap(), "[fd00::7]:9090".parse().unwrap()].leak();
+        for (address, port, expected) in [
+            ("10.0.0.7", 8080, Some("the proxy's own")),
+            ("::ffff:10.0.0.7", 8080, Some("the proxy's own")),
+            ("fd00::7", 9090, Some("the proxy's own")),
+            ("10.0.0.7", 3000, None),
+            ("10.0.0.8", 8080, None),
+        ] {
+            assert_eq!(refusal(Surroundings::Cluster { own }, address, port), expected, "{address}:{port}");
         }
     }
 

@@ -12,7 +12,8 @@ use std::{
 
 use crate::metrics::HELD_BYTES;
 
-/// What the peers of a thread may make it hold, in bytes. Two thousand slow readers fit.
+/// What the peers of a thread may make it hold, in bytes, unless [`limit_thread`] has set less. A thousand slow readers
+/// fit.
 pub(super) const BUDGET: usize = 64 << 20;
 /// How many bodies a thread reads in large parts at the same time.
 const LARGE_READERS: usize = 8;
@@ -21,8 +22,14 @@ pub(super) const LITTLE: usize = 8 * 1024;
 
 thread_local! {
     static HELD: Cell<usize> = const { Cell::new(0) };
+    static LIMIT: Cell<usize> = const { Cell::new(BUDGET) };
     static LARGE: Cell<usize> = const { Cell::new(0) };
     static PAUSED: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sets the budget of this thread, in bytes.
+pub(super) fn limit_thread(bytes: usize) {
+    LIMIT.set(bytes);
 }
 
 /// Bytes that count against the budget of the thread until this is dropped, on the same thread.
@@ -63,7 +70,7 @@ pub(super) fn recount(before: usize, now: usize) {
     // Saturating for a connection that a test moved to another thread.
     let held = (HELD.get() + now).saturating_sub(before);
     HELD.set(held);
-    if now < before && held < BUDGET {
+    if now < before && held < LIMIT.get() {
         wake_paused();
     }
 }
@@ -97,7 +104,7 @@ impl Drop for LargeReads {
 }
 
 fn is_spent() -> bool {
-    HELD.get() >= BUDGET
+    HELD.get() >= LIMIT.get()
 }
 
 /// How much to read at once, of so much that is wanted, where nothing more is read before that has been passed on.
@@ -126,6 +133,15 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn a_smaller_budget_is_spent_sooner() {
+        limit_thread(1000);
+        let _held = Charge::new(1000);
+        assert_eq!(at_once(2 * LITTLE), LITTLE);
+        limit_thread(BUDGET);
+        assert_eq!(at_once(2 * LITTLE), 2 * LITTLE);
+    }
 
     #[derive(Default)]
     struct Woken(AtomicUsize);

@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -152,6 +152,8 @@ pub(super) struct ClientIo {
     /// Whether hyper's own answer to a head that it could not read was swallowed. It has no body and no reason.
     pub(super) muted: bool,
     between: Between,
+    /// Whoever reads the next request, while the response to the last one is on its way.
+    reader: Option<Waker>,
     pub(super) head_start: HeadStart,
 }
 
@@ -174,6 +176,7 @@ impl ClientIo {
             timed_out: None,
             muted: false,
             between: Between::default(),
+            reader: None,
             head_start: HeadStart::new(),
             stage,
         }
@@ -347,8 +350,13 @@ impl ClientIo {
         }
     }
 
-    /// Receives what was read ahead, or more.
+    /// Receives what was read ahead, or more; nothing of the next request while the client has not taken the response to
+    /// the last one.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.stage.now() == FINISHING {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let Poll::Ready(room) = self.poll_room(cx) else {
             // A head has its time all the same.
             return if self.stage.now() == BUSY { Poll::Pending } else { self.poll_wait(cx).map(Err) };
@@ -399,6 +407,9 @@ impl ClientIo {
         (self.waiting, self.large) = (None, None);
         self.charge.set(self.ahead.len());
         (self.sending, self.taking) = Default::default();
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
     }
 }
 

@@ -2,7 +2,12 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use hyper::{server::conn::http1, service::service_fn};
+use http::Request;
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
 
@@ -58,11 +63,15 @@ async fn serve_http(
 ) {
     let stage = Arc::new(Stage::default());
     let io = ClientIo::new(client, stage.clone(), Limits::from(&proxy.settings), deadline);
-    let service = Arc::new(Service::new(proxy.clone(), peer, stage, begun));
+    let service = Arc::new(Service::new(proxy.clone(), peer, stage.clone(), begun));
     let answer = {
         let service = service.clone();
-        // Boxed, since hyper keeps the room that it takes until the connection ends.
-        service_fn(move |request| Box::pin(service.clone().answer(request)))
+        // What is read from now on belongs to this request. hyper reads of its body before it polls what answers it, so
+        // the stage changes here. Boxed, since hyper keeps the room that it takes until the connection ends.
+        service_fn(move |request: Request<Incoming>| {
+            let answering = stage.begin(request.body().is_end_stream());
+            Box::pin(service.clone().answer(request, answering))
+        })
     };
     let mut connection = server().serve_connection(TokioIo::new(io), answer);
     let stopped = tokio::select! {

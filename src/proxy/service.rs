@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{
     Phase, Shared,
     body::{Body, Guarded},
-    client_io::Stage,
+    client_io::{Answering, Stage},
     error::Refusal,
     handshake::{self, Intent},
     meter::Metered,
@@ -62,9 +62,12 @@ impl Service {
         Self { proxy, peer, stage, begun: Mutex::new(begun), pinned, opening }
     }
 
-    /// Answers a request.
-    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let answering = self.stage.begin(request.body().is_end_stream());
+    /// Answers a request; the guard tells when that is done.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        answering: Answering,
+    ) -> Result<Response<Body>, Infallible> {
         let json = reply::wants_json(request.headers());
         let (mut subject, started) = (Subject::default(), Instant::now());
         let mut pending = Handshake::of(&self.proxy.metrics);

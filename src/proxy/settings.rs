@@ -4,13 +4,15 @@ use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
-use super::ProtectedFields;
+use super::{ProtectedFields, budget};
 
 /// Settings of the proxy, none of which is decided by a route.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How many threads serve connections; at least one does.
     pub threads: usize,
+    /// What clients and backends may make each thread hold, in bytes.
+    pub held_per_thread: usize,
     /// The port that clients reach the TLS listener at, for redirects; nothing stands for 443.
     pub public_https_port: Option<u16>,
     /// Peers whose `Forwarded` and `X-Forwarded-*` fields are believed.
@@ -60,6 +62,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             threads: 1,
+            held_per_thread: budget::BUDGET,
             public_https_port: None,
             trusted_proxies: Vec::new(),
             protected_fields: ProtectedFields::default(),

@@ -6,7 +6,7 @@ use std::{io, sync::Arc, thread};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::{Shared, budget};
 
 /// How many tasks run before a thread looks at its sockets again. tokio's own 61 are for tasks that are short beside a
 /// look; a turn of a tunnel that is always full is fifty times as long.
@@ -55,7 +55,11 @@ impl Worker {
     fn start(index: usize, shared: Shared, over: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().event_interval(TASKS_BETWEEN_LOOKS).enable_all().build()?;
         let handle = runtime.handle().clone();
-        let work = move || runtime.block_on(over.cancelled());
+        let held = shared.settings.held_per_thread;
+        let work = move || {
+            budget::limit_thread(held);
+            runtime.block_on(over.cancelled());
+        };
         let thread = thread::Builder::new().name(format!("serve-{index}")).spawn(work)?;
         Ok(Self { handle, thread, shared: Arc::new(shared) })
     }

@@ -134,8 +134,13 @@ fn is_hostname(hostname: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let is_address = !hostname.starts_with('*') && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let is_address = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     name.len() <= 253 && name.split('.').all(is_label) && !is_address
+}
+
+/// Whether the last label is a number, as in IPv4 addresses and in no name.
+fn ends_in_number(name: &str) -> bool {
+    name.bytes().rev().take_while(|byte| *byte != b'.').all(|byte| byte.is_ascii_digit())
 }
 
 /// The more specific pattern is the greater one: exact, then the longer wildcard, then [`HostPattern::Any`].
@@ -184,7 +189,10 @@ impl<T> HostMap<T> {
     /// The values whose patterns name the host, exactly or by a wildcard, the most specific first: the same without
     /// that of [`HostPattern::Any`].
     pub fn naming<'map>(&'map self, host: &Host<'_>) -> impl Iterator<Item = &'map T> {
-        self.exact.get(host.as_str()).into_iter().chain(self.wildcards_over(host.as_str()))
+        let name = host.as_str();
+        // An address has no labels, whatever its dots look like.
+        let wildcards = Some(name).filter(|name| !ends_in_number(name)).into_iter();
+        self.exact.get(name).into_iter().chain(wildcards.flat_map(|name| self.wildcards_over(name)))
     }
 
     /// The values whose patterns name every host that `pattern` stands for, the most specific first. Nothing names
@@ -305,6 +313,14 @@ mod tests {
     }
 
     #[test]
+    fn no_wildcard_covers_an_address() {
+        let mut map = HostMap::<Vec<&str>>::default();
+        map.entry(&HostPattern::Wildcard("0.0.1".into())).push("*.0.0.1");
+        assert_eq!(map.matching(&Host::parse("10.0.0.1:80").unwrap()).count(), 0);
+        assert_eq!(map.matching(&Host::parse("a.0.0.1b").unwrap()).count(), 0);
+    }
+
+    #[test]
     fn a_pattern_is_covered_by_itself_and_by_wider_wildcards() {
         let mut map = HostMap::<Vec<&str>>::default();
         for pattern in ["a.b.example.com", "*.b.example.com", "*.example.com", "b.example.com"] {
@@ -325,7 +341,10 @@ mod tests {
         for hostname in ["a", "a.b", "*.a", "1.a", "a-b.c"] {
             assert_eq!(HostPattern::checked(hostname), Some(HostPattern::parse(hostname)), "{hostname}");
         }
-        for hostname in ["", "*", "*.", "a.", "A.b", "a..b", "10.0.0.1", "-a", "a_b", "a:80", "a.*.b", "**.a", "a\nb"] {
+        for hostname in [
+            "", "*", "*.", "a.", "A.b", "a..b", "10.0.0.1", "-a", "a_b", "a:80", "a.*.b", "**.a", "a\nb", "*.1",
+            "*.0.0.1",
+        ] {
             assert_eq!(HostPattern::checked(hostname), None, "{hostname:?}");
         }
     }

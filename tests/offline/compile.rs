@@ -76,7 +76,7 @@ fn read(path: &Path) -> (ClusterView, Settings) {
         class: "switchyard".into(),
         tenancy: Tenancy::default(),
         default_certificate: None,
-        surroundings: Surroundings::Cluster,
+        surroundings: Surroundings::Cluster { own: &[] },
     };
     for document in serde_yaml::Deserializer::from_str(&fs::read_to_string(path).unwrap()) {
         let value = Value::deserialize(document).unwrap();
@@ -117,7 +117,8 @@ fn set(settings: &mut Settings, document: SettingsDocument) {
     let SettingsDocument { _kind: _, allow_shared_hostnames, hostname_owners: owners, standalone } = document;
     let owners = owners.map(|owners| hostname_owners(&owners.to_string()).unwrap()).unwrap_or_default();
     settings.tenancy = if allow_shared_hostnames { Tenancy::Shared } else { Tenancy::Separate(owners.into()) };
-    settings.surroundings = standalone.map_or(Surroundings::Cluster, |admin| Surroundings::Machine { admin });
+    settings.surroundings =
+        standalone.map_or(Surroundings::Cluster { own: &[] }, |admin| Surroundings::Machine { admin });
 }
 
 fn parse<T: DeserializeOwned>(value: Value) -> T {

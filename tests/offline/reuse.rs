@@ -20,7 +20,7 @@ fn build(view: &ClusterView, memory: &mut Memory) -> Compiled {
     let settings = Settings {
         class: "switchyard".into(),
         tenancy: Tenancy::default(),
-        surroundings: Surroundings::Cluster,
+        surroundings: Surroundings::Cluster { own: &[] },
         default_certificate: Some(ObjectName::new("shop", "default-tls")),
     };
     compile(view, &settings, memory, NOW)

@@ -76,7 +76,7 @@ fn build(routes: &[Written], tenancy: Tenancy) -> Compiled {
         class: "switchyard".into(),
         tenancy,
         default_certificate: None,
-        surroundings: Surroundings::Cluster,
+        surroundings: Surroundings::Cluster { own: &[] },
     };
     compile(&view, &settings, &mut Memory::default(), SystemTime::UNIX_EPOCH + Duration::from_secs(1))
 }

@@ -459,3 +459,26 @@ async fn a_handshake_that_gets_no_response_is_logged_with_its_endpoint() {
     let line = text.lines().find(|line| line.contains("WARN") && line.contains("silent-route")).unwrap();
     assert!(line.contains(&backend.name), "{line}");
 }
+
+#[tokio::test]
+async fn a_body_behind_a_pipelined_head_is_never_taken_for_a_head() {
+    let (backend, harness) = one_backend().await;
+    let mut client = harness.client().await;
+    let post = format!("POST /2 HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 14\r\n\r\n");
+    client.send(get("/1", "") + &post).await;
+    let mut peer = backend.accept().await;
+    assert_eq!(peer.head().await.first(), "GET /1 HTTP/1.1");
+    client.send("x \" HTTP/1.1\n!").await;
+    peer.send(OK).await;
+    assert_eq!(client.head().await.status(), 200);
+    client.expect("ok").await;
+    assert_eq!(peer.head().await.first(), "POST /2 HTTP/1.1");
+    peer.expect("x \" HTTP/1.1\n!").await;
+    client.send(get("/3", "")).await;
+    peer.send(OK).await;
+    assert_eq!(client.head().await.status(), 200);
+    client.expect("ok").await;
+    assert_eq!(peer.head().await.first(), "GET /3 HTTP/1.1");
+    peer.send(OK).await;
+    assert_eq!(client.head().await.status(), 200);
+}

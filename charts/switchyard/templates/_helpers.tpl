@@ -175,7 +175,7 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- end -}}
 {{- end -}}
 
-{{/* The Lease of the replica that writes statuses, named as src/source/replicas/identity.rs does. */}}
+{{/* The Lease of the replica that writes statuses, named as src/report/replicas/identity.rs does. */}}
 {{- define "switchyard.leaderLease" -}}
 {{- $scope := "" -}}
 {{- with .Values.watchNamespaces -}}

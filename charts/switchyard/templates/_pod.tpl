@@ -41,6 +41,9 @@ spec:
       valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
     - name: POD_UID
       valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+    # No route may make the proxy a backend of itself.
+    - name: POD_IPS
+      valueFrom: {fieldRef: {fieldPath: status.podIPs}}
     ports:
     - name: http
       containerPort: 8080

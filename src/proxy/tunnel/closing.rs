@@ -13,6 +13,7 @@ use super::{
     end::{Cause, Closer},
     frames::{MAX_CONTROL_PAYLOAD, Opcode, Piece},
     side::{Failure, Passed, Side},
+    turn::{Effort, Turn},
 };
 use crate::{metrics::Direction, proxy::stream::with_buffers};
 
@@ -146,7 +147,12 @@ fn poll_tell(
     payload: &[u8],
     passed: &mut Passed,
 ) -> Poll<()> {
+    let mut turn = Turn::new();
     loop {
+        if turn.is_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if *told == Told::Done || *told == Told::Never {
             return Poll::Ready(());
         }
@@ -160,8 +166,12 @@ fn poll_tell(
         } else if talker.has_ended() || !listener.listens() || talker.frames.is_broken() || listener.frames.is_broken()
         {
             *told = Told::Never;
-        } else if ready!(poll_finish_frame(cx, talker, listener, passed)).is_err() {
-            *told = if listener.listens() { *told } else { Told::Never };
+        } else {
+            match ready!(poll_finish_frame(cx, talker, listener, passed)) {
+                Ok(work) => turn.spend(work, &mut talker.reach),
+                Err(_) if listener.listens() => {}
+                Err(_) => *told = Told::Never,
+            }
         }
     }
 }
@@ -172,27 +182,32 @@ fn poll_finish_frame(
     talker: &mut Side,
     listener: &mut Side,
     passed: &mut Passed,
-) -> Poll<Result<(), Failure>> {
+) -> Poll<Result<Effort, Failure>> {
     with_buffers(|buffers| {
         let range = ready!(talker.poll_receive(cx, buffers))?;
         let (mut whole, bytes) = (range.start, &buffers.plain[range.clone()]);
         if let Some(Piece::Payload(length)) = (!bytes.is_empty()).then(|| talker.frames.next(bytes)) {
             whole += length;
         }
-        talker.skim(&buffers.plain[whole..range.end]);
+        let mut work = talker.skim(&buffers.plain[whole..range.end]);
+        work.bytes = range.len();
         passed.bytes += (whole - range.start) as u64;
-        Poll::Ready(listener.send(cx, buffers, range.start..whole))
+        Poll::Ready(listener.send(cx, buffers, range.start..whole).map(|()| work))
     })
 }
 
 /// Ready when a side has said its Close, or nothing more can be understood of it.
 fn poll_hear(cx: &mut Context<'_>, side: &mut Side) -> Poll<()> {
+    let mut turn = Turn::new();
     while side.close.is_none() && !side.has_ended() && !side.frames.is_broken() {
+        if turn.is_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let heard =
             with_buffers(|buffers| side.poll_receive(cx, buffers).map_ok(|range| side.skim(&buffers.plain[range])));
-        if ready!(heard).is_err() {
-            break;
-        }
+        let Ok(work) = ready!(heard) else { break };
+        turn.spend(work, &mut side.reach);
     }
     Poll::Ready(())
 }

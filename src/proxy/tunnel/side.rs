@@ -50,7 +50,7 @@ pub(super) struct Side {
     /// The end of what it says that could not be judged yet, hence was not passed on.
     held: Box<[u8]>,
     /// How much of what it says is read at once.
-    reach: Reach,
+    pub reach: Reach,
     /// Whether it will say nothing more.
     ended: bool,
     writing: Writing,
@@ -168,9 +168,12 @@ impl Side {
         Poll::Ready(Ok(start..HEADROOM + received))
     }
 
-    /// Looks at bytes without passing them on: all that matters is whether there is a Close among them.
-    pub(super) fn skim(&mut self, mut bytes: &[u8]) {
+    /// Looks at bytes without passing them on: all that matters is whether there is a Close among them. Returns the work
+    /// that it was.
+    pub(super) fn skim(&mut self, mut bytes: &[u8]) -> Effort {
+        let mut work = Effort { bytes: bytes.len(), ..Effort::default() };
         while !bytes.is_empty() {
+            work.frames += 1;
             let length = match self.frames.next(bytes) {
                 Piece::Payload(length) | Piece::Data(length) => length,
                 Piece::Control(control) => {
@@ -179,12 +182,13 @@ impl Side {
                 }
                 Piece::Incomplete => {
                     self.held = bytes.into();
-                    return;
+                    break;
                 }
-                Piece::Broken => return,
+                Piece::Broken => break,
             };
             bytes = &bytes[length..];
         }
+        work
     }
 
     fn note_close(&mut self, control: &Control) {
