@@ -13,8 +13,11 @@ use tokio::{
 
 use crate::support::*;
 
-/// What one slow reader may cost.
+/// What one slow reader may cost where there are many.
 const MOST: usize = 64 * 1024;
+/// How many bodies a thread reads in large parts, and what each of those may cost.
+const LARGE_READERS: usize = 8;
+const MOST_LARGE: usize = 512 * 1024;
 /// What TLS adds to what is in the kernel, at most.
 const OVERHEAD: usize = 16 * 1024;
 const LONG: usize = 1 << 40;
@@ -94,9 +97,25 @@ async fn held_of_a_response<S: AsyncRead + AsyncWrite + Unpin>(
     ((sent - before).saturating_sub(behind), peer)
 }
 
+/// So many clients that do not read that all others are read for in small parts, for as long as this is kept.
+async fn crowd(harness: &Harness, backend: &RawBackend) -> impl Sized {
+    let clients = (0..LARGE_READERS).map(async |_| {
+        let mut client = Peer::new(narrow(harness.http).await);
+        let ends = (harness.http, client.stream.local_addr().unwrap());
+        let (held, peer) = held_of_a_response(backend, &mut client, ends).await;
+        (held, client, peer)
+    });
+    let clients = futures::future::join_all(clients).await;
+    // Which client a backend's connection belongs to is not known here, so only the sum is right.
+    let held: usize = clients.iter().map(|(held, ..)| held).sum();
+    assert!(held <= LARGE_READERS * MOST_LARGE, "{held} bytes for all of them");
+    clients
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_read_makes_the_proxy_hold_little() {
     let (harness, backend, config) = both(Settings::default()).await;
+    let _crowd = crowd(&harness, &backend).await;
     let socket = narrow(harness.http).await;
     let ends = (harness.http, socket.local_addr().unwrap());
     let (held, _peer) = held_of_a_response(&backend, &mut Peer::new(socket), ends).await;
@@ -125,6 +144,7 @@ async fn held_of_a_body<S: AsyncRead + AsyncWrite + Unpin>(
 #[tokio::test]
 async fn a_backend_that_does_not_read_makes_the_proxy_hold_little() {
     let (harness, backend, config) = both(Settings::default()).await;
+    let _crowd = crowd(&harness, &backend).await;
     let mut client = harness.client().await;
     let ends = (harness.http, client.stream.local_addr().unwrap());
     let (held, _peer) = held_of_a_body(&backend, &mut client, ends).await;
@@ -245,7 +265,8 @@ async fn a_body_that_drips_is_a_408_although_it_never_stalls() {
 #[tokio::test]
 async fn a_response_that_is_read_too_slowly_is_cut_although_it_never_stalls() {
     let (harness, backend, chosen) = impatient().await;
-    let mut client = harness.client().await;
+    // With so little room, it is the client that is waited for, however fast it reads.
+    let mut client = Peer::new(narrow(harness.http).await);
     client.send(get("/", "")).await;
     let (mut peer, _) = backend.answer(&format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n")).await;
     let sending = tokio::spawn(async move {
