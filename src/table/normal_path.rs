@@ -32,7 +32,7 @@ impl<'a> NormalPath<'a> {
             return Ok(Self { text: path.into(), has_escaped_slash: false });
         }
         check(path)?;
-        Ok(Self { text: normalise(path).into(), has_escaped_slash: has_escaped_slash(path) })
+        Ok(normalise(path))
     }
 
     /// The normal form.
@@ -195,12 +195,8 @@ fn hexadecimal(bytes: &[u8]) -> Option<u8> {
     Some(digit(*high)? << 4 | digit(*low)?)
 }
 
-fn has_escaped_slash(path: &str) -> bool {
-    path.as_bytes().windows(3).any(|window| matches!(window, b"%2F" | b"%2f" | b"%5C" | b"%5c"))
-}
-
-fn normalise(path: &str) -> String {
-    let mut normal = Vec::with_capacity(path.len());
+fn normalise(path: &str) -> NormalPath<'static> {
+    let (mut normal, mut has_escaped_slash) = (Vec::with_capacity(path.len()), false);
     let mut rest = path.as_bytes();
     while let [first, behind @ ..] = rest {
         let escape = if *first == b'%' { hexadecimal(behind) } else { None };
@@ -211,10 +207,14 @@ fn normalise(path: &str) -> String {
             (b'/', None) => normal.push(b'/'),
             (byte, None) if is_path_byte(byte) => normal.push(byte),
             (byte, Some(_)) if is_unreserved(byte) => normal.push(byte),
-            (byte, _) => normal.extend_from_slice(&escaped(byte)),
+            (byte, escape) => {
+                has_escaped_slash |= matches!(escape, Some(b'/' | b'\\'));
+                normal.extend_from_slice(&escaped(byte));
+            }
         }
     }
-    String::from_utf8(normal).expect("all that is pushed is ASCII")
+    let text = String::from_utf8(normal).expect("all that is pushed is ASCII");
+    NormalPath { text: text.into(), has_escaped_slash }
 }
 
 fn escaped(byte: u8) -> [u8; 3] {
