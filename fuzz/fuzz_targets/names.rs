@@ -57,7 +57,11 @@ fn host_fits(pattern: &HostPattern, host: &str) -> bool {
     match pattern {
         HostPattern::Exact(exact) => **exact == *host,
         HostPattern::Wildcard(suffix) => {
-            host.strip_suffix(&**suffix).and_then(|rest| rest.strip_suffix('.')).is_some_and(|label| !label.is_empty())
+            // What ends in a number is an address, or none that anybody can reach (WHATWG URL §3.5).
+            let is_number =
+                host.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+            let labels = host.strip_suffix(&**suffix).and_then(|rest| rest.strip_suffix('.'));
+            !is_number && labels.is_some_and(|labels| !labels.is_empty())
         }
         HostPattern::Any => true,
     }
