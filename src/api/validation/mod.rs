@@ -62,8 +62,8 @@ fn check(value: &Value, schema: &Value, path: &str, origin: Origin) -> Vec<Fault
     findings.faults
 }
 
-/// The path of a field of an object.
-fn child(parent: &str, key: &str) -> String {
+/// The path of a field of an object, as every message writes it.
+pub(crate) fn child(parent: &str, key: &str) -> String {
     if key.is_empty() || key.contains(['.', '[', ']', '/']) {
         format!("{parent}[{key}]")
     } else if parent.is_empty() {
@@ -74,6 +74,6 @@ fn child(parent: &str, key: &str) -> String {
 }
 
 /// The path of an entry of a list.
-fn entry(parent: &str, index: usize) -> String {
+pub(crate) fn entry(parent: &str, index: usize) -> String {
     format!("{parent}[{index}]")
 }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+pub(super) use crate::api::validation::{child, entry};
+
 /// The lines of a document's fields, by path in the form that Kubernetes writes: `spec.rules[0].backendRefs[1].port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Positions {
@@ -30,22 +32,6 @@ impl Positions {
     pub(super) fn note(&mut self, field: String, line: usize) {
         self.lines.entry(field).or_insert(line);
     }
-}
-
-/// The path of a field of an object.
-pub(super) fn child(parent: &str, key: &str) -> String {
-    if key.is_empty() || key.contains(['.', '[', ']', '/']) {
-        format!("{parent}[{key}]")
-    } else if parent.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{parent}.{key}")
-    }
-}
-
-/// The path of an entry of a list.
-pub(super) fn entry(parent: &str, index: usize) -> String {
-    format!("{parent}[{index}]")
 }
 
 /// The path of `field` below `prefix`, either of which may be empty.
