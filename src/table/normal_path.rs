@@ -196,7 +196,8 @@ fn hexadecimal(bytes: &[u8]) -> Option<u8> {
 }
 
 fn normalise(path: &str) -> NormalPath<'static> {
-    let (mut normal, mut has_escaped_slash) = (Vec::with_capacity(path.len()), false);
+    // No byte takes more than an escape does.
+    let (mut normal, mut has_escaped_slash) = (Vec::with_capacity(3 * path.len()), false);
     let mut rest = path.as_bytes();
     while let [first, behind @ ..] = rest {
         let escape = if *first == b'%' { hexadecimal(behind) } else { None };

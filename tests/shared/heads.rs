@@ -47,6 +47,11 @@ pub(crate) fn plain() -> CostlyHead {
     head("ten long fields", false, "/ws", "Upgrade: websocket\r\n", &(0..10).map(filler).collect::<Vec<_>>().concat())
 }
 
+/// What a connection and its request cost, whatever the size of the head.
+pub(crate) fn small() -> CostlyHead {
+    head("small head", false, "/ws", "Upgrade: websocket\r\n", "")
+}
+
 /// Each aims at another loop.
 pub(crate) fn costly() -> Vec<CostlyHead> {
     let field = |name: &'static str, field: &str, value: &str, is_trusted| {
