@@ -1,8 +1,17 @@
-//! Request heads: read and rewritten line by line as in `proxy/direct.rs`, with what it costs, and what a strict parser
+//! Request heads: read and rewritten line by line as in `proxy/http/codec.rs`, with what it costs, and what a strict parser
 //! thinks of the outcome.
 #![no_main]
 
 mod head;
+/// As in the package above, since what treats heads is visible in the proxy only.
+#[allow(dead_code, unused_imports)]
+mod proxy {
+    #[rustfmt::skip]
+    #[path = "../../../src/proxy/fields/mod.rs"]
+    pub mod fields;
+    #[path = "../request/mod.rs"]
+    pub mod request;
+}
 #[allow(dead_code, unused_imports)]
 #[rustfmt::skip]
 #[path = "../../src/table/mod.rs"]

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{ProtectedFields, budget};
+use crate::proxy::{bounds::budget, fields::protected::ProtectedFields};
 
 /// Settings of the proxy, none of which is decided by a route.
 #[derive(Clone, Debug)]

@@ -62,6 +62,10 @@ const LAYERS: &[Layer] = &[
     },
 ];
 
+/// The parts of the proxy, each of which may name only those above it in this list, and itself.
+const PROXY: &[&str] =
+    &["fields", "bounds", "settings", "transport", "body", "tunnel", "shared", "request", "upstream", "http", "accept"];
+
 /// The folders whose code reads no clock, no file and no socket.
 const PURE: &[&str] = &["api", "table", "compile"];
 
@@ -81,6 +85,26 @@ fn each_folder_names_only_what_the_architecture_lets_it_name() {
             }
         }
     }
+}
+
+#[test]
+fn each_part_of_the_proxy_names_only_those_below_it() {
+    let proxy = golden::root().join("src/proxy");
+    for (floor, part) in PROXY.iter().enumerate() {
+        let folder = proxy.join(part);
+        let files = if folder.is_dir() { rust_files(&folder) } else { vec![proxy.join(part).with_extension("rs")] };
+        for file in files {
+            for name in names(&fs::read_to_string(&file).unwrap()) {
+                let Some(named) = name.strip_prefix("crate::proxy::") else { continue };
+                let named = named.split("::").next().unwrap();
+                let is_below = PROXY[..=floor].contains(&named);
+                assert!(is_below || !PROXY.contains(&named), "{} names crate::proxy::{named}", file.display());
+            }
+        }
+    }
+    let parts = fs::read_dir(&proxy).unwrap().map(|part| part.unwrap().path().with_extension(""));
+    let unranked: Vec<_> = parts.filter(|part| !PROXY.iter().any(|known| part.ends_with(known))).collect();
+    assert_eq!(unranked, [proxy.join("mod")]);
 }
 
 #[test]

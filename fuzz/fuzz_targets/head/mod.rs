@@ -1,36 +1,8 @@
-//! As in the package above, since what treats heads is visible in the proxy only.
-#![allow(dead_code, unused_imports)]
+//! What is done to heads.
 
-#[rustfmt::skip]
-#[path = "../../../src/proxy/error.rs"]
-mod error;
-#[rustfmt::skip]
-#[path = "../../../src/proxy/fields.rs"]
-mod fields;
-#[rustfmt::skip]
-#[path = "../../../src/proxy/forward.rs"]
-mod forward;
-#[rustfmt::skip]
-#[path = "../../../src/proxy/forwarded.rs"]
-mod forwarded;
-#[rustfmt::skip]
-#[path = "../../../src/proxy/handshake.rs"]
-mod handshake;
-#[rustfmt::skip]
-#[path = "../../../src/proxy/protected.rs"]
-mod protected;
-#[rustfmt::skip]
-#[path = "../../../src/proxy/request.rs"]
-mod request;
-#[rustfmt::skip]
-#[path = "../../../src/proxy/session.rs"]
-mod session;
 #[rustfmt::skip]
 #[path = "../../../tests/proxy/differential/strict.rs"]
 mod strict;
-#[rustfmt::skip]
-#[path = "../../../src/proxy/throttle.rs"]
-mod throttle;
 
 use std::{
     mem::MaybeUninit,
@@ -39,18 +11,20 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header::HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use rustix::time::{ClockId, clock_gettime};
 
-use self::{
-    error::Refusal,
-    fields::{Fields, Lines},
-    forwarded::Hop,
-    handshake::{Intent, intent},
-    protected::ProtectedFields,
-    request::TargetParts,
-    session::Sticky,
-    strict::StrictHead,
+use self::strict::StrictHead;
+use crate::proxy::{
+    fields::{Fields, Lines, protected::ProtectedFields},
+    request::{
+        check::{self, TargetParts},
+        forwarded::{self, Hop},
+        handshake::{Intent, intent},
+        hop_by_hop,
+        refusal::Refusal,
+        session::Sticky,
+    },
 };
 use crate::table::{Host, Persistence, Secure, SessionKeys};
 
@@ -164,7 +138,7 @@ fn treat(target: &str, fields: &mut impl Fields, is_trusted: bool) -> Result<(),
         return Err(Refusal::NoUpgrade);
     }
     let parts = TargetParts { scheme: None, authority: None, path_and_query: target };
-    let checked = request::check(&Method::GET, Version::HTTP_11, parts, fields)?;
+    let checked = check::check(&Method::GET, Version::HTTP_11, parts, fields)?;
     let authority = checked.authority.as_deref().expect("there is no HTTP/1.1 without");
     Host::parse(authority).map_err(|_| Refusal::MalformedHost)?;
     let trusted = if is_trusted { vec!["192.0.2.0/24".parse().expect("a net")] } else { Vec::new() };
@@ -181,7 +155,7 @@ fn treat(target: &str, fields: &mut impl Fields, is_trusted: bool) -> Result<(),
     let hop = Hop { peer: PEER, tls: false, client, authority: Some(authority), trusted: is_trusted };
     let protected = ProtectedFields::default();
     forwarded::set(fields, &protected, &hop);
-    forward::handshake_fields(fields, &protected);
+    hop_by_hop::handshake_fields(fields, &protected);
     Ok(())
 }
 

@@ -2,11 +2,11 @@
 
 #[allow(dead_code)]
 #[rustfmt::skip]
-#[path = "../../../src/proxy/tls/records/peer.rs"]
+#[path = "../../../src/proxy/transport/records/peer.rs"]
 mod peer;
 #[allow(dead_code)]
 #[rustfmt::skip]
-#[path = "../../../src/proxy/tls/records.rs"]
+#[path = "../../../src/proxy/transport/records.rs"]
 mod records;
 
 mod session;

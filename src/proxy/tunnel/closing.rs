@@ -15,7 +15,7 @@ use super::{
     side::{Failure, Passed, Side},
     turn::{Effort, Turn},
 };
-use crate::{metrics::Direction, proxy::stream::with_buffers};
+use crate::{metrics::Direction, proxy::transport::stream::with_buffers};
 
 /// What both sides are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

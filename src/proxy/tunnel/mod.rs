@@ -37,9 +37,9 @@ use self::{
     registry::Registered,
     side::{Failure, Passed, SeenClose, Side, poll_pass},
 };
-use super::stream::{self, Stream};
 use crate::{
     metrics::{Direction, Metrics, TunnelClose},
+    proxy::transport::stream::{self, Stream},
     table::{InUse, Keepalive, Pings},
 };
 

@@ -10,11 +10,14 @@ use std::{
 use tokio::io::AsyncWrite;
 
 use super::{
-    frames::{Control, Extensions, Frames, Opcode, Piece, Sender, control_frame},
+    frames::{Control, Extensions, Frames, MAX_INCOMPLETE, Opcode, Piece, Sender, control_frame},
     pinger::Pinger,
     turn::{Effort, Reach, Turn},
 };
-use crate::proxy::stream::{Buffers, HEADROOM, Stream, with_buffers};
+use crate::proxy::transport::stream::{Buffers, HEADROOM, Stream, with_buffers};
+
+// What is held of one read fits before the next one.
+const _: () = assert!(MAX_INCOMPLETE <= HEADROOM);
 
 /// Which of the two sides of a direction has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

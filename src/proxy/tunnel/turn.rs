@@ -1,6 +1,6 @@
 //! How long a tunnel may keep its thread. Pure: it counts work, never time.
 
-use crate::proxy::stream::READ;
+use crate::proxy::transport::stream::READ;
 
 /// The work of one turn of one direction, in bytes: that of a full read.
 const TURN: usize = READ;

@@ -1,0 +1,176 @@
+use std::io::Write;
+
+use rustls::{AlertDescription, ClientConnection, Error};
+use tokio::{net::TcpListener, task::yield_now};
+
+use super::*;
+use crate::proxy::transport::records::peer::{Ends, SUITES, hear, say, wire};
+
+const TLS13: usize = 0;
+const TLS12: usize = 3;
+
+/// Both ends of a connection.
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    client.set_nodelay(true).unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+/// As a server of HTTP does: what waits to be sent is sent before it waits for a request.
+async fn serve(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Stream> {
+    let mut stream = start(socket).await?.0.finish(config).await?;
+    stream.flush().await?;
+    Ok(stream)
+}
+
+async fn send(socket: &mut TcpStream, bytes: &[u8], piece: usize) {
+    for piece in bytes.chunks(piece) {
+        socket.write_all(piece).await.unwrap();
+        yield_now().await;
+    }
+}
+
+/// Receives until the client has heard something of so many bytes, or what went wrong.
+async fn receive(client: &mut ClientConnection, socket: &mut TcpStream, length: usize) -> Result<Vec<u8>, Error> {
+    let mut heard = Vec::new();
+    while heard.len() < length {
+        let mut bytes = Vec::new();
+        assert_ne!(socket.read_buf(&mut bytes).await.unwrap(), 0, "{heard:?}");
+        heard.extend(hear(client, &bytes)?);
+    }
+    Ok(heard)
+}
+
+/// Shakes hands as a client that sends in pieces, and says this along with its last message.
+async fn shake_hands(client: &mut ClientConnection, socket: &mut TcpStream, piece: usize, said: &[u8]) {
+    client.writer().write_all(said).unwrap();
+    loop {
+        send(socket, &wire(client), piece).await;
+        if !client.is_handshaking() {
+            return;
+        }
+        let mut bytes = Vec::new();
+        assert_ne!(socket.read_buf(&mut bytes).await.unwrap(), 0);
+        assert_eq!(hear(client, &bytes).unwrap(), b"");
+    }
+}
+
+async fn connect(suite: usize) -> (ClientConnection, TcpStream, Stream) {
+    let ends = Ends::new(SUITES[suite]);
+    let ((mut socket, accepted), mut client) = (sockets().await, ends.client());
+    let (server, ()) =
+        tokio::join!(serve(accepted, ends.server.clone()), shake_hands(&mut client, &mut socket, 4096, b""));
+    (client, socket, server.unwrap())
+}
+
+#[tokio::test]
+async fn a_handshake_may_come_in_pieces_and_payload_along_with_its_end() {
+    let long = vec![0x5a; 50_000];
+    for suite in SUITES {
+        let ends = Ends::new(suite);
+        for (piece, said) in [(1, &b"early"[..]), (7, b"early"), (1000, &long), (100_000, b"early"), (100_000, &long)] {
+            let ((mut socket, accepted), mut client) = (sockets().await, ends.client());
+            let server = async {
+                let mut stream = serve(accepted, ends.server.clone()).await.unwrap();
+                let mut heard = vec![0; said.len()];
+                stream.read_exact(&mut heard).await.unwrap();
+                assert!(heard == said);
+                stream.write_all(b"answer").await.unwrap();
+                stream.flush().await.unwrap();
+                stream
+            };
+            let client = async {
+                shake_hands(&mut client, &mut socket, piece, said).await;
+                assert_eq!(receive(&mut client, &mut socket, 6).await.unwrap(), b"answer");
+            };
+            tokio::join!(server, client);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_hello_is_refused_with_an_alert() {
+    let cases: [&[u8]; 4] =
+        [b"GET / HTTP/1.1\r\n\r\n", &[22, 3, 1, 0, 4, 20, 0, 0, 0], &[23, 3, 3, 0, 1, 0], &[0xff; 64]];
+    for bytes in cases {
+        let (mut socket, accepted) = sockets().await;
+        socket.write_all(bytes).await.unwrap();
+        assert_eq!(start(accepted).await.err().unwrap().kind(), io::ErrorKind::InvalidData, "{bytes:?}");
+        let mut answer = Vec::new();
+        // Whatever else it sent may have reset the connection.
+        let _ = socket.read_to_end(&mut answer).await;
+        assert!(matches!(answer[..], [] | [21, 3, _, 0, 2, 2, _]), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_early_is_noticed() {
+    let ends = Ends::new(SUITES[TLS13]);
+    let hello = wire(&mut ends.client());
+    for length in [0, 3, 5, 100, hello.len()] {
+        let (mut socket, accepted) = sockets().await;
+        socket.write_all(&hello[..length]).await.unwrap();
+        drop(socket);
+        assert!(serve(accepted, ends.server.clone()).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_hello_without_an_end_is_not_read_forever() {
+    let (mut socket, accepted) = sockets().await;
+    let client = tokio::spawn(async move {
+        // A hello of 16 MB in records of one byte, of which it is not told before.
+        let mut record = vec![22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff];
+        while socket.write_all(&record).await.is_ok() {
+            record = [22, 3, 1, 0, 1, 0].repeat(500);
+        }
+    });
+    assert_eq!(start(accepted).await.err().unwrap().kind(), io::ErrorKind::InvalidData);
+    client.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_without_a_suite_in_common_is_told() {
+    let (ends, other) = (Ends::new(SUITES[TLS13]), Ends::new(SUITES[TLS12]));
+    let ((mut socket, accepted), mut client) = (sockets().await, other.client());
+    socket.write_all(&wire(&mut client)).await.unwrap();
+    assert!(serve(accepted, ends.server.clone()).await.is_err());
+    let error = receive(&mut client, &mut socket, 1).await.unwrap_err();
+    assert!(matches!(error, Error::AlertReceived(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_record_that_was_tampered_with_is_answered_with_an_alert_at_once() {
+    for suite in [TLS13, TLS12] {
+        let (mut client, mut socket, mut stream) = connect(suite).await;
+        let mut bytes = say(&mut client, b"payload");
+        *bytes.last_mut().unwrap() ^= 1;
+        socket.write_all(&bytes).await.unwrap();
+        let error = stream.read(&mut [0; 16]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        drop(stream);
+        let error = receive(&mut client, &mut socket, 1).await.unwrap_err();
+        assert_eq!(error, Error::AlertReceived(AlertDescription::BadRecordMac));
+    }
+}
+
+#[tokio::test]
+async fn both_ends_may_close_in_order() {
+    for suite in [TLS13, TLS12] {
+        let (mut client, mut socket, mut stream) = connect(suite).await;
+        stream.write_all(b"last words").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(receive(&mut client, &mut socket, 10).await.unwrap(), b"last words");
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.unwrap();
+        hear(&mut client, &rest).unwrap();
+        let mut closing = say(&mut client, b"bye");
+        client.send_close_notify();
+        closing.extend(wire(&mut client));
+        socket.write_all(&closing).await.unwrap();
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"bye");
+    }
+}

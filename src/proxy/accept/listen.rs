@@ -1,0 +1,246 @@
+//! Listeners: bound by the caller, accepting until the process stops.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Acceptor, tls};
+use crate::proxy::{
+    bounds::clients::Seat,
+    http::connection,
+    request::peer::Peer,
+    shared::{Phase, Shared, reached},
+    transport::stream::{self, Stream},
+};
+
+const BACKLOG: i32 = 4096;
+/// What the kernel queues for a client beyond what is on its way, in bytes. It bounds the memory of a client that does
+/// not read, and makes progress of one that reads slowly visible: without it, a socket takes more only when a third of
+/// its send buffer is free, which may be more than a megabyte.
+const UNSENT_IN_KERNEL: u32 = 128 * 1024;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is spoken at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP in plaintext.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+/// A bound socket and what is spoken there.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// What is spoken there.
+    pub scheme: Scheme,
+}
+
+/// Binds an address; one of IPv6 takes IPv4 as well. Where there is no IPv6, `[::]` falls back to `0.0.0.0`. Must be
+/// called within a runtime.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match bind_as_is(address) {
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && lacks_ipv6(&error) => {
+            bind_as_is((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
+    }
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    // EAFNOSUPPORT has no kind of its own in std.
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.kind() == io::ErrorKind::Unsupported
+        || error.raw_os_error() == Some(97)
+}
+
+fn bind_as_is(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = unbound(address)?;
+    socket.bind(&address.into())?;
+    // Only now, so that an address that another process has is an error, and not shared with it.
+    socket.set_reuse_port(true)?;
+    listening(socket)
+}
+
+impl Listener {
+    /// Another socket for the same address and the same use, for another thread. The kernel shares connections out
+    /// among them.
+    pub(crate) fn another(&self) -> io::Result<Self> {
+        let address = self.socket.local_addr()?;
+        let socket = unbound(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        Ok(Self { socket: listening(socket)?, scheme: self.scheme })
+    }
+
+    /// Lets the runtime that this is called in watch it.
+    pub(crate) fn move_here(self) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::from_std(self.socket.into_std()?)?, scheme: self.scheme })
+    }
+}
+
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    // Inherited by what is accepted, which saves five system calls for each.
+    stream::tune(&socket)?;
+    // A sandbox's kernel may lack it, and serves without.
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_IN_KERNEL);
+    Ok(socket)
+}
+
+fn listening(socket: Socket) -> io::Result<TcpListener> {
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts connections until the process stops, and serves them on this thread. No error ends it: at the limit of file
+/// descriptors, say, it waits a little and tries again.
+pub(crate) async fn accept(acceptor: Arc<Acceptor>, listener: Listener) {
+    let mut phase = acceptor.shared.phase.clone();
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        tokio::select! {
+            biased;
+            () = reached(&mut phase, Phase::Stopping) => return,
+            () = room(&acceptor.shared) => {}
+        }
+        let accepted = tokio::select! {
+            biased;
+            () = reached(&mut phase, Phase::Stopping) => return,
+            accepted = listener.socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                pause = SHORTEST_PAUSE;
+                admit(&acceptor, socket, address, listener.scheme);
+            }
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections for now");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Waits until another connection may be served. At the limit nothing is accepted: clients wait in the kernel's queue,
+/// and file descriptors are left for backends, for the admin port and for what is read from files. A thread that waits
+/// for a connection when the limit is reached still takes one.
+async fn room(proxy: &Shared) {
+    if proxy.tasks.len() < proxy.settings.max_connections {
+        return;
+    }
+    tracing::warn!(limit = proxy.settings.max_connections, "no more connections are accepted until some have ended");
+    while proxy.tasks.len() >= proxy.settings.max_connections {
+        tokio::time::sleep(SHORTEST_PAUSE).await;
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Serves a connection, or closes it at once when its address has too many.
+fn admit(acceptor: &Arc<Acceptor>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
+    // A listener for both versions sees addresses of version 4 mapped into version 6.
+    let address = address.ip().to_canonical();
+    // A trusted proxy carries any number of clients.
+    let Acceptor { shared, clients, .. } = &**acceptor;
+    let seat = (!shared.settings.trusts(address)).then(|| clients.enter(address, shared.tasks.len()));
+    if let Ok(seat) = seat.transpose() {
+        spawn(acceptor, socket, address, scheme, seat);
+    } else {
+        shared.metrics.refusal(None, "connections_per_client");
+        clients.log_refusal(address);
+    }
+}
+
+fn spawn(acceptor: &Arc<Acceptor>, socket: TcpStream, address: IpAddr, scheme: Scheme, seat: Option<Seat>) {
+    let (tasks, cut, acceptor) = (acceptor.shared.tasks.clone(), acceptor.cut.clone(), acceptor.clone());
+    // Boxed, since a runtime moves a task when it takes it and when it ends.
+    tasks.spawn(cut.run_until_cancelled_owned(Box::pin(serve(acceptor, socket, address, scheme, seat))));
+}
+
+async fn serve(acceptor: Arc<Acceptor>, socket: TcpStream, address: IpAddr, scheme: Scheme, seat: Option<Seat>) {
+    let (stream, tls) = match scheme {
+        Scheme::Http => (Stream::from(socket), None),
+        Scheme::Https => match Box::pin(tls::accept(&acceptor, socket)).await {
+            Some((stream, tls)) => (stream, Some(tls)),
+            None => return,
+        },
+    };
+    let (shared, pool) = (acceptor.shared.clone(), acceptor.pool.clone());
+    drop(acceptor);
+    connection::serve(shared, pool, stream.seated(seat), Peer { address, tls }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unspecified_address_of_version_6_takes_version_4_as_well() {
+        let listener = bind((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connect = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        let (connected, accepted) = tokio::join!(connect, listener.accept());
+        connected.unwrap();
+        assert_eq!(accepted.unwrap().1.ip().to_canonical(), Ipv4Addr::LOCALHOST);
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_have_the_options_of_their_listener() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (_connected, accepted) = tokio::join!(connect, listener.accept());
+        let accepted = accepted.unwrap().0;
+        let socket = socket2::SockRef::from(&accepted);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_IN_KERNEL);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_told() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let again = bind(listener.local_addr().unwrap());
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn several_sockets_of_ours_share_an_address_that_nobody_else_gets() {
+        let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let first = Listener { socket, scheme: Scheme::Http };
+        let second = first.another().unwrap();
+        assert_eq!(second.socket.local_addr().unwrap(), address);
+        assert_eq!(bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn only_the_lack_of_ipv6_falls_back() {
+        assert!(lacks_ipv6(&io::Error::from_raw_os_error(97)));
+        assert!(lacks_ipv6(&io::ErrorKind::AddrNotAvailable.into()));
+        assert!(!lacks_ipv6(&io::ErrorKind::AddrInUse.into()));
+    }
+}

@@ -1,0 +1,227 @@
+//! Bodies: what is passed on, what is held back, and what is told when one ends.
+
+pub(crate) mod meter;
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+/// What went wrong with a body.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Any body, either way.
+pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+pub(crate) fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(crate) fn text(text: String) -> Body {
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
+}
+
+pin_project_lite::pin_project! {
+    /// A body with something that lives exactly as long as it: dropped when the body has ended or is given up.
+    pub(crate) struct Guarded<B, G> {
+        #[pin]
+        body: B,
+        guard: Option<G>,
+    }
+}
+
+impl<B, G> Guarded<B, G> {
+    pub(crate) fn new(body: B, guard: G) -> Self {
+        Self { body, guard: Some(guard) }
+    }
+}
+
+impl<B: HttpBody<Data = Bytes>, G> HttpBody for Guarded<B, G>
+where
+    B::Error: Into<BodyError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            *this.guard = None;
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body of which the first frame may have been taken already.
+    struct Begun<B> {
+        first: Option<Frame<Bytes>>,
+        #[pin]
+        body: B,
+    }
+}
+
+/// Looks at what has come of a body, without waiting for more: a body that is malformed from the start is an error
+/// while a response of our own can still be sent.
+///
+/// # Errors
+/// If the body fails before its first frame.
+pub(crate) async fn begun<B>(body: B) -> Result<Body, BodyError>
+where
+    B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
+{
+    /// The first poll asks for a frame, the task that reads from the backend gets its turn, the second poll takes it.
+    const POLLS: usize = 2;
+    let mut body = Box::pin(body);
+    let mut first = None;
+    for _ in 0..POLLS {
+        if body.is_end_stream() {
+            break;
+        }
+        if let Poll::Ready(frame) = poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await {
+            first = frame.transpose()?;
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(Body::new(Begun { first, body }))
+}
+
+impl<B: HttpBody<Data = Bytes, Error = BodyError>> HttpBody for Begun<B> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.project();
+        match this.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => this.body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        let rest = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + first);
+        }
+        hint.set_lower(rest.lower() + first);
+        hint
+    }
+}
+
+const WAITING: u8 = 0;
+const OPEN: u8 = 1;
+const REFUSED: u8 = 2;
+const OVER: u8 = 3;
+
+/// Whether a body behind `Expect: 100-continue` may be read. Reading it is what makes hyper send the client its 100,
+/// so it must wait for the backend's.
+#[derive(Debug, Default)]
+pub(crate) struct Hold {
+    state: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Hold {
+    /// The backend wants the body.
+    pub(crate) fn open(&self) {
+        self.change(WAITING, OPEN);
+    }
+
+    /// The backend has answered without it. Nothing where the body was asked for before; else what the answer is to
+    /// keep: hyper gives up an answer whose request fails, so the body may only end when the answer has.
+    pub(crate) fn refuse(self: Arc<Self>) -> Option<Answered> {
+        self.change(WAITING, REFUSED).then(|| Answered(self))
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        let changed = self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        self.waker.wake();
+        changed
+    }
+}
+
+/// The answer to a request whose body is not wanted.
+#[derive(Debug)]
+pub(crate) struct Answered(Arc<Hold>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.0.change(REFUSED, OVER);
+    }
+}
+
+/// A body that is not read before its hold opens, or a time has passed without a word from the backend
+/// (RFC 9110 §10.1.1: nobody waits for ever).
+pub(crate) struct Held {
+    body: Incoming,
+    hold: Arc<Hold>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Held {
+    pub(crate) fn new(body: Incoming, hold: Arc<Hold>, patience: Duration) -> Self {
+        Self { body, hold, patience: Box::pin(tokio::time::sleep_until(Instant::now() + patience)) }
+    }
+
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        self.hold.waker.register(cx.waker());
+        if self.hold.state.load(Ordering::Acquire) == WAITING {
+            ready!(self.patience.as_mut().poll(cx));
+            self.hold.open();
+        }
+        match self.hold.state.load(Ordering::Acquire) {
+            OPEN => Poll::Ready(Ok(())),
+            REFUSED => Poll::Pending,
+            _ => Poll::Ready(Err("the backend answered without the body".into())),
+        }
+    }
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Err(error) = ready!(self.poll_hold(cx)) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

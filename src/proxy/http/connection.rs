@@ -1,0 +1,156 @@
+//! One client's connection: HTTP until a tunnel takes it over, or until it closes.
+
+use std::{pin::Pin, sync::Arc};
+
+use http::Request;
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
+
+use super::{
+    client_io::{ClientIo, Limits, Stage, Wait},
+    codec::{self, Opened},
+    reply,
+    service::Service,
+};
+use crate::proxy::{
+    request::{
+        account,
+        check::{MAX_FIELDS, MAX_HEAD, MAX_TARGET},
+        peer::Peer,
+        refusal::Refusal,
+    },
+    shared::{Phase, Shared, reached},
+    transport::stream::{self, Stream},
+    tunnel::Tunnel,
+    upstream::{pool::Pool, upgrade::Begun},
+};
+
+fn server() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // `max_buf_size` bounds heads that are not complete, `max_header_size` those that are.
+    builder.max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD).max_headers(MAX_FIELDS);
+    // Time limits are those of `ClientIo`, as hyper has one for heads and idle connections together.
+    builder.header_read_timeout(None).half_close(true).preserve_header_case(true).title_case_headers(true);
+    builder
+}
+
+/// Serves a connection until it ends or becomes a tunnel, which then runs as a task of its own.
+pub(crate) async fn serve(proxy: Arc<Shared>, pool: Arc<Pool>, client: Stream, peer: Peer) {
+    let deadline = Instant::now() + proxy.settings.head_timeout;
+    let mut phase = proxy.phase.clone();
+    // Boxed, so that what comes after does not carry what this needs.
+    match Box::pin(codec::open(&proxy, client, &peer, deadline, &mut phase)).await {
+        Opened::Tunnel(tunnel) => drop(proxy.tasks.spawn(tunnel.run())),
+        // Boxed, so that the connections that end above do not carry what hyper needs.
+        Opened::Http(client, begun) => Box::pin(serve_http(proxy, pool, client, peer, begun, deadline, phase)).await,
+        Opened::Gone => {}
+        Opened::Left(client) => stream::close(client, proxy.settings.linger_timeout).await,
+    }
+}
+
+async fn serve_http(
+    proxy: Arc<Shared>,
+    pool: Arc<Pool>,
+    client: Stream,
+    peer: Peer,
+    begun: Option<Begun>,
+    deadline: Instant,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let stage = Arc::new(Stage::default());
+    let io = ClientIo::new(client, stage.clone(), Limits::from(&proxy.settings), deadline);
+    let service = Arc::new(Service::new(proxy.clone(), pool, peer, stage.clone(), begun));
+    let answer = {
+        let service = service.clone();
+        // What is read from now on belongs to this request. hyper reads of its body before it polls what answers it, so
+        // the stage changes here. Boxed, since hyper keeps the room that it takes until the connection ends.
+        service_fn(move |request: Request<Incoming>| {
+            let answering = stage.begin(request.body().is_end_stream());
+            Box::pin(service.clone().answer(request, answering))
+        })
+    };
+    let mut connection = server().serve_connection(TokioIo::new(io), answer);
+    let stopped = tokio::select! {
+        // First, so that a head that is here already is answered, though the proxy stops at this moment.
+        biased;
+        served = &mut connection => Some(served),
+        () = reached(&mut phase, Phase::Stopping) => None,
+    };
+    let served = if let Some(served) = stopped {
+        served
+    } else {
+        Pin::new(&mut connection).graceful_shutdown();
+        (&mut connection).await
+    };
+    let parts = connection.into_parts();
+    let opening = service.opening.lock().expect("no holder panics").take();
+    match (served, opening) {
+        (Ok(()), Some(opening)) => {
+            let (mut client, ahead) = parts.io.into_inner().into_inner();
+            client.unread(&[&parts.read_buf[..], &ahead].concat());
+            drop((parts.read_buf, ahead));
+            let tunnel = Tunnel::open(&proxy.tunnels, proxy.metrics.clone(), client, *opening);
+            proxy.tasks.spawn(tunnel.run());
+        }
+        (served, _) => finish(&proxy, parts.io.into_inner(), &parts.read_buf, served.err()).await,
+    }
+}
+
+/// Ends a connection, with an answer where hyper could not read a head.
+async fn finish(proxy: &Shared, io: ClientIo, unread: &[u8], error: Option<hyper::Error>) {
+    let refusal = error.as_ref().and_then(|error| refusal(error, unread, &io));
+    if let Some(refusal) = &refusal {
+        account::log_refusal(refusal, &proxy.throttle, None, None);
+        proxy.metrics.request(None, refusal.status().as_u16());
+    }
+    let answer = refusal.filter(|refusal| io.muted || !answered_by_hyper(refusal)).map(|refusal| reply::raw(&refusal));
+    let (mut client, _) = io.into_inner();
+    if let Some(answer) = answer {
+        let write = async {
+            client.write_all(&answer).await?;
+            client.flush().await
+        };
+        let _ = tokio::time::timeout(proxy.settings.linger_timeout, write).await;
+    }
+    stream::close(client, proxy.settings.linger_timeout).await;
+}
+
+/// What is to be answered to a head that hyper could not read, if anything.
+fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo) -> Option<Refusal> {
+    if io.timed_out == Some(Wait::Head) && !(unread.is_empty() && io.head_start.is_empty()) {
+        return Some(Refusal::HeadTimeout);
+    }
+    if error.is_parse_version_h2() {
+        return Some(Refusal::HttpVersion);
+    }
+    if error.is_parse_too_large() {
+        return Some(if target_is_too_long(unread) { Refusal::TargetTooLong } else { Refusal::HeadTooLarge });
+    }
+    if !error.is_parse() {
+        return None;
+    }
+    // hyper tells what is wrong with a length or a coding by its text alone.
+    let text = error.to_string();
+    Some(match text.as_str() {
+        text if text.contains("unexpected transfer-encoding") => Refusal::MalformedHead,
+        text if text.contains("transfer-encoding") => Refusal::TransferCoding,
+        text if text.contains("content-length") => Refusal::ContentLength,
+        _ => Refusal::MalformedHead,
+    })
+}
+
+fn answered_by_hyper(refusal: &Refusal) -> bool {
+    !matches!(refusal, Refusal::HeadTimeout | Refusal::HttpVersion)
+}
+
+/// Whether it is the target that makes a head too large: it is too long, or all that was read of the head ends in it.
+fn target_is_too_long(head: &[u8]) -> bool {
+    let mut parts = head.split(|byte| matches!(byte, b' ' | b'\r'));
+    let (_method, target, rest) = (parts.next(), parts.next(), parts.next());
+    target.is_some_and(|target| target.len() > MAX_TARGET || rest.is_none())
+}

@@ -1,0 +1,204 @@
+//! Requests that are not an upgrade, on connections that are kept and used again.
+
+use std::{error::Error, io, sync::Arc};
+
+use http::{
+    HeaderMap, Request, Response, StatusCode,
+    header::{CONNECTION, WWW_AUTHENTICATE},
+    request::Parts,
+};
+use hyper::body::{Body as _, Incoming};
+
+use super::{
+    dial::DialError,
+    pool::{Lease, Pinned, Pool},
+};
+use crate::{
+    proxy::{
+        body::{self, Body, Guarded, Hold, meter::Meter},
+        fields::Fields,
+        request::{
+            admitted::Routed,
+            handshake::BadSwitch,
+            hop_by_hop,
+            refusal::{BadResponse, Refusal},
+        },
+    },
+    table::{Endpoint, InUse},
+};
+
+/// The connections that a client's requests may use.
+#[derive(Clone, Copy)]
+pub(crate) struct Connections<'a> {
+    pub pool: &'a Pool,
+    /// The one that only this client may use.
+    pub pinned: &'a Arc<Pinned>,
+}
+
+/// Passes a request on and gives the backend's response.
+pub(crate) async fn pass(
+    routed: &mut Routed,
+    connections: Connections<'_>,
+    mut request: Request<Body>,
+    hold: Option<Arc<Hold>>,
+) -> Result<Response<Body>, Refusal> {
+    hop_by_hop::request_fields(request.headers_mut(), &routed.proxy.settings.protected_fields);
+    let Answer { mut response, mut lease, endpoint, in_use } = routed.exchange(connections, request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(BadSwitch::Unasked.into());
+    }
+    hop_by_hop::response(&mut response)?;
+    if authenticates_connection(response.headers()) {
+        lease.pin(connections.pinned);
+    }
+    // What the backend's Connection names must not take our cookie with it.
+    routed.sign(response.headers_mut(), &endpoint);
+    let unwanted = hold.and_then(Hold::refuse);
+    if unwanted.is_some() {
+        // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
+        response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
+    }
+    let (head, body) = response.into_parts();
+    let body = body::begun(Guarded::new(body, (unwanted, lease, in_use))).await.map_err(|_| BadResponse::Body)?;
+    Ok(Response::from_parts(head, body))
+}
+
+/// Whether a backend authenticates connections rather than requests, so that nobody else may use this one
+/// (RFC 4559 §6).
+fn authenticates_connection(headers: &HeaderMap) -> bool {
+    headers.tokens(&WWW_AUTHENTICATE).any(|challenge| {
+        let scheme = challenge.split(' ').next().unwrap_or_default();
+        ["ntlm", "negotiate"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+    })
+}
+
+struct Answer {
+    response: Response<Incoming>,
+    lease: Lease,
+    endpoint: Arc<Endpoint>,
+    in_use: InUse,
+}
+
+/// What sending a request came to.
+enum Sent {
+    Answered(Response<Incoming>, Lease),
+    /// Nothing of it was sent.
+    Unsent(Request<Body>),
+    /// It was lost on a connection that was used before, and may be sent again to the same endpoint.
+    Again(Request<Body>),
+    /// It may have been sent, and the connection ended without an answer.
+    Lost,
+    Refused(Refusal),
+}
+
+impl Routed {
+    async fn exchange(&mut self, connections: Connections<'_>, mut request: Request<Body>) -> Result<Answer, Refusal> {
+        let copy = Copy::of(&request);
+        let mut last = DialError::Failed;
+        while let Some((endpoint, in_use)) = self.pick() {
+            let mut sent_before = false;
+            match self.reuse(&endpoint, connections, request, copy.as_ref()).await {
+                Ok((response, lease)) => return Ok(Answer { response, lease, endpoint, in_use }),
+                Err(Sent::Unsent(unsent)) => request = unsent,
+                Err(Sent::Again(again)) => (request, sent_before) = (again, true),
+                Err(other) => return Err(other.into_refusal()),
+            }
+            let lease = match connections.pool.connect(&endpoint, self.rule.timeouts.backend_connect).await {
+                Ok(lease) => lease,
+                // What one endpoint may have begun to do is not another's to do.
+                Err(_) if sent_before => return Err(BadResponse::Closed.into()),
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            match self.send(lease, request).await {
+                Sent::Answered(response, lease) => return Ok(Answer { response, lease, endpoint, in_use }),
+                Sent::Unsent(unsent) if !sent_before => request = unsent,
+                other => return Err(other.into_refusal()),
+            }
+        }
+        Err(last.into())
+    }
+
+    /// Tries the connections that are there. The backend may have closed any of them at the moment that it was taken,
+    /// so what was lost is tried again where that is safe (RFC 9110 §9.2.2): without a body, and idempotent.
+    async fn reuse(
+        &self,
+        endpoint: &Endpoint,
+        Connections { pool, pinned }: Connections<'_>,
+        mut request: Request<Body>,
+        copy: Option<&Copy>,
+    ) -> Result<(Response<Incoming>, Lease), Sent> {
+        while let Some(lease) = pinned.take(endpoint).or_else(|| pool.take(endpoint)) {
+            match (self.send(lease, request).await, copy) {
+                (Sent::Answered(response, lease), _) => return Ok((response, lease)),
+                (Sent::Unsent(unsent), _) => request = unsent,
+                (Sent::Lost, Some(copy)) => return Err(Sent::Again(copy.request())),
+                (other, _) => return Err(other),
+            }
+        }
+        Err(Sent::Unsent(request))
+    }
+
+    async fn send(&self, mut lease: Lease, request: Request<Body>) -> Sent {
+        lease.set_target(self.retarget.clone());
+        lease.read_by(request.extensions().get::<Arc<Meter>>().cloned());
+        let sending = lease.sender().try_send_request(request);
+        let sent = match self.rule.timeouts.response {
+            Some(limit) => match tokio::time::timeout(limit, sending).await {
+                Ok(sent) => sent,
+                Err(_) => return Sent::Refused(Refusal::ResponseTimeout),
+            },
+            None => sending.await,
+        };
+        match sent {
+            Ok(response) => Sent::Answered(response, lease),
+            Err(mut failure) => match failure.take_message() {
+                Some(request) => Sent::Unsent(request),
+                None if is_stall(failure.error()) => Sent::Refused(Refusal::BodyTimeout),
+                None if failure.error().is_parse() => Sent::Refused(BadResponse::Head.into()),
+                // The "user" is the body that we gave hyper to send, which is the client's.
+                None if failure.error().is_user() => Sent::Refused(Refusal::MalformedBody),
+                None => Sent::Lost,
+            },
+        }
+    }
+}
+
+/// Whether the request failed because the client did not send the rest of it.
+fn is_stall(error: &hyper::Error) -> bool {
+    let mut causes = std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
+    let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    error.is_user() && causes.any(|cause| cause.downcast_ref().is_some_and(timed_out))
+}
+
+impl Sent {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            _ => BadResponse::Closed.into(),
+        }
+    }
+}
+
+/// The head of a request that may be sent twice.
+struct Copy(Parts);
+
+impl Copy {
+    fn of(request: &Request<Body>) -> Option<Self> {
+        if !request.method().is_idempotent() || !request.body().is_end_stream() {
+            return None;
+        }
+        let mut copy = Request::new(());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Some(Self(copy.into_parts().0))
+    }
+
+    fn request(&self) -> Request<Body> {
+        Request::from_parts(self.0.clone(), body::empty())
+    }
+}
