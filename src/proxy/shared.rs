@@ -41,3 +41,10 @@ pub(crate) struct Shared {
     /// Connections and tunnels: their number is limited, and the last of them is waited for.
     pub tasks: TaskTracker,
 }
+
+impl Shared {
+    /// Whether clients are to be asked to close their connections.
+    pub(crate) fn is_leaving(&self) -> bool {
+        *self.phase.borrow() != Phase::Serving
+    }
+}

@@ -50,6 +50,19 @@ pub(crate) trait Fields {
     }
 }
 
+/// Where the empty line behind a head ends.
+pub(crate) fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    let mut lines = 0;
+    loop {
+        lines += bytes[lines..].iter().position(|byte| *byte == b'\n')? + 1;
+        match &bytes[lines..] {
+            [b'\n', ..] => return Some(lines + 1),
+            [b'\r', b'\n', ..] => return Some(lines + 2),
+            _ => {}
+        }
+    }
+}
+
 /// The text of a value, where it is visible ASCII, as [`HeaderValue::to_str`] has it.
 pub(crate) fn visible(value: &[u8]) -> Option<&str> {
     let is_visible = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
@@ -148,6 +161,46 @@ impl<'a> Lines<'a> {
     }
 }
 
+impl Lines<'_> {
+    /// The same as a map, which has all names in lower case, and how the names were sent.
+    pub(crate) fn into_map(self) -> (HeaderMap, NameCases) {
+        let (mut map, mut cases) = (HeaderMap::with_capacity(self.0.len()), Vec::new());
+        for Line { name, value } in self.0 {
+            let parsed = HeaderName::from_bytes(name.as_str().as_bytes());
+            let (Ok(parsed), Ok(value)) = (parsed, HeaderValue::from_bytes(&value)) else { continue };
+            map.append(parsed, value);
+            if let Name::Sent(sent) = name {
+                cases.push(sent.into());
+            }
+        }
+        (map, NameCases(cases))
+    }
+}
+
+/// Names of fields in the case that they were sent in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NameCases(Vec<Box<str>>);
+
+impl NameCases {
+    /// Writes a name as it was sent, or as the RFCs spell it.
+    fn push(&self, head: &mut Vec<u8>, name: &str) {
+        match self.0.iter().find(|sent| sent.eq_ignore_ascii_case(name)) {
+            Some(sent) => head.extend_from_slice(sent.as_bytes()),
+            None => push_title_case(head, name),
+        }
+    }
+
+    /// Writes the lines of a map.
+    pub(crate) fn write(&self, head: &mut Vec<u8>, fields: &HeaderMap) {
+        for (name, value) in fields {
+            self.push(head, name.as_str());
+            for part in [b": ", value.as_bytes(), b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        }
+    }
+}
+
 /// What [`HeaderValue::from_bytes`] takes for a value.
 fn is_value(value: &[u8]) -> bool {
     value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..))
@@ -216,6 +269,15 @@ mod tests {
         let mut head = Vec::new();
         lines.write(&mut head);
         String::from_utf8(head).unwrap()
+    }
+
+    #[test]
+    fn a_head_ends_with_an_empty_line() {
+        assert_eq!(end_of_head(b"HTTP/1.1 101 x\r\nA: b\r\n\r\nframes"), Some(24));
+        assert_eq!(end_of_head(b"HTTP/1.1 101 x\nA: b\n\nframes"), Some(21));
+        for part in [&b""[..], b"HTTP/1.1 101 x\r\n", b"HTTP/1.1 101 x\r\n\r"] {
+            assert_eq!(end_of_head(part), None);
+        }
     }
 
     #[test]

@@ -163,8 +163,12 @@ pub(crate) struct ClientIo {
 }
 
 impl ClientIo {
-    /// The first request has to have come by `deadline`.
-    pub(crate) fn new(stream: Stream, stage: Arc<Stage>, limits: Limits, deadline: Instant) -> Self {
+    /// The first request has to have come by `deadline`. Without one, this is a connection between two requests.
+    pub(crate) fn new(stream: Stream, stage: Arc<Stage>, limits: Limits, deadline: Option<Instant>) -> Self {
+        let (waiting, deadline) = match deadline {
+            Some(deadline) => (Wait::Head, deadline),
+            None => (Wait::Next, Instant::now() + limits.next),
+        };
         Self {
             stream,
             limits,
@@ -176,7 +180,7 @@ impl ClientIo {
             unsent: Unsent::new(stage.to_client.clone()),
             sending: Pace::default(),
             taking: Pace::default(),
-            waiting: Some(Wait::Head),
+            waiting: Some(waiting),
             timer: Box::pin(tokio::time::sleep_until(deadline)),
             timed_out: None,
             muted: false,

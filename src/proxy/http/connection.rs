@@ -19,7 +19,7 @@ use super::{
 };
 use crate::proxy::{
     request::{
-        account,
+        account::Account,
         check::{MAX_FIELDS, MAX_HEAD, MAX_TARGET},
         peer::Peer,
         refusal::Refusal,
@@ -27,7 +27,7 @@ use crate::proxy::{
     shared::{Phase, Shared, reached},
     transport::stream::{self, Stream},
     tunnel::Tunnel,
-    upstream::{pool::Pool, upgrade::Begun},
+    upstream::pool::Pool,
 };
 
 fn server() -> http1::Builder {
@@ -40,31 +40,33 @@ fn server() -> http1::Builder {
 }
 
 /// Serves a connection until it ends or becomes a tunnel, which then runs as a task of its own.
-pub(crate) async fn serve(proxy: Arc<Shared>, pool: Arc<Pool>, client: Stream, peer: Peer) {
-    let deadline = Instant::now() + proxy.settings.head_timeout;
-    let mut phase = proxy.phase.clone();
+pub(crate) async fn serve(shared: Arc<Shared>, pool: Arc<Pool>, client: Stream, peer: Peer) {
+    let deadline = Instant::now() + shared.settings.head_timeout;
+    let mut phase = shared.phase.clone();
     // Boxed, so that what comes after does not carry what this needs.
-    match Box::pin(codec::open(&proxy, client, &peer, deadline, &mut phase)).await {
-        Opened::Tunnel(tunnel) => drop(proxy.tasks.spawn(tunnel.run())),
-        // Boxed, so that the connections that end above do not carry what hyper needs.
-        Opened::Http(client, begun) => Box::pin(serve_http(proxy, pool, client, peer, begun, deadline, phase)).await,
-        Opened::Gone => {}
-        Opened::Left(client) => stream::close(client, proxy.settings.linger_timeout).await,
-    }
+    let (client, deadline) = match Box::pin(codec::open(&shared, client, &peer, deadline, &mut phase)).await {
+        Opened::Tunnel(tunnel) => return drop(shared.tasks.spawn(tunnel.run())),
+        Opened::First(client) => (client, Some(deadline)),
+        Opened::Next(client) => (client, None),
+        Opened::Gone => return,
+        Opened::Left(client) => return stream::close(client, shared.settings.linger_timeout).await,
+    };
+    // Boxed, so that the connections that end above do not carry what hyper needs.
+    Box::pin(serve_http(shared, pool, client, peer, deadline, phase)).await;
 }
 
+/// Serves requests by hyper. The first one has a deadline, if none has been served before.
 async fn serve_http(
-    proxy: Arc<Shared>,
+    shared: Arc<Shared>,
     pool: Arc<Pool>,
     client: Stream,
     peer: Peer,
-    begun: Option<Begun>,
-    deadline: Instant,
+    deadline: Option<Instant>,
     mut phase: watch::Receiver<Phase>,
 ) {
     let stage = Arc::new(Stage::default());
-    let io = ClientIo::new(client, stage.clone(), Limits::from(&proxy.settings), deadline);
-    let service = Arc::new(Service::new(proxy.clone(), pool, peer, stage.clone(), begun));
+    let io = ClientIo::new(client, stage.clone(), Limits::from(&shared.settings), deadline);
+    let service = Arc::new(Service::new(shared.clone(), pool, peer, stage.clone()));
     let answer = {
         let service = service.clone();
         // What is read from now on belongs to this request. hyper reads of its body before it polls what answers it, so
@@ -94,19 +96,18 @@ async fn serve_http(
             let (mut client, ahead) = parts.io.into_inner().into_inner();
             client.unread(&[&parts.read_buf[..], &ahead].concat());
             drop((parts.read_buf, ahead));
-            let tunnel = Tunnel::open(&proxy.tunnels, proxy.metrics.clone(), client, *opening);
-            proxy.tasks.spawn(tunnel.run());
+            let tunnel = Tunnel::open(&shared.tunnels, shared.metrics.clone(), client, *opening);
+            shared.tasks.spawn(tunnel.run());
         }
-        (served, _) => finish(&proxy, parts.io.into_inner(), &parts.read_buf, served.err()).await,
+        (served, _) => finish(&shared, parts.io.into_inner(), &parts.read_buf, served.err()).await,
     }
 }
 
 /// Ends a connection, with an answer where hyper could not read a head.
-async fn finish(proxy: &Shared, io: ClientIo, unread: &[u8], error: Option<hyper::Error>) {
+async fn finish(shared: &Arc<Shared>, io: ClientIo, unread: &[u8], error: Option<hyper::Error>) {
     let refusal = error.as_ref().and_then(|error| refusal(error, unread, &io));
     if let Some(refusal) = &refusal {
-        account::log_refusal(refusal, &proxy.throttle, None, None);
-        proxy.metrics.request(None, refusal.status().as_u16());
+        Account::open(shared).refuse(refusal);
     }
     let answer = refusal.filter(|refusal| io.muted || !answered_by_hyper(refusal)).map(|refusal| reply::raw(&refusal));
     let (mut client, _) = io.into_inner();
@@ -115,9 +116,9 @@ async fn finish(proxy: &Shared, io: ClientIo, unread: &[u8], error: Option<hyper
             client.write_all(&answer).await?;
             client.flush().await
         };
-        let _ = tokio::time::timeout(proxy.settings.linger_timeout, write).await;
+        let _ = tokio::time::timeout(shared.settings.linger_timeout, write).await;
     }
-    stream::close(client, proxy.settings.linger_timeout).await;
+    stream::close(client, shared.settings.linger_timeout).await;
 }
 
 /// What is to be answered to a head that hyper could not read, if anything.

@@ -8,4 +8,5 @@ mod head_start;
 mod incoming;
 mod interim;
 mod reply;
+mod respond;
 mod service;

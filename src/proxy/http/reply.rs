@@ -1,28 +1,28 @@
 //! Answers that the proxy makes itself: short, with the cause.
 
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
+    HeaderValue, Response, StatusCode,
     header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, SEC_WEBSOCKET_VERSION, UPGRADE},
 };
 
 use crate::proxy::{
     body::{self, Body},
     fields::{Fields, visible},
-    request::{handshake::Fault, refusal::Refusal},
+    request::{account::Account, denied::Denied, handshake::Fault, refusal::Refusal},
 };
 
 /// How many elements of `Accept` are looked at, since each is looked at several times.
 const MAX_RANGES: usize = 64;
 
 /// Whether a client would rather have JSON than text.
-pub(crate) fn wants_json(headers: &HeaderMap) -> bool {
-    headers.contains_key(ACCEPT)
+pub(crate) fn wants_json(headers: &impl Fields) -> bool {
+    headers.has(&ACCEPT)
         && quality(headers, "application/json", "application/*") > quality(headers, "text/plain", "text/*")
 }
 
 /// How much a client wants a media type, from 0 to 1 (RFC 9110 §12.5.1): by the range that is the type itself, else by
 /// that of its kind. `*/*` is no wish for anything.
-fn quality(headers: &HeaderMap, media_type: &str, kind: &str) -> f32 {
+fn quality(headers: &impl Fields, media_type: &str, kind: &str) -> f32 {
     let of = |wanted: &str| {
         let elements = headers.lines(&ACCEPT).flat_map(|line| line.split(|byte| *byte == b',')).take(MAX_RANGES);
         let ranges = elements.filter_map(visible).filter_map(|range| {
@@ -40,8 +40,26 @@ fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> f32 {
     weight.map_or(1.0, |weight| weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0))
 }
 
+/// The response to a request that does not get what it asked for, which is counted with it.
+pub(crate) fn denied(denied: Denied, json: bool, account: &mut Account) -> Response<Body> {
+    match denied {
+        Denied::Refused(refusal) => {
+            account.refuse(&refusal);
+            reply(&refusal, json)
+        }
+        Denied::Answered(response) => answered(*response, account),
+    }
+}
+
+/// A backend's response, which is counted with it.
+pub(crate) fn answered(mut response: Response<Body>, account: &mut Account) -> Response<Body> {
+    account.respond(response.status());
+    upgrade_required(&mut response);
+    response
+}
+
 /// The answer to a request that is refused.
-pub(crate) fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
+fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
     let (kind, content) = content(refusal, json);
     let mut response = Response::new(body::text(content));
     *response.status_mut() = refusal.status();
@@ -73,7 +91,7 @@ pub(crate) fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
 }
 
 /// A 426 says what to upgrade to (RFC 9110 §15.5.22), also one of the backend's, whose `Upgrade` ended here.
-pub(crate) fn upgrade_required(response: &mut Response<Body>) {
+fn upgrade_required(response: &mut Response<Body>) {
     if response.status() == StatusCode::UPGRADE_REQUIRED {
         let headers = response.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -101,6 +119,8 @@ fn content(refusal: &Refusal, json: bool) -> (&'static str, String) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     #[test]

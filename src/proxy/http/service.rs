@@ -11,69 +11,46 @@ use http::{
     request::Parts,
 };
 use hyper::body::{Body as _, Incoming};
-use tokio::time::Instant;
 
 use super::{
     client_io::{Answering, Stage},
     incoming, reply,
 };
-use crate::{
-    metrics::Metrics,
-    proxy::{
-        body::{Body, Guarded, meter::Metered},
-        request::{
-            account,
-            admitted::Routed,
-            check,
-            handshake::{self, Intent},
-            match_request::{self, Asked},
-            peer::Peer,
-            refusal::Refusal,
-        },
-        shared::{Phase, Shared},
-        tunnel::Opening,
-        upstream::{
-            plain::{self, Connections},
-            pool::{Pinned, Pool},
-            upgrade::{self, Begun, Outcome},
-        },
+use crate::proxy::{
+    body::{Body, Guarded, meter::Metered},
+    request::{
+        self, Arrived,
+        account::Account,
+        denied::Denied,
+        handshake::{self, Intent},
+        peer::Peer,
+        routed::Routed,
     },
-    table::{Endpoint, ObjectName},
+    shared::Shared,
+    tunnel::Opening,
+    upstream::{
+        plain::{self, Connections},
+        pool::{Pinned, Pool},
+        upgrade,
+    },
 };
 
 /// What serves the requests of one connection.
 pub(crate) struct Service {
-    proxy: Arc<Shared>,
+    shared: Arc<Shared>,
     pool: Arc<Pool>,
     peer: Peer,
     stage: Arc<Stage>,
-    /// What was already done of the first request, a handshake.
-    begun: Mutex<Option<Begun>>,
     /// The connection with a backend that this client alone may use.
     pinned: Arc<Pinned>,
     /// Where the tunnel of a 101 waits until hyper has given the connection back.
     pub opening: Mutex<Option<Box<Opening>>>,
 }
 
-/// What a request is about, as metrics and log see it.
-#[derive(Default)]
-struct Subject {
-    route: Option<ObjectName>,
-    endpoint: Option<Arc<Endpoint>>,
-    upgrade: bool,
-}
-
 impl Service {
-    /// Serves a connection of which the first request may have been begun.
-    pub(crate) fn new(
-        proxy: Arc<Shared>,
-        pool: Arc<Pool>,
-        peer: Peer,
-        stage: Arc<Stage>,
-        begun: Option<Begun>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, pool: Arc<Pool>, peer: Peer, stage: Arc<Stage>) -> Self {
         let (pinned, opening) = Default::default();
-        Self { proxy, pool, peer, stage, begun: Mutex::new(begun), pinned, opening }
+        Self { shared, pool, peer, stage, pinned, opening }
     }
 
     /// Answers a request; the guard tells when that is done.
@@ -83,52 +60,32 @@ impl Service {
         answering: Answering,
     ) -> Result<Response<Body>, Infallible> {
         let json = reply::wants_json(request.headers());
-        let (mut subject, started) = (Subject::default(), Instant::now());
-        let mut pending = Handshake::of(&self.proxy.metrics);
-        let result = self.serve(request, started, &mut subject, &mut pending).await;
+        let mut account = Account::open(&self.shared);
+        let served = self.serve(request, &mut account).await;
         self.stage.interim.end();
-        let mut response = result.unwrap_or_else(|refusal| {
-            account::log_refusal(&refusal, &self.proxy.throttle, subject.route.as_ref(), subject.endpoint.as_deref());
-            pending.result = subject.upgrade.then_some((subject.route.clone(), refusal.label()));
-            reply::reply(&refusal, json)
-        });
-        drop(pending);
-        self.proxy.metrics.request(subject.route.as_ref(), response.status().as_u16());
-        if *self.proxy.phase.borrow() != Phase::Serving && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let mut response = served.unwrap_or_else(|denied| reply::denied(denied, json, &mut account));
+        if self.shared.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
         }
         let meter = self.stage.to_client.clone();
         Ok(response.map(|body| Body::new(Guarded::new(Metered::new(body, meter), answering))))
     }
 
-    async fn serve(
-        &self,
-        mut request: Request<Incoming>,
-        started: Instant,
-        subject: &mut Subject,
-        pending: &mut Handshake<'_>,
-    ) -> Result<Response<Body>, Refusal> {
+    async fn serve(&self, mut request: Request<Incoming>, account: &mut Account) -> Result<Response<Body>, Denied> {
         request.extensions_mut().insert(self.stage.to_client.clone());
-        // Also from a request that was begun before, so that it does not stay for the next one.
         let retarget = self.stage.retarget.take();
-        let begun = self.begun.lock().expect("no holder panics").take();
-        if let Some(begun) = begun {
-            return self.resume(begun, request, subject, pending).await;
-        }
-        let version = request.version();
-        let intent = handshake::intent(request.method(), version, request.headers());
-        subject.upgrade = intent != Intent::Plain;
         let (mut head, body) = request.into_parts();
+        let version = head.version;
+        let intent = handshake::intent(&head.method, version, &head.headers);
         log_upgrade(intent, &head.headers);
-        let target = check::check(&head.method, head.version, (&head.uri).into(), &head.headers)?;
-        let pinned = self.pinned.endpoint();
-        let asked = Asked { target: &target, intent, started, pinned: pinned.as_ref() };
-        let mut routed = match_request::route(&self.proxy, &self.peer, asked, &mut head.headers, &mut subject.route)?;
+        let (peer, method, target, pinned) = (&self.peer, &head.method, (&head.uri).into(), self.pinned.endpoint());
+        let arrived = Arrived { peer, method, version, target, intent, pinned };
+        let mut routed = request::route(&self.shared, arrived, &mut head.headers, account).await?;
         routed.retarget = retarget;
         readdress(&mut head);
         let request = Request::from_parts(head, body);
-        let exchanged = self.exchange(&mut routed, (intent, version), request, subject, pending).await;
-        subject.endpoint = routed.tried.take();
+        let exchanged = self.exchange(&mut routed, (intent, version), request, account).await;
+        account.endpoint = routed.tried.take();
         exchanged
     }
 
@@ -137,22 +94,22 @@ impl Service {
         routed: &mut Routed,
         (intent, version): (Intent, Version),
         request: Request<Incoming>,
-        subject: &Subject,
-        pending: &mut Handshake<'_>,
-    ) -> Result<Response<Body>, Refusal> {
-        let settings = &self.proxy.settings;
+        account: &mut Account,
+    ) -> Result<Response<Body>, Denied> {
+        let settings = &self.shared.settings;
         let (request, hold) =
             incoming::prepare(request, settings, (version == Version::HTTP_11).then_some(&self.stage));
         let request = request.map(|body| self.metered(body));
         if intent == Intent::Plain {
             // Boxed, as the upgrade is: what awaits an answer is moved more than once, so it should be small.
-            let mut response = Box::pin(plain::pass(routed, self.connections(), request, hold)).await?;
-            reply::upgrade_required(&mut response);
-            return Ok(response);
+            let response = Box::pin(plain::pass(routed, self.connections(), request, hold)).await?;
+            return Ok(reply::answered(response, account));
         }
-        pending.result = Some((subject.route.clone(), "client_gone"));
-        let outcome = Box::pin(upgrade::upgrade(routed, request)).await?;
-        Ok(self.switch(outcome, routed.started, pending))
+        let handshake = upgrade::in_time(routed.deadline(), upgrade::upgrade(routed, request));
+        let (response, opening) = Box::pin(handshake).await?;
+        *self.opening.lock().expect("no holder panics") = Some(opening);
+        account.switch();
+        Ok(response)
     }
 
     fn connections(&self) -> Connections<'_> {
@@ -161,39 +118,6 @@ impl Service {
 
     fn metered(&self, body: Body) -> Body {
         if body.is_end_stream() { body } else { Body::new(Metered::new(body, self.stage.to_backend.clone())) }
-    }
-
-    /// Goes on with a handshake that was refused, or sent to its endpoint, before hyper had to do with it.
-    async fn resume(
-        &self,
-        begun: Begun,
-        request: Request<Incoming>,
-        subject: &mut Subject,
-        pending: &mut Handshake<'_>,
-    ) -> Result<Response<Body>, Refusal> {
-        *subject = Subject { route: begun.route, endpoint: begun.endpoint, upgrade: true };
-        let sent = begun.sent?;
-        pending.result = Some((subject.route.clone(), "client_gone"));
-        let started = sent.routed.started;
-        let request = request.map(|body| Body::new(Guarded::new(body, ())));
-        let outcome = Box::pin(upgrade::resume(sent, request)).await?;
-        Ok(self.switch(outcome, started, pending))
-    }
-
-    fn switch(&self, outcome: Outcome, started: Instant, pending: &mut Handshake<'_>) -> Response<Body> {
-        let (mut response, label) = match outcome {
-            Outcome::Answered(response) => (response, "refused"),
-            Outcome::Switched(response, opening) => {
-                *self.opening.lock().expect("no holder panics") = Some(opening);
-                self.proxy.metrics.handshake_duration(started.elapsed());
-                (response, "switched")
-            }
-        };
-        reply::upgrade_required(&mut response);
-        if let Some((_, result)) = &mut pending.result {
-            *result = label;
-        }
-        response
     }
 }
 
@@ -212,31 +136,4 @@ fn readdress(head: &mut Parts) {
     head.uri = head.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     head.version = Version::HTTP_11;
     head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-}
-
-/// Counts a handshake when it is over, also when that is because the client went away.
-pub(crate) struct Handshake<'a> {
-    metrics: &'a Metrics,
-    /// Its route, and what it is counted as; none while there is nothing to count.
-    pub result: Option<(Option<ObjectName>, &'static str)>,
-}
-
-impl<'a> Handshake<'a> {
-    /// Nothing to count yet.
-    pub(crate) fn of(metrics: &'a Metrics) -> Self {
-        Self { metrics, result: None }
-    }
-
-    /// Counts it now.
-    pub(crate) fn count(&mut self) {
-        if let Some((route, result)) = self.result.take() {
-            self.metrics.handshake(route.as_ref(), result);
-        }
-    }
-}
-
-impl Drop for Handshake<'_> {
-    fn drop(&mut self) {
-        self.count();
-    }
 }

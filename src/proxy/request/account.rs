@@ -1,31 +1,104 @@
-//! What remains of a request: its line in the log.
+//! What a request leaves behind: its counts, and its line in the log where it was refused.
 
-use super::refusal::{Refusal, Side};
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::{
+    handshake::Intent,
+    refusal::{Refusal, Side},
+};
 use crate::{
-    proxy::bounds::throttle::Throttle,
+    proxy::shared::Shared,
     table::{Endpoint, ObjectName},
 };
 
-/// Logs it, as loud as it deserves: what clients do wrong is not the operator's concern. What a route or a backend
-/// does wrong it does with each request, so such lines are limited.
-pub(crate) fn log_refusal(
-    refusal: &Refusal,
-    throttle: &Throttle,
-    route: Option<&ObjectName>,
-    endpoint: Option<&Endpoint>,
-) {
-    let (side, _, label) = refusal.facts();
-    let about = refusal.subject().map(tracing::field::display);
-    let (route, endpoint) = (route.map(ToString::to_string), endpoint.map(|endpoint| &*endpoint.name));
-    if side == Side::Client {
-        tracing::debug!(route, %refusal, about, "request refused");
-        return;
+/// One for each request. It is counted once: by the first of the methods that say how it ended, or as given up by the
+/// client when it is dropped.
+pub(crate) struct Account {
+    shared: Arc<Shared>,
+    /// When its head was complete.
+    pub started: Instant,
+    /// The route that it is for, once that is known.
+    pub route: Option<ObjectName>,
+    /// The endpoint that was tried last.
+    pub endpoint: Option<Arc<Endpoint>>,
+    is_handshake: bool,
+    is_counted: bool,
+}
+
+impl Account {
+    /// Opens the account of a request whose head has just arrived.
+    pub(crate) fn open(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: shared.clone(),
+            started: Instant::now(),
+            route: None,
+            endpoint: None,
+            is_handshake: false,
+            is_counted: false,
+        }
     }
-    let Some(unlogged) = throttle.pass(&[route.as_deref().unwrap_or_default(), label]) else { return };
-    let more = (unlogged > 0).then_some(unlogged);
-    if side == Side::Backend {
-        tracing::warn!(route, endpoint, %refusal, about, more, "backend failed");
-    } else {
-        tracing::info!(route, %refusal, about, more, "route cannot serve");
+
+    /// Notes what it asks for: handshakes are counted by their results as well.
+    pub(super) fn asks_for(&mut self, intent: Intent) {
+        self.is_handshake = intent != Intent::Plain;
+    }
+
+    /// The client has a WebSocket connection.
+    pub(crate) fn switch(&mut self) {
+        self.count(StatusCode::SWITCHING_PROTOCOLS, "switched");
+        self.shared.metrics.handshake_duration(self.started.elapsed());
+    }
+
+    /// The client gets this response of a backend's.
+    pub(crate) fn respond(&mut self, status: StatusCode) {
+        self.count(status, "refused");
+    }
+
+    /// The client gets a response of our own.
+    pub(crate) fn refuse(&mut self, refusal: &Refusal) {
+        self.log(refusal);
+        self.count(refusal.status(), refusal.label());
+    }
+
+    fn count(&mut self, status: StatusCode, result: &'static str) {
+        self.shared.metrics.request(self.route.as_ref(), status.as_u16());
+        self.count_handshake(result);
+    }
+
+    fn count_handshake(&mut self, result: &'static str) {
+        if !std::mem::replace(&mut self.is_counted, true) && self.is_handshake {
+            self.shared.metrics.handshake(self.route.as_ref(), result);
+        }
+    }
+
+    /// Logs a refusal. Client errors are not the operator's concern. A route or a backend fails with each request, so
+    /// such lines are limited.
+    fn log(&self, refusal: &Refusal) {
+        let (side, _, label) = refusal.facts();
+        let about = refusal.subject().map(tracing::field::display);
+        let (route, endpoint) = (self.route.as_ref().map(ToString::to_string), self.endpoint.as_deref());
+        if side == Side::Client {
+            tracing::debug!(route, %refusal, about, "request refused");
+            return;
+        }
+        let kind = [route.as_deref().unwrap_or_default(), label];
+        let Some(unlogged) = self.shared.throttle.pass(&kind) else { return };
+        let (endpoint, more) = (endpoint.map(|endpoint| &*endpoint.name), (unlogged > 0).then_some(unlogged));
+        if side == Side::Backend {
+            tracing::warn!(route, endpoint, %refusal, about, more, "backend failed");
+        } else {
+            tracing::info!(route, %refusal, about, more, "route cannot serve");
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if self.route.is_some() {
+            self.count_handshake("client_gone");
+        }
     }
 }

@@ -10,10 +10,7 @@ use http::{
     },
 };
 
-use super::{
-    handshake::accept_of,
-    refusal::{BadResponse, Refusal},
-};
+use super::{handshake::accept_of, refusal::BadResponse};
 use crate::proxy::fields::{Fields, protected::ProtectedFields, visible};
 
 /// Fields that are meant for the next hop only. `Proxy` is not a field at all, but CGI makes a variable of it that
@@ -67,29 +64,32 @@ pub(crate) fn handshake_fields(fields: &mut impl Fields, protected: &ProtectedFi
     accept
 }
 
-/// Makes the head of a backend's response one of ours. It has our version (RFC 9112 §2.3), after which hyper frames the
-/// body.
+/// Makes the fields of a backend's response ours.
 ///
 /// # Errors
 /// If the length or the coding of the body is in doubt.
-pub(crate) fn response<B>(response: &mut Response<B>) -> Result<(), Refusal> {
-    let headers = response.headers_mut();
-    check_coding(headers)?;
-    if headers.contains_key(TRANSFER_ENCODING) {
+pub(crate) fn response_fields(fields: &mut impl Fields) -> Result<(), BadResponse> {
+    check_coding(fields)?;
+    if fields.has(&TRANSFER_ENCODING) {
         // A length beside chunked is not to be believed (RFC 9112 §6.3).
-        headers.remove(CONTENT_LENGTH);
+        fields.remove(&CONTENT_LENGTH);
     }
-    merge_lengths(headers)?;
-    // The transfer coding is hyper's to choose again.
-    strip(headers, |_| false);
-    *response.version_mut() = Version::HTTP_11;
+    merge_lengths(fields)?;
+    // The transfer coding is chosen again where the response is written.
+    strip(fields, |_| false);
     Ok(())
 }
 
+/// The same for a response of hyper's. It gets our version (RFC 9112 §2.3), after which hyper frames the body.
+pub(crate) fn response<B>(response: &mut Response<B>) -> Result<(), BadResponse> {
+    *response.version_mut() = Version::HTTP_11;
+    response_fields(response.headers_mut())
+}
+
 /// A coding that hyper would leave in is one that the client would not be told of.
-fn check_coding(headers: &HeaderMap) -> Result<(), BadResponse> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+fn check_coding(fields: &impl Fields) -> Result<(), BadResponse> {
+    let mut codings = fields.lines(&TRANSFER_ENCODING);
+    let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
     if codings.next().is_some_and(|coding| !is_chunked(coding)) || codings.next().is_some() {
         return Err(BadResponse::TransferCoding);
     }
@@ -98,8 +98,8 @@ fn check_coding(headers: &HeaderMap) -> Result<(), BadResponse> {
 
 /// Equal lengths become one, in whatever lines and lists they came (RFC 9110 §8.6); this includes responses without
 /// a body, to HEAD and with 304, where nothing else looks at them.
-fn merge_lengths(headers: &mut HeaderMap) -> Result<(), BadResponse> {
-    let mut lengths = HeaderMap::lines(headers, &CONTENT_LENGTH).flat_map(|line| line.split(|byte| *byte == b','));
+fn merge_lengths(fields: &mut impl Fields) -> Result<(), BadResponse> {
+    let mut lengths = fields.lines(&CONTENT_LENGTH).flat_map(|line| line.split(|byte| *byte == b','));
     let Some(first) = lengths.next() else { return Ok(()) };
     let length = parse_length(first)?;
     for other in lengths {
@@ -107,7 +107,7 @@ fn merge_lengths(headers: &mut HeaderMap) -> Result<(), BadResponse> {
             return Err(BadResponse::ContentLength);
         }
     }
-    headers.insert(CONTENT_LENGTH, length.into());
+    fields.set(CONTENT_LENGTH, length.to_string().into_bytes());
     Ok(())
 }
 
@@ -177,7 +177,7 @@ mod tests {
     }
 
     /// The fields of a response as the client gets them.
-    fn passed(fields: &[(&'static str, &'static str)]) -> Result<HeaderMap, Refusal> {
+    fn passed(fields: &[(&'static str, &'static str)]) -> Result<HeaderMap, BadResponse> {
         let mut received = Response::new(());
         *received.headers_mut() = map(fields);
         response(&mut received)?;
@@ -197,7 +197,7 @@ mod tests {
         for lengths in [&["x"][..], &["-5"], &["+5"], &["5, 6"], &["5", "6"], &[""], &["5,"], &["99999999999999999999"]]
         {
             let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
-            assert_eq!(passed(&fields), Err(BadResponse::ContentLength.into()), "{lengths:?}");
+            assert_eq!(passed(&fields), Err(BadResponse::ContentLength), "{lengths:?}");
         }
     }
 
@@ -205,7 +205,7 @@ mod tests {
     fn codings_of_a_response_that_hyper_would_leave_in_are_refused() {
         for codings in [&["gzip, chunked"][..], &["chunked", "chunked"], &["chunked, chunked"], &["identity"]] {
             let fields: Vec<_> = codings.iter().map(|coding| ("transfer-encoding", *coding)).collect();
-            assert_eq!(passed(&fields), Err(BadResponse::TransferCoding.into()), "{codings:?}");
+            assert_eq!(passed(&fields), Err(BadResponse::TransferCoding), "{codings:?}");
         }
     }
 }

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use crate::{
     proxy::{
         request::{
-            admitted::{Routed, uptime},
             refusal::Refusal,
+            routed::{Routed, uptime},
         },
         transport::stream::{self, Stream},
     },

@@ -18,10 +18,10 @@ use crate::{
         body::{self, Body, Guarded, Hold, meter::Meter},
         fields::Fields,
         request::{
-            admitted::Routed,
             handshake::BadSwitch,
             hop_by_hop,
             refusal::{BadResponse, Refusal},
+            routed::Routed,
         },
     },
     table::{Endpoint, InUse},
@@ -42,7 +42,7 @@ pub(crate) async fn pass(
     mut request: Request<Body>,
     hold: Option<Arc<Hold>>,
 ) -> Result<Response<Body>, Refusal> {
-    hop_by_hop::request_fields(request.headers_mut(), &routed.proxy.settings.protected_fields);
+    hop_by_hop::request_fields(request.headers_mut(), &routed.shared.settings.protected_fields);
     let Answer { mut response, mut lease, endpoint, in_use } = routed.exchange(connections, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadSwitch::Unasked.into());
@@ -52,7 +52,7 @@ pub(crate) async fn pass(
         lease.pin(connections.pinned);
     }
     // What the backend's Connection names must not take our cookie with it.
-    routed.sign(response.headers_mut(), &endpoint);
+    routed.finish(response.headers_mut(), &endpoint);
     let unwanted = hold.and_then(Hold::refuse);
     if unwanted.is_some() {
         // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).

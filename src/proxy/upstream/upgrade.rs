@@ -1,12 +1,6 @@
 //! The handshake with the backend, on a connection of its own that never goes to the pool.
 
-use std::{
-    future::poll_fn,
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-};
+use std::{future::poll_fn, sync::Arc};
 
 use http::{
     Request, Response, StatusCode,
@@ -14,123 +8,77 @@ use http::{
 };
 use hyper::{body::Incoming, client::conn::http1::Connection};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     dial::{self, Connected},
     pool,
     restoring::Restoring,
 };
-use crate::{
-    proxy::{
-        body::{
-            self, Body, Guarded,
-            meter::{Meter, Tap, Tapped},
-        },
-        fields::Fields,
-        request::{
-            admitted::Routed,
-            handshake::check_switch,
-            hop_by_hop,
-            refusal::{BadResponse, Refusal},
-            retarget::NextTarget,
-        },
-        transport::stream::Stream,
-        tunnel::{Opening, TunnelLimits, frames::Extensions},
+use crate::proxy::{
+    body::{
+        self, Body, Guarded,
+        meter::{Meter, Tap, Tapped},
     },
-    table::{Endpoint, ObjectName},
+    fields::Fields,
+    request::{
+        denied::Denied,
+        handshake::check_switch,
+        hop_by_hop,
+        refusal::{BadResponse, Refusal},
+        retarget::NextTarget,
+        routed::Routed,
+    },
+    transport::stream::Stream,
+    tunnel::{Opening, TunnelLimits, frames::Extensions},
 };
 
-/// What came of a handshake.
-pub(crate) enum Outcome {
-    /// The 101 for the client, and the tunnel to open behind it.
-    Switched(Response<Body>, Box<Opening>),
-    /// Any other answer, which is the client's to see. The connection stays one for HTTP.
-    Answered(Response<Body>),
-}
-
-/// A handshake of which something has been done before hyper had to do with it.
-pub(crate) struct Begun {
-    pub route: Option<ObjectName>,
-    /// The endpoint that it came to.
-    pub endpoint: Option<Arc<Endpoint>>,
-    /// Why it is refused, if it is.
-    pub sent: Result<Sent, Refusal>,
-}
-
-/// A handshake that an endpoint has got.
-pub(crate) struct Sent {
-    pub routed: Routed,
-    /// The answer that belongs to its key.
-    pub accept: String,
-    pub connected: Connected,
-}
-
-/// Passes a handshake on, to the first endpoint that takes the connection.
-pub(crate) async fn upgrade(routed: &mut Routed, mut request: Request<Body>) -> Result<Outcome, Refusal> {
-    let deadline = routed.deadline();
-    let exchange = async {
-        let accept = hop_by_hop::handshake_fields(request.headers_mut(), &routed.proxy.settings.protected_fields);
-        let connected = dial::connect(routed).await?;
-        // From here on, something of the request may have been sent: no other endpoint may see it.
-        answer(routed, connected, &accept, request, false).await
-    };
-    in_time(deadline, exchange).await
-}
-
-/// Goes on with a handshake that an endpoint has got.
-pub(crate) async fn resume(sent: Sent, request: Request<Body>) -> Result<Outcome, Refusal> {
-    let Sent { routed, accept, connected } = sent;
-    in_time(routed.deadline(), answer(&routed, connected, &accept, request, true)).await
+/// Passes on a handshake that hyper has read, to the first endpoint that takes the connection: the 101 for the client,
+/// and the tunnel to open behind it.
+///
+/// # Errors
+/// If the client does not get a 101: with the backend's response, if it is a valid one.
+pub(crate) async fn upgrade(
+    routed: &mut Routed,
+    mut request: Request<Body>,
+) -> Result<(Response<Body>, Box<Opening>), Denied> {
+    let accept = hop_by_hop::handshake_fields(request.headers_mut(), &routed.shared.settings.protected_fields);
+    let Connected { endpoint, in_use, backend } = dial::connect(routed).await?;
+    // From here on, something of the request may have been sent: no other endpoint may see it.
+    let next_target = NextTarget::default();
+    next_target.set(routed.retarget.clone());
+    match exchange(Restoring::new(backend, next_target), request).await? {
+        Exchanged::Answered(mut response) => {
+            hop_by_hop::response(&mut response)?;
+            routed.finish(response.headers_mut(), &endpoint);
+            Err(Denied::Answered(Box::new(response.map(|body| Body::new(Guarded::new(body, in_use))))))
+        }
+        Exchanged::Switched(mut response, backend) => {
+            check_switch(response.version(), response.headers(), &accept)?;
+            hop_by_hop::response(&mut response)?;
+            switched(response.headers_mut(), &accept);
+            routed.finish(response.headers_mut(), &endpoint);
+            let extensions = extensions(response.headers());
+            let opening = opening(routed, Connected { endpoint, in_use, backend }, extensions);
+            Ok((response.map(|_| body::empty()), Box::new(opening)))
+        }
+    }
 }
 
 /// Gives a handshake until its deadline.
 pub(crate) async fn in_time<T>(
     deadline: Option<Instant>,
-    handshake: impl Future<Output = Result<T, Refusal>>,
-) -> Result<T, Refusal> {
+    handshake: impl Future<Output = Result<T, Denied>>,
+) -> Result<T, Denied> {
     match deadline {
-        Some(deadline) => timeout_at(deadline, handshake).await.unwrap_or(Err(Refusal::HandshakeTimeout)),
+        Some(deadline) => timeout_at(deadline, handshake).await.unwrap_or(Err(Refusal::HandshakeTimeout.into())),
         None => handshake.await,
-    }
-}
-
-/// What the backend answers.
-async fn answer(
-    routed: &Routed,
-    connected: Connected,
-    accept: &str,
-    request: Request<Body>,
-    is_sent: bool,
-) -> Result<Outcome, Refusal> {
-    let Connected { endpoint, in_use, backend } = connected;
-    let next_target = NextTarget::default();
-    next_target.set(routed.retarget.clone());
-    let backend = BackendIo { stream: backend, is_sent, is_asked: false, reader: None };
-    match exchange(Restoring::new(backend, next_target), request).await? {
-        Exchanged::Answered(mut response) => {
-            hop_by_hop::response(&mut response)?;
-            routed.sign(response.headers_mut(), &endpoint);
-            Ok(Outcome::Answered(response.map(|body| Body::new(Guarded::new(body, in_use)))))
-        }
-        Exchanged::Switched(mut response, backend) => {
-            check_switch(response.version(), response.headers(), accept)?;
-            hop_by_hop::response(&mut response)?;
-            switched(response.headers_mut(), accept);
-            routed.sign(response.headers_mut(), &endpoint);
-            let extensions = extensions(response.headers());
-            let opening = opening(routed, Connected { endpoint, in_use, backend }, extensions);
-            Ok(Outcome::Switched(response.map(|_| body::empty()), Box::new(opening)))
-        }
     }
 }
 
 /// The tunnel to an endpoint that has switched.
 pub(crate) fn opening(routed: &Routed, connected: Connected, extensions: Extensions) -> Opening {
-    let limits = TunnelLimits::new(&routed.rule.timeouts, &routed.proxy.settings);
+    let limits = TunnelLimits::new(&routed.rule.timeouts, &routed.shared.settings);
     let Connected { endpoint, in_use, backend } = connected;
     Opening { backend, extensions, names: routed.names(&endpoint), limits, keepalive: routed.rule.keepalive, in_use }
 }
@@ -165,11 +113,11 @@ enum Exchanged {
     Answered(Response<Incoming>),
 }
 
-type BackendConnection = Connection<TokioIo<Tapped<Restoring<BackendIo>>>, Body>;
+type BackendConnection = Connection<TokioIo<Tapped<Restoring<Stream>>>, Body>;
 
 /// Sends the request and reads the head of the answer; interim ones (100, 103) are none. The connection is driven
 /// here rather than by a task, so that a client that goes away takes it with it.
-async fn exchange(backend: Restoring<BackendIo>, request: Request<Body>) -> Result<Exchanged, Refusal> {
+async fn exchange(backend: Restoring<Stream>, request: Request<Body>) -> Result<Exchanged, Refusal> {
     let tap = Tap::default();
     tap.set(request.extensions().get::<Arc<Meter>>().cloned());
     let handshake = pool::client().handshake(TokioIo::new(Tapped::new(backend, tap))).await;
@@ -197,50 +145,7 @@ async fn exchange(backend: Restoring<BackendIo>, request: Request<Body>) -> Resu
 
 fn into_tunnel(response: Response<Incoming>, connection: BackendConnection) -> Exchanged {
     let parts = connection.into_parts();
-    let mut backend = parts.io.into_inner().into_inner().into_inner().stream;
+    let mut backend = parts.io.into_inner().into_inner().into_inner();
     backend.unread(&parts.read_buf);
     Exchanged::Switched(response, backend)
-}
-
-/// A connection with a backend as hyper sees it.
-struct BackendIo {
-    stream: Stream,
-    /// Whether the backend has the request already. Then what hyper writes, which is that request, goes nowhere; and
-    /// nothing can be read before, since hyper takes what comes unasked for an error.
-    is_sent: bool,
-    is_asked: bool,
-    reader: Option<Waker>,
-}
-
-impl AsyncRead for BackendIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.is_sent && !this.is_asked {
-            this.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        Pin::new(&mut this.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for BackendIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if !this.is_sent {
-            return Pin::new(&mut this.stream).poll_write(cx, buf);
-        }
-        this.is_asked = true;
-        if let Some(reader) = this.reader.take() {
-            reader.wake();
-        }
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
 }

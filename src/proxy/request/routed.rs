@@ -6,18 +6,17 @@ use std::{
     time::Duration,
 };
 
-use http::header::SET_COOKIE;
 use tokio::time::Instant;
 
 use super::{retarget::Retarget, session::Sticky};
 use crate::{
-    proxy::{fields::Fields, shared::Shared, tunnel::TunnelNames},
+    proxy::{shared::Shared, tunnel::TunnelNames},
     table::{Candidates, Endpoint, InUse, Rule},
 };
 
 /// A request that has a rule, with all that outlives the look at the table.
 pub(crate) struct Routed {
-    pub proxy: Arc<Shared>,
+    pub shared: Arc<Shared>,
     pub rule: Arc<Rule>,
     pub candidates: Candidates,
     pub sticky: Option<Sticky>,
@@ -58,13 +57,6 @@ impl Routed {
             service: self.candidates.service().clone(),
             endpoint: endpoint.name.clone(),
             client: self.client,
-        }
-    }
-
-    /// Adds the session cookie where the client needs a new one.
-    pub(crate) fn sign(&self, answer: &mut impl Fields, endpoint: &Endpoint) {
-        if let Some(cookie) = self.sticky.as_ref().and_then(|sticky| sticky.cookie(&endpoint.id)) {
-            answer.add(SET_COOKIE, cookie.into_bytes());
         }
     }
 }

@@ -1,0 +1,11 @@
+//! `escapedSlashes`: paths with `%2F` or `%5C`, which backends read differently.
+
+use super::super::{View, refusal::Refusal};
+use crate::table::{EscapedSlashes, Rule};
+
+pub(super) fn check(view: &View<'_>, rule: &Rule) -> Result<(), Refusal> {
+    if view.target.path.has_escaped_slash() && rule.escaped_slashes == EscapedSlashes::Reject {
+        return Err(Refusal::EscapedSlash);
+    }
+    Ok(())
+}

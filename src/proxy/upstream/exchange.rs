@@ -1,0 +1,201 @@
+//! The exchange of a handshake without hyper: one head out, one head in, on a connection of its own.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    mem::MaybeUninit,
+    task::{Poll, ready},
+    time::SystemTime,
+};
+
+use http::{Response, StatusCode, Version, header::DATE};
+use httparse::{ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    dial::{self, Connected},
+    response_body::{Framing, ResponseBody},
+    upgrade,
+};
+use crate::{
+    proxy::{
+        body::{self, meter::LARGE_READ},
+        bounds::budget::Charge,
+        fields::{Fields, Lines, end_of_head},
+        request::{
+            denied::Denied,
+            handshake::check_switch,
+            hop_by_hop,
+            refusal::{BadResponse, Refusal},
+            routed::Routed,
+        },
+        transport::stream::{HEADROOM, READ, Stream, with_buffers},
+        tunnel::Opening,
+    },
+    table::InUse,
+};
+
+/// How many fields the head of a response may have.
+pub(crate) const MAX_FIELDS: usize = 200;
+/// The longest head of a response, in bytes.
+const MAX_HEAD: usize = LARGE_READ;
+
+/// A handshake that was answered with a valid 101.
+pub(crate) struct Switched {
+    /// The 101 for the client.
+    pub head: Vec<u8>,
+    pub opening: Opening,
+}
+
+/// Sends a handshake to the first endpoint that takes the connection, and reads the response.
+///
+/// # Errors
+/// If the client does not get a 101: with the backend's response, if it is a valid one.
+pub(crate) async fn exchange(routed: &mut Routed, request: &[u8], accept: &str) -> Result<Switched, Denied> {
+    let mut connected = dial::connect(routed).await?;
+    // From here on, something of the request may have been sent: no other endpoint may see it.
+    connected.backend.write_all(request).await.map_err(|_| BadResponse::Closed)?;
+    let (mut bytes, mut charge) = (Vec::new(), Charge::default());
+    receive_head(&mut connected.backend, &mut bytes, &mut charge).await?;
+    let response = match answer(routed, &bytes, connected, accept)? {
+        Answer::Switched(switched) => return Ok(switched),
+        Answer::Other(response) => response,
+    };
+    let (head, body) = response.into_parts();
+    let body = body::begun(body).await.map_err(|_| BadResponse::Body)?;
+    Err(Denied::Answered(Box::new(Response::from_parts(head, body))))
+}
+
+enum Answer {
+    Switched(Switched),
+    Other(Response<ResponseBody<InUse>>),
+}
+
+/// Makes of a backend's response the one for the client.
+fn answer(routed: &Routed, bytes: &[u8], mut connected: Connected, accept: &str) -> Result<Answer, Refusal> {
+    let mut room = [MaybeUninit::uninit(); MAX_FIELDS];
+    let head = ResponseHead::parse(bytes, &mut room)?;
+    connected.backend.unread(&bytes[head.length..]);
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return switch(routed, head, accept, connected).map(Answer::Switched);
+    }
+    Ok(Answer::Other(respond(routed, head, connected)?))
+}
+
+/// Receives until there is the whole head of a response that is not an interim one.
+async fn receive_head(backend: &mut Stream, bytes: &mut Vec<u8>, charge: &mut Charge) -> Result<(), BadResponse> {
+    loop {
+        match end_of_head(bytes) {
+            // What follows it is the response that counts.
+            Some(end) if is_interim(bytes) => drop(bytes.drain(..end)),
+            Some(_) => return Ok(()),
+            None if bytes.len() > MAX_HEAD => return Err(BadResponse::Head),
+            None => {
+                let received = poll_fn(|cx| {
+                    with_buffers(|buffers| {
+                        let length = ready!(backend.poll_receive(cx, buffers, READ))?;
+                        bytes.extend_from_slice(&buffers.plain[HEADROOM..HEADROOM + length]);
+                        Poll::Ready(std::io::Result::Ok(length))
+                    })
+                });
+                if received.await.map_err(|_| BadResponse::Closed)? == 0 {
+                    return Err(if bytes.is_empty() { BadResponse::Closed } else { BadResponse::Head });
+                }
+                charge.set(bytes.len());
+            }
+        }
+    }
+}
+
+/// Whether a head is one that another follows (RFC 9110 §15.2). A 101 is none: the protocol changes behind it.
+fn is_interim(head: &[u8]) -> bool {
+    head.starts_with(b"HTTP/1.") && head.get(9) == Some(&b'1') && head.get(9..12) != Some(b"101")
+}
+
+/// The head of a response as it came.
+struct ResponseHead<'a> {
+    length: usize,
+    version: Version,
+    status: StatusCode,
+    reason: &'a str,
+    fields: Lines<'a>,
+}
+
+impl<'a> ResponseHead<'a> {
+    fn parse(bytes: &'a [u8], room: &mut [MaybeUninit<httparse::Header<'a>>; MAX_FIELDS]) -> Result<Self, BadResponse> {
+        let mut head = httparse::Response::new(&mut []);
+        let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut head, bytes, room);
+        let Ok(Status::Complete(length)) = parsed else { return Err(BadResponse::Head) };
+        let status = head.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadResponse::Head)?;
+        let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+        Ok(Self { length, version, status, reason: head.reason.unwrap_or_default(), fields: Lines::new(head.headers) })
+    }
+}
+
+/// Makes of a backend's 101 the one for the client.
+fn switch(routed: &Routed, head: ResponseHead<'_>, accept: &str, connected: Connected) -> Result<Switched, Refusal> {
+    let ResponseHead { version, reason, mut fields, .. } = head;
+    check_switch(version, &fields, accept)?;
+    hop_by_hop::response_fields(&mut fields)?;
+    upgrade::switched(&mut fields, accept);
+    routed.finish(&mut fields, &connected.endpoint);
+    if !fields.has(&DATE) {
+        fields.add(DATE, date());
+    }
+    let mut head = Vec::with_capacity(512);
+    for part in ["HTTP/1.1 101 ", if reason.is_empty() { "Switching Protocols" } else { reason }, "\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
+    fields.write(&mut head);
+    let extensions = upgrade::extensions(&fields);
+    Ok(Switched { head, opening: upgrade::opening(routed, connected, extensions) })
+}
+
+fn respond(
+    routed: &Routed,
+    head: ResponseHead<'_>,
+    connected: Connected,
+) -> Result<Response<ResponseBody<InUse>>, BadResponse> {
+    let ResponseHead { status, reason, mut fields, .. } = head;
+    let Connected { endpoint, in_use, backend } = connected;
+    let framing = Framing::of(status, &fields);
+    hop_by_hop::response_fields(&mut fields)?;
+    routed.finish(&mut fields, &endpoint);
+    let mut response = Response::new(ResponseBody::new(backend, framing, in_use));
+    *response.status_mut() = status;
+    if let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes()) {
+        response.extensions_mut().insert(reason);
+    }
+    let (fields, cases) = fields.into_map();
+    *response.headers_mut() = fields;
+    response.extensions_mut().insert(cases);
+    Ok(response)
+}
+
+/// The current date as a field's value (RFC 9110 §5.6.7), made once a second.
+pub(crate) fn date() -> Vec<u8> {
+    thread_local! {
+        static DATE: Cell<(u64, [u8; 29])> = const { Cell::new((0, [0; 29])) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (made, mut date) = DATE.get();
+    if made != second {
+        let text = httpdate::fmt_http_date(now);
+        date.copy_from_slice(text.as_bytes());
+        DATE.set((second, date));
+    }
+    date.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_heads_that_others_follow_are_interim() {
+        assert!(is_interim(b"HTTP/1.1 103 Early Hints") && is_interim(b"HTTP/1.1 100"));
+        assert!(!is_interim(b"HTTP/1.1 101 x") && !is_interim(b"HTTP/1.1 200") && !is_interim(b"HTTP/1.1"));
+    }
+}

@@ -1,0 +1,237 @@
+//! The body of a response that was read without hyper.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{
+    StatusCode,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use http_body::{Body, Frame, SizeHint};
+use httparse::Status;
+
+use crate::proxy::{
+    body::BodyError,
+    bounds::budget::Charge,
+    fields::Fields,
+    transport::stream::{HEADROOM, Stream, with_buffers},
+};
+
+/// How much is read at once, in bytes.
+const PART: usize = 16 * 1024;
+/// The longest line between chunks, and the longest trailers, in bytes.
+const MAX_LINES: usize = 8 * 1024;
+
+/// Where a body ends (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// After this many bytes.
+    Length(u64),
+    /// With its last chunk.
+    Chunked(Chunk),
+    /// With the connection.
+    Close,
+}
+
+/// What comes next of a chunked body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chunk {
+    /// The size of a chunk.
+    Size,
+    /// This many bytes of one.
+    Data(u64),
+    /// The end of its line.
+    End,
+    /// A line of the trailers, or the empty one behind them. They are dropped, as they may be (RFC 9110 §6.5.1).
+    Trailers,
+}
+
+impl Framing {
+    /// That of a response to a GET with valid fields, before the fields of its hop are removed.
+    pub(crate) fn of(status: StatusCode, fields: &impl Fields) -> Self {
+        if status.is_informational() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+            return Self::Length(0);
+        }
+        if fields.has(&TRANSFER_ENCODING) {
+            return Self::Chunked(Chunk::Size);
+        }
+        let length = fields.only(&CONTENT_LENGTH).and_then(|length| str::from_utf8(length).ok()?.parse().ok());
+        length.map_or(Self::Close, Self::Length)
+    }
+
+    fn is_over(self) -> bool {
+        self == Self::Length(0)
+    }
+}
+
+/// A body, read from the connection as fast as its parts are taken. It owns the connection, and a guard.
+pub(crate) struct ResponseBody<G> {
+    backend: Stream,
+    framing: Framing,
+    /// What was received and not yet given on.
+    received: BytesMut,
+    charge: Charge,
+    _guard: G,
+}
+
+impl<G> ResponseBody<G> {
+    pub(crate) fn new(backend: Stream, framing: Framing, guard: G) -> Self {
+        Self { backend, framing, received: BytesMut::new(), charge: Charge::default(), _guard: guard }
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let received = ready!(with_buffers(|buffers| {
+            let length = ready!(self.backend.poll_receive(cx, buffers, PART))?;
+            self.received.extend_from_slice(&buffers.plain[HEADROOM..HEADROOM + length]);
+            Poll::Ready(std::io::Result::Ok(length))
+        }))?;
+        self.charge.set(self.received.len());
+        Poll::Ready(Ok(received))
+    }
+}
+
+/// Takes the next part of a body from what was received of it: `None` if more has to be received.
+fn next_part(framing: &mut Framing, received: &mut BytesMut) -> Result<Option<Bytes>, BodyError> {
+    loop {
+        match framing {
+            _ if received.is_empty() => return Ok(None),
+            Framing::Length(left) | Framing::Chunked(Chunk::Data(left)) => {
+                let length = received.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= length as u64;
+                if *framing == Framing::Chunked(Chunk::Data(0)) {
+                    *framing = Framing::Chunked(Chunk::End);
+                }
+                return Ok(Some(received.split_to(length).freeze()));
+            }
+            Framing::Close => return Ok(Some(received.split().freeze())),
+            Framing::Chunked(chunk) => match next_line(*chunk, received)? {
+                Some(Some(next)) => *chunk = next,
+                Some(None) => *framing = Framing::Length(0),
+                None => return Ok(None),
+            },
+        }
+        if framing.is_over() {
+            return Ok(None);
+        }
+    }
+}
+
+/// Takes a line that is not data, and gives what comes after it: nothing after the last one.
+fn next_line(chunk: Chunk, received: &mut BytesMut) -> Result<Option<Option<Chunk>>, BodyError> {
+    let (length, next) = match chunk {
+        Chunk::Size => match httparse::parse_chunk_size(received).map_err(|_| "malformed chunk size")? {
+            Status::Complete((length, 0)) => (length, Some(Chunk::Trailers)),
+            Status::Complete((length, size)) => (length, Some(Chunk::Data(size))),
+            Status::Partial => (0, None),
+        },
+        Chunk::End if received.starts_with(b"\r\n") => (2, Some(Chunk::Size)),
+        Chunk::End if received.len() == 1 && received[0] == b'\r' => (0, None),
+        Chunk::End => return Err("a chunk is longer than its size".into()),
+        Chunk::Trailers => match received.iter().position(|byte| *byte == b'\n') {
+            Some(end) if received[..end].trim_ascii().is_empty() => {
+                received.advance(end + 1);
+                return Ok(Some(None));
+            }
+            Some(end) => (end + 1, Some(Chunk::Trailers)),
+            None => (0, None),
+        },
+        Chunk::Data(_) => unreachable!("data is not a line"),
+    };
+    if next.is_none() && received.len() > MAX_LINES {
+        return Err("the lines between chunks are too long".into());
+    }
+    received.advance(length);
+    Ok(next.map(Some))
+}
+
+impl<G: Unpin> Body for ResponseBody<G> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        while !this.framing.is_over() {
+            if let Some(part) = next_part(&mut this.framing, &mut this.received)? {
+                this.charge.set(this.received.len());
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            if !this.framing.is_over() && ready!(this.poll_receive(cx))? == 0 {
+                let is_whole = std::mem::replace(&mut this.framing, Framing::Length(0)) == Framing::Close;
+                return Poll::Ready((!is_whole).then(|| Err("the body is incomplete".into())));
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.framing.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.framing {
+            Framing::Length(left) => SizeHint::with_exact(left),
+            Framing::Chunked(_) | Framing::Close => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a body comes to that arrives in pieces of this size: its data, and whether it is over.
+    fn decoded(mut framing: Framing, bytes: &[u8], size: usize) -> Result<(Vec<u8>, bool), String> {
+        let (mut received, mut data) = (BytesMut::new(), Vec::new());
+        for piece in bytes.chunks(size) {
+            received.extend_from_slice(piece);
+            while let Some(part) = next_part(&mut framing, &mut received).map_err(|error| error.to_string())? {
+                data.extend_from_slice(&part);
+                if framing.is_over() {
+                    break;
+                }
+            }
+        }
+        Ok((data, framing.is_over()))
+    }
+
+    const CHUNKED: Framing = Framing::Chunked(Chunk::Size);
+
+    #[test]
+    fn a_body_ends_where_its_framing_says() {
+        for size in [1, 2, 3, 100] {
+            assert_eq!(decoded(Framing::Length(3), b"abc", size), Ok((b"abc".to_vec(), true)));
+            assert_eq!(decoded(Framing::Length(4), b"abc", size), Ok((b"abc".to_vec(), false)));
+            assert_eq!(decoded(Framing::Close, b"abc", size), Ok((b"abc".to_vec(), false)));
+            let chunked = b"3;a=b\r\nabc\r\n0A\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n";
+            assert_eq!(decoded(CHUNKED, chunked, size), Ok((b"abc0123456789".to_vec(), true)), "{size}");
+        }
+    }
+
+    #[test]
+    fn chunks_that_are_malformed_are_an_error() {
+        for bytes in [&b"x\r\n"[..], b"3\r\nabcd\r\n", b"3\r\nabc\rx", b"11111111111111111\r\n", b"-1\r\n"] {
+            assert!(decoded(CHUNKED, bytes, 1).is_err(), "{}", String::from_utf8_lossy(bytes));
+        }
+        let endless = [&b"0\r\n"[..], &vec![b'a'; MAX_LINES + 1]].concat();
+        assert!(decoded(CHUNKED, &endless, 1024).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_come_out_as_they_went_in(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6), size in 1_usize..50) {
+            let mut bytes = Vec::new();
+            for chunk in &chunks {
+                bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                bytes.extend_from_slice(chunk);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\n\r\n");
+            prop_assert_eq!(decoded(CHUNKED, &bytes, size), Ok((chunks.concat(), true)));
+        }
+    }
+}
