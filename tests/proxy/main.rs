@@ -20,4 +20,5 @@ mod shared;
 mod support;
 mod tls;
 mod upgrade;
+mod ways;
 mod wss;

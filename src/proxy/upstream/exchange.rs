@@ -8,7 +8,10 @@ use std::{
     time::SystemTime,
 };
 
-use http::{Response, StatusCode, Version, header::DATE};
+use http::{
+    Response, StatusCode, Version,
+    header::{DATE, TRANSFER_ENCODING},
+};
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWriteExt;
@@ -20,7 +23,7 @@ use super::{
 };
 use crate::{
     proxy::{
-        body::{self, meter::LARGE_READ},
+        body::meter::LARGE_READ,
         bounds::budget::Charge,
         fields::{Fields, Lines, end_of_head},
         request::{
@@ -58,13 +61,10 @@ pub(crate) async fn exchange(routed: &mut Routed, request: &[u8], accept: &str) 
     connected.backend.write_all(request).await.map_err(|_| BadResponse::Closed)?;
     let (mut bytes, mut charge) = (Vec::new(), Charge::default());
     receive_head(&mut connected.backend, &mut bytes, &mut charge).await?;
-    let response = match answer(routed, &bytes, connected, accept)? {
-        Answer::Switched(switched) => return Ok(switched),
-        Answer::Other(response) => response,
-    };
-    let (head, body) = response.into_parts();
-    let body = body::begun(body).await.map_err(|_| BadResponse::Body)?;
-    Err(Denied::Answered(Box::new(Response::from_parts(head, body))))
+    match answer(routed, &bytes, connected, accept)? {
+        Answer::Switched(switched) => Ok(switched),
+        Answer::Other(response) => Err(upgrade::answered(response).await),
+    }
 }
 
 enum Answer {
@@ -159,8 +159,9 @@ fn respond(
 ) -> Result<Response<ResponseBody<InUse>>, BadResponse> {
     let ResponseHead { status, reason, mut fields, .. } = head;
     let Connected { endpoint, in_use, backend } = connected;
-    let framing = Framing::of(status, &fields);
+    let is_chunked = fields.has(&TRANSFER_ENCODING);
     hop_by_hop::response_fields(&mut fields)?;
+    let framing = Framing::of(status, is_chunked, &fields);
     routed.finish(&mut fields, &endpoint);
     let mut response = Response::new(ResponseBody::new(backend, framing, in_use));
     *response.status_mut() = status;

@@ -6,10 +6,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{
-    StatusCode,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
-};
+use http::{StatusCode, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use httparse::Status;
 
@@ -50,12 +47,12 @@ pub(crate) enum Chunk {
 }
 
 impl Framing {
-    /// That of a response to a GET with valid fields, before the fields of its hop are removed.
-    pub(crate) fn of(status: StatusCode, fields: &impl Fields) -> Self {
+    /// That of a response to a GET, whose lengths have become one.
+    pub(crate) fn of(status: StatusCode, is_chunked: bool, fields: &impl Fields) -> Self {
         if status.is_informational() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
             return Self::Length(0);
         }
-        if fields.has(&TRANSFER_ENCODING) {
+        if is_chunked {
             return Self::Chunked(Chunk::Size);
         }
         let length = fields.only(&CONTENT_LENGTH).and_then(|length| str::from_utf8(length).ok()?.parse().ok());

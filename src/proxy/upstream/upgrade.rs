@@ -2,10 +2,12 @@
 
 use std::{future::poll_fn, sync::Arc};
 
+use bytes::Bytes;
 use http::{
     Request, Response, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, TRAILER, UPGRADE},
 };
+use http_body::Body as HttpBody;
 use hyper::{body::Incoming, client::conn::http1::Connection};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout_at};
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::proxy::{
     body::{
-        self, Body, Guarded,
+        self, Body, BodyError, Guarded,
         meter::{Meter, Tap, Tapped},
     },
     fields::Fields,
@@ -51,7 +53,7 @@ pub(crate) async fn upgrade(
         Exchanged::Answered(mut response) => {
             hop_by_hop::response(&mut response)?;
             routed.finish(response.headers_mut(), &endpoint);
-            Err(Denied::Answered(Box::new(response.map(|body| Body::new(Guarded::new(body, in_use))))))
+            Err(answered(response.map(|body| Guarded::new(body, in_use))).await)
         }
         Exchanged::Switched(mut response, backend) => {
             check_switch(response.version(), response.headers(), &accept)?;
@@ -62,6 +64,18 @@ pub(crate) async fn upgrade(
             let opening = opening(routed, Connected { endpoint, in_use, backend }, extensions);
             Ok((response.map(|_| body::empty()), Box::new(opening)))
         }
+    }
+}
+
+/// The response of a backend that does not switch, whose body has begun well.
+pub(super) async fn answered<B>(response: Response<B>) -> Denied
+where
+    B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
+{
+    let (head, body) = response.into_parts();
+    match body::begun(body).await {
+        Ok(body) => Denied::Answered(Box::new(Response::from_parts(head, body))),
+        Err(_) => BadResponse::Body.into(),
     }
 }
 
