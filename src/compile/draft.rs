@@ -8,8 +8,8 @@ use crate::{
         PathMatchType, RouteMatch, RouteObject, RouteRule, SessionPersistence, Tls, UnreadableSpec, WebSocketRouteSpec,
     },
     table::{
-        Algorithm, AmbiguousPath, EscapedSlashes, HostOwner, HostPattern, InsecurePolicy, Keepalive, NonUpgrade,
-        NormalPath, ObjectName, PathPattern, Persistence, Pings, Secure, Timeouts,
+        Algorithm, AmbiguousPath, Conditions, EscapedSlashes, HostOwner, HostPattern, InsecurePolicy, Keepalive,
+        NonUpgrade, NormalPath, ObjectName, PathPattern, Persistence, Pings, Secure, Timeouts,
     },
 };
 
@@ -46,8 +46,8 @@ pub(super) struct RuleDraft {
     pub(super) name: Arc<str>,
     /// Why it cannot be served. Its readable matches keep their claims.
     pub(super) fault: Option<Arc<str>>,
-    /// The paths it claims, with the position of the match that does.
-    pub(super) paths: Vec<(usize, PathPattern)>,
+    /// What it claims, with the position of the match that does.
+    pub(super) matches: Vec<(usize, Conditions)>,
     pub(super) backend_refs: Vec<BackendRef>,
     pub(super) timeouts: Timeouts,
     pub(super) keepalive: Keepalive,
@@ -170,19 +170,18 @@ impl Draft {
 impl RuleDraft {
     /// A rule that only keeps its claims; what is wrong with it has been told.
     fn faulty(position: usize, name: Option<&str>, message: &str, matches: Option<&[RouteMatch]>) -> Self {
-        let claim = |(position, RouteMatch { path }): (usize, &RouteMatch)| match path {
-            None => Some((position, PathPattern::prefix("/"))),
-            Some(path) => pattern(path).map(|pattern| (position, pattern)),
-        };
-        let paths = match matches {
+        let matches = match matches {
             None => Vec::new(),
-            Some([]) => vec![(0, PathPattern::prefix("/"))],
-            Some(matches) => matches.iter().enumerate().filter_map(claim).collect(),
+            Some([]) => vec![(0, everything())],
+            Some(matches) => {
+                let claims = matches.iter().enumerate();
+                claims.filter_map(|(position, one)| Some((position, conditions(one)?))).collect()
+            }
         };
         Self {
             name: rule_name(position, name.filter(|name| is_dns_label(name))),
             fault: Some(printable(message.to_owned()).into()),
-            paths,
+            matches,
             backend_refs: Vec::new(),
             timeouts: Timeouts::default(),
             keepalive: Keepalive::default(),
@@ -226,7 +225,7 @@ impl RuleReader<'_> {
         let escaped_slashes = self.read_escaped_slashes(escaped_slashes.as_ref());
         RuleDraft {
             name: rule_name(position, name.as_deref()),
-            paths: self.read_matches(matches),
+            matches: self.read_matches(matches),
             backend_refs: backend_refs.clone(),
             timeouts: read_timeouts(&timeouts.clone().unwrap_or_default()),
             keepalive: self.read_keepalive(&keepalive.clone().unwrap_or_default()),
@@ -239,18 +238,19 @@ impl RuleReader<'_> {
         }
     }
 
-    fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, PathPattern)> {
+    fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
         if matches.is_empty() {
-            return vec![(0, PathPattern::prefix("/"))];
+            return vec![(0, everything())];
         }
-        let read = |(position, RouteMatch { path }): (usize, &RouteMatch)| match path {
-            None => Some((position, PathPattern::prefix("/"))),
-            Some(path) => self.read_path(position, path).map(|pattern| (position, pattern)),
+        let read = |(position, one): (usize, &RouteMatch)| {
+            let RouteMatch { path } = one;
+            path.iter().for_each(|path| self.check_path(position, path));
+            Some((position, conditions(one)?))
         };
         matches.iter().enumerate().filter_map(read).collect()
     }
 
-    fn read_path(&mut self, position: usize, path: &PathMatch) -> Option<PathPattern> {
+    fn check_path(&mut self, position: usize, path: &PathMatch) {
         let PathMatch { type_, value } = path;
         let field = format!("{}.matches[{position}].path", self.path);
         // The schema's rule is a regular expression, which does not find everything.
@@ -260,7 +260,6 @@ impl RuleReader<'_> {
         if let PathMatchType::Unsupported(type_) = type_ {
             self.unsupported(format!("{field}.type"), type_);
         }
-        pattern(path)
     }
 
     fn read_keepalive(&mut self, keepalive: &api::Keepalive) -> Keepalive {
@@ -413,6 +412,18 @@ fn default_cookie_name(scope: &str) -> String {
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, scope.as_bytes());
     let hexadecimal = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}"));
     format!("switchyard-{}", hexadecimal.collect::<String>())
+}
+
+fn everything() -> Conditions {
+    Conditions::new(PathPattern::prefix("/"))
+}
+
+/// What a match claims; `None` if no request can meet it, or if this version cannot tell.
+fn conditions(RouteMatch { path }: &RouteMatch) -> Option<Conditions> {
+    match path {
+        None => Some(everything()),
+        Some(path) => pattern(path).map(Conditions::new),
+    }
 }
 
 /// What a condition on the path claims; `None` if no request can have the path, or if this version cannot tell.

@@ -124,16 +124,16 @@ impl Build<'_> {
     /// Enters what a route got of a hostname into the table, and tells whether any of it is served.
     fn claim(&mut self, granted: &Granted, rules: &[Arc<Rule>]) -> bool {
         let mut served = false;
-        for path in &granted.paths {
-            let rule = &rules[path.rule];
-            let rule = match &path.fault {
+        for granted_match in &granted.matches {
+            let rule = &rules[granted_match.rule];
+            let rule = match &granted_match.fault {
                 Some(fault) if rule.fault.is_none() => {
                     Arc::new(Rule { fault: Some(fault.clone()), ..Rule::clone(rule) })
                 }
                 _ => rule.clone(),
             };
             served |= rule.fault.is_none();
-            self.compiled.table.claim(&granted.host, &path.pattern, rule);
+            self.compiled.table.claim(&granted.host, granted_match.conditions.clone(), rule);
         }
         served
     }

@@ -19,7 +19,10 @@ use super::{
     session::Sticky,
     tls::Peer,
 };
-use crate::table::{EndpointId, EscapedSlashes, Found, Host, InsecurePolicy, NonUpgrade, ObjectName, RouteTable, Rule};
+use crate::table::{
+    EndpointId, EscapedSlashes, Found, HeaderLines, Host, InsecurePolicy, NonUpgrade, ObjectName, RequestView,
+    RouteTable, Rule,
+};
 
 /// What is asked for, beside the fields.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +54,7 @@ pub(super) fn route(
     let rule = {
         let table = proxy.table.load();
         check_connection(proxy, peer, &table, &host, secure, asked)?;
-        find(&table, &host, target, route)?
+        find(&table, &host, asked, fields, route)?
     };
     match (intent, rule.non_upgrade) {
         (Intent::Faulty(fault), _) => return Err(fault.into()),
@@ -110,11 +113,17 @@ fn service_host(service: &ObjectName) -> String {
 fn find(
     table: &RouteTable,
     host: &Host<'_>,
-    target: &Target<'_>,
+    asked: Asked<'_>,
+    fields: &impl Fields,
     route: &mut Option<ObjectName>,
 ) -> Result<Arc<Rule>, Refusal> {
+    let Asked { target, intent, .. } = asked;
     let has_escaped_slash = target.path.has_escaped_slash();
-    match table.find(host, target.path.as_str()) {
+    let query = target.path_and_query.split_once('?').map_or("", |(_, query)| query);
+    // A faulty handshake is refused by the rule that it would have been for.
+    let is_upgrade = intent != Intent::Plain;
+    let view = RequestView { path: target.path.as_str(), query, is_upgrade, headers: &Read(fields) };
+    match table.find(host, &view) {
         Found::Rule(rule) => {
             *route = Some(rule.route.clone());
             if has_escaped_slash && rule.escaped_slashes == EscapedSlashes::Reject {
@@ -128,6 +137,15 @@ fn find(
         }
         Found::Nothing if has_escaped_slash => Err(Refusal::EscapedSlash),
         Found::Nothing => Err(Refusal::NotFound),
+    }
+}
+
+/// The fields of a head, for the table to read.
+struct Read<'a, F>(&'a F);
+
+impl<F: Fields> HeaderLines for Read<'_, F> {
+    fn lines<'a>(&'a self, name: &'a http::HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.0.lines(name)
     }
 }
 

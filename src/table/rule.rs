@@ -140,6 +140,23 @@ pub enum NoEndpoint {
 }
 
 impl Rule {
+    /// A rule without backends, to which nothing but the defaults applies.
+    #[must_use]
+    pub fn new(route: ObjectName, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            route,
+            name: name.into(),
+            fault: None,
+            backends: Box::default(),
+            algorithm: Algorithm::default(),
+            timeouts: Timeouts::default(),
+            keepalive: Keepalive::default(),
+            persistence: None,
+            non_upgrade: NonUpgrade::default(),
+            escaped_slashes: EscapedSlashes::default(),
+        }
+    }
+
     /// The endpoints to try, in order: that of the session, where it still serves, then the others of its backend;
     /// without a session, those of a backend drawn by weight.
     ///

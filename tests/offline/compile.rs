@@ -20,7 +20,7 @@ use switchyard::{
         Verdict, VerdictCondition, compile, object_name,
     },
     source::manifest::hostname_owners,
-    table::{Backend, HostClaims, Keepalive, Rule, Tenancy, WeightedBackend},
+    table::{Backend, HostClaims, Keepalive, Match, Rule, Tenancy, WeightedBackend},
 };
 
 /// 2026-12-01: between the ends of the certificates in the golden files.
@@ -155,12 +155,12 @@ fn host(claims: &HostClaims<'_>) -> Vec<String> {
         });
         format!("TLS of {}, {:?} without it: {identity:?}", tls.owner, tls.insecure_policy)
     });
-    let path = |(pattern, rule): &(_, &Arc<Rule>)| match &rule.fault {
-        None => format!("{pattern} -> {}", title(rule)),
-        Some(fault) => format!("{pattern} -> 503, {} is at fault: {fault}", title(rule)),
+    let path = |(match_, rule): &(&Match, &Arc<Rule>)| match &rule.fault {
+        None => format!("{} -> {}", match_.conditions(), title(rule)),
+        Some(fault) => format!("{} -> 503, {} is at fault: {fault}", match_.conditions(), title(rule)),
     };
     let unreadable = claims.unreadable.map(|route| format!("otherwise 503: {route} is not readable"));
-    tls.into_iter().chain(claims.paths.iter().map(path)).chain(unreadable).collect()
+    tls.into_iter().chain(claims.matches.iter().map(path)).chain(unreadable).collect()
 }
 
 fn title(rule: &Rule) -> String {
