@@ -3,6 +3,10 @@
 #![no_main]
 
 mod head;
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../src/choices/mod.rs"]
+mod choices;
 #[allow(dead_code, unused_imports)]
 #[rustfmt::skip]
 #[path = "../../src/table/mod.rs"]
