@@ -12,8 +12,9 @@ use crate::{
 
 use super::{
     Problem,
-    draft::{Draft, RuleDraft, TlsDraft},
+    draft::{Draft, TlsDraft},
     owners::Owners,
+    rule::RuleDraft,
 };
 
 /// What has been given away so far. Drafts come oldest first.
@@ -138,7 +139,9 @@ impl PartsOfHost {
 
     /// One cookie cannot hold the sessions of two rules: each would replace the other's.
     fn settle_cookie(&mut self, draft: &Draft, host: &HostPattern, wanted: &RuleDraft) -> Result<(), String> {
-        let Some(persistence) = wanted.persistence.as_ref().filter(|_| wanted.named_cookie) else { return Ok(()) };
+        let Some(persistence) = wanted.policy.persistence.as_ref().filter(|_| wanted.named_cookie) else {
+            return Ok(());
+        };
         match self.cookies.entry(persistence.cookie.clone()) {
             Entry::Vacant(free) => {
                 free.insert((draft.name.clone(), wanted.name.clone()));

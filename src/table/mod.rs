@@ -11,6 +11,7 @@ mod matching;
 mod name;
 mod normal_path;
 mod path;
+mod policy;
 mod request_view;
 mod rule;
 mod session;
@@ -21,23 +22,21 @@ use std::sync::Arc;
 
 use self::{host_rules::HostRules, tenancy::Tenant};
 
-pub use backend::{
-    Algorithm, Backend, Candidates, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Phase,
-};
+pub use crate::choices::{Algorithm, EscapedSlashes, InsecurePolicy, NonUpgrade, Secure};
+pub use backend::{Backend, Candidates, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Phase};
 pub use current::CurrentTable;
 pub use expression::{Expression, InvalidExpression, MAX_MATCHED_BYTES};
 pub use host::{Host, HostMap, HostPattern, MalformedHost};
 pub use matching::{Conditions, Match, TextPattern, ValueCondition, ValueSource};
-pub use name::ObjectName;
+pub use name::{ObjectName, is_dns_label, is_dns_subdomain};
 pub use normal_path::{AmbiguousPath, NormalPath};
 pub use path::{PathMap, PathPattern, PathRank};
+pub use policy::{Keepalive, Persistence, Pings, Policy, Timeouts};
 pub use request_view::{HeaderLines, RequestView};
-pub use rule::{
-    EscapedSlashes, Keepalive, NoEndpoint, NonUpgrade, Persistence, Pings, Rule, Secure, Timeouts, WeightedBackend,
-};
+pub use rule::{NoEndpoint, Rule, WeightedBackend};
 pub use session::{KeyFileError, Session, SessionKeys};
 pub use tenancy::{HostOwner, HostnameOwners, ReservedFor, Tenancy};
-pub use tls::{Certificate, HostTls, InsecurePolicy, TlsIdentity};
+pub use tls::{Certificate, HostTls, TlsIdentity};
 
 /// All that decides where a request goes.
 #[derive(Debug, Default, PartialEq, Eq)]
