@@ -140,7 +140,7 @@ bless: ## Rewrite the golden files, the CRD and, where `make control-plane` has 
 	BLESS=1 cargo test --locked --test chart values_render_to_the_golden_files
 
 .PHONY: bench-table
-bench-table: ## What building a table costs at 10,000 routes and 100,000 endpoints
+bench-table: ## What building a table costs at 10,000 routes and 100,000 endpoints, and looking up a rule
 	cargo bench --locked --bench table
 
 .PHONY: bench-heads

@@ -1,16 +1,20 @@
-//! What building a table costs: 10,000 routes, 10,000 Services and 100,000 endpoints, from nothing, after one change,
-//! and after none. Run by `make bench-table`.
+//! What building a table costs: 10,000 routes, 10,000 Services and 100,000 endpoints, from nothing, after one change, and
+//! after none; and what looking up a rule costs. Run by `make bench-table`.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use http::{HeaderMap, HeaderName};
 use serde_json::json;
 use switchyard::{
     api::RouteObject,
     compile::{ClusterView, Memory, ServiceObject, Settings, SliceObject, Surroundings, compile, object_name},
-    table::{Host, HostPattern, HostnameOwners, RouteTable, Tenancy},
+    table::{
+        Conditions, Expression, Host, HostPattern, HostnameOwners, ObjectName, PathPattern, RequestView, RouteTable,
+        Rule, Tenancy, TextPattern, ValueCondition, ValueSource,
+    },
 };
 
 #[global_allocator]
@@ -19,6 +23,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const ROUTES: usize = 10_000;
 const ENDPOINTS: usize = 10;
 const ROUNDS: usize = 21;
+/// Rules of one host.
+const RULES: usize = 1000;
+const HOST: &str = "chat.example.com";
+const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
 fn main() {
     let mut view = view();
@@ -60,13 +68,72 @@ fn main() {
     });
     report("after a change of one slice, compared with the last", changed.collect());
 
-    let started = Instant::now();
-    for number in 0..ROUTES {
-        let host = format!("host-{number}.example.com");
-        std::hint::black_box(table.find(&Host::parse(&host).expect("a host"), "/ws/socket"));
-    }
-    println!("a look-up: {:?}", started.elapsed() / u32::try_from(ROUTES).expect("small"));
+    look_up_hosts(&table);
+    look_up_rules();
     println!("{} MiB at the most", peak());
+}
+
+fn look_up_hosts(table: &RouteTable) {
+    let headers = headers("t-1");
+    let request = |number| (format!("host-{number}.example.com"), "/ws/socket".to_owned(), &headers);
+    time("a look-up among 10,000 hosts", table, ROUTES, request);
+}
+
+/// Looks up rules of one host that differ in one respect.
+fn look_up_rules() {
+    let headers: Vec<_> = (0..RULES).map(|number| headers(&format!("t-{number}"))).collect();
+    let path = |number| format!("/ws/{number}/socket");
+    let by_path = table_of(|number| Conditions::new(PathPattern::prefix(&format!("/ws/{number}"))));
+    time("a look-up among 1,000 paths of one host", &by_path, RULES, |number| (HOST.into(), path(number), &headers[0]));
+    let tenant = |number| ValueCondition::header(TENANT, &format!("t-{number}"));
+    let root = || Conditions::new(PathPattern::prefix("/"));
+    let by_header = table_of(|number| root().with_values([tenant(number)]));
+    let row = "a look-up among 1,000 values of one header on one path";
+    time(row, &by_header, RULES, |number| (HOST.into(), path(number), &headers[number]));
+    let version = |number| ValueCondition {
+        source: ValueSource::QueryParameter("v".into()),
+        text: TextPattern::Expression(Expression::parse(&format!("{number}")).expect("digits")),
+    };
+    let by_expression = table_of(|number| root().with_values([tenant(0), version(number)]));
+    let row = "a look-up that tries 1,000 expressions in vain";
+    time(row, &by_expression, RULES, |number| (HOST.into(), path(number), &headers[0]));
+}
+
+fn table_of(conditions: impl Fn(usize) -> Conditions) -> RouteTable {
+    let mut table = RouteTable::default();
+    for number in 0..RULES {
+        let rule = Rule::new(ObjectName::new("bench", "many"), number.to_string());
+        table.claim(&HostPattern::parse(HOST), conditions(number), Arc::new(rule));
+    }
+    table
+}
+
+/// A head as clients send it.
+fn headers(tenant: &str) -> HeaderMap {
+    let fields =
+        ["upgrade", "connection", "sec-websocket-key", "sec-websocket-version", "origin", "user-agent", "cookie"];
+    let fields = fields.map(|name| (HeaderName::from_static(name), "a value of some length".to_owned()));
+    let fields = fields.into_iter().chain([(TENANT, tenant.to_owned())]);
+    fields.map(|(name, value)| (name, value.parse().expect("visible"))).collect()
+}
+
+/// Times looking up a rule; the requests are made beforehand.
+fn time<'a>(
+    what: &str,
+    table: &RouteTable,
+    requests: usize,
+    request: impl Fn(usize) -> (String, String, &'a HeaderMap),
+) {
+    let requests: Vec<_> = (0..requests).map(request).collect();
+    let started = Instant::now();
+    for _ in 0..ROUNDS {
+        for (host, path, headers) in &requests {
+            let host = Host::parse(host).expect("a host");
+            let request = RequestView { path, query: "v=a", is_upgrade: true, headers: *headers };
+            std::hint::black_box(table.find(&host, &request));
+        }
+    }
+    println!("{what}: {:?}", started.elapsed() / u32::try_from(requests.len() * ROUNDS).expect("small"));
 }
 
 /// An operator who reserves what the routes name, and a hundred other hostnames.

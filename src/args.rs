@@ -11,7 +11,10 @@ use std::{
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable};
 use ipnet::IpNet;
 
-use crate::{api, table::ObjectName};
+use crate::{
+    api,
+    table::{ObjectName, is_dns_label},
+};
 
 /// Kubernetes controller and proxy for WebSocket traffic.
 #[derive(Debug, Parser)]
@@ -233,8 +236,7 @@ fn object_name(text: &str) -> Result<ObjectName, String> {
 }
 
 fn dns_label(text: &str) -> Result<String, String> {
-    let is_fit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if (1..=63).contains(&text.len()) && text.bytes().all(is_fit) && !text.starts_with('-') && !text.ends_with('-') {
+    if is_dns_label(text) {
         Ok(text.to_owned())
     } else {
         Err("must be a DNS label, as class names and namespaces are: lower-case letters, digits and -, at most 63"

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod api;
 pub mod app;
 pub mod args;
+pub mod choices;
 pub mod commands;
 pub mod compile;
 pub mod metrics;

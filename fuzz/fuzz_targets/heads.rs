@@ -3,6 +3,10 @@
 #![no_main]
 
 mod head;
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../src/choices/mod.rs"]
+mod choices;
 /// As in the package above, since what treats heads is visible in the proxy only.
 #[allow(dead_code, unused_imports)]
 mod proxy {

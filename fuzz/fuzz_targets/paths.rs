@@ -4,6 +4,10 @@
 
 #[allow(dead_code)]
 #[rustfmt::skip]
+#[path = "../../src/table/expression.rs"]
+mod expression;
+#[allow(dead_code)]
+#[rustfmt::skip]
 #[path = "../../src/table/normal_path.rs"]
 mod normal_path;
 #[allow(dead_code)]
@@ -13,6 +17,7 @@ mod path;
 
 mod backends;
 
+use expression::Expression;
 use libfuzzer_sys::fuzz_target;
 use normal_path::NormalPath;
 use path::{PathMap, PathPattern};
@@ -31,9 +36,10 @@ fuzz_target!(|input: &[u8]| {
     let text = normal.as_str();
     let ends = sent.match_indices('/').map(|(slash, _)| slash).chain([sent.len()]);
     for prefix in ends.filter(|end| *end > 0).map(|end| &sent[..end]) {
+        let PathPattern::Prefix(pattern) = PathPattern::prefix(prefix) else { unreachable!("it is a prefix") };
         let mut map = PathMap::default();
-        map.insert(&PathPattern::prefix(prefix), ());
-        assert_eq!(map.matching(text).count(), 1, "{prefix} covers {text}");
+        *map.entry_of_prefix(&pattern) = ();
+        assert_eq!(map.prefixes(text).count(), 1, "{prefix} covers {text}");
         for (name, backend) in backends::ALL {
             let (seen, below) = (backend(sent.as_bytes()), backend(prefix.as_bytes()));
             assert!(

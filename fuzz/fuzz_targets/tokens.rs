@@ -1,6 +1,10 @@
 //! Session tokens: those that were issued are read back, and nothing else is.
 #![no_main]
 
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../src/choices/mod.rs"]
+mod choices;
 #[allow(dead_code, unused_imports)]
 #[rustfmt::skip]
 #[path = "../../src/table/mod.rs"]

@@ -7,20 +7,19 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 mod duration;
 mod hostname;
 mod object;
-mod open_enum;
+mod open;
 mod patterns;
 mod route;
 mod schema;
 mod status;
 pub mod validation;
 
+pub use crate::choices::DEFAULT_CLASS_NAME;
 pub use duration::{Duration, DurationError};
 pub use object::{Fault, PartialRule, RouteObject, UnreadableSpec};
+pub use open::Open;
 pub use route::{
-    Algorithm, BackendRef, CertificateRef, Cookie, DEFAULT_BACKEND_CONNECT_TIMEOUT, DEFAULT_CLASS_NAME,
-    DEFAULT_COOKIE_PATH, DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_PING_INTERVAL, DEFAULT_PING_TIMEOUT, DEFAULT_WEIGHT,
-    EscapedSlashes, InsecurePolicy, Keepalive, KeepaliveTarget, LifetimeType, LoadBalancing, NonUpgradeRequests,
-    PathMatch, PathMatchType, RouteMatch, RouteRule, SameSite, SecureMode, SessionPersistence, SessionPersistenceType,
+    BackendRef, CertificateRef, Cookie, Keepalive, LoadBalancing, PathMatch, RouteMatch, RouteRule, SessionPersistence,
     Timeouts, Tls, WebSocketRoute, WebSocketRouteSpec,
 };
 pub use status::{ConditionReason, ConditionType, WebSocketRouteStatus};

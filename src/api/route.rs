@@ -4,22 +4,11 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, WebSocketRouteStatus, hostname::Hostname, open_enum::open_enum, patterns};
-
-/// The class that a route belongs to when it names none.
-pub const DEFAULT_CLASS_NAME: &str = "switchyard";
-/// The share of a backend reference that states no weight.
-pub const DEFAULT_WEIGHT: i32 = 1;
-/// `timeouts.handshake` of a rule that states none.
-pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// `timeouts.backendConnect` of a rule that states none.
-pub const DEFAULT_BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// `keepalive.pingInterval` of a rule that states none.
-pub const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(25);
-/// `keepalive.pingTimeout` of a rule that states none.
-pub const DEFAULT_PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// `sessionPersistence.cookie.path` of a rule that states none.
-pub const DEFAULT_COOKIE_PATH: &str = "/";
+use super::{Duration, Open, WebSocketRouteStatus, hostname::Hostname, patterns};
+use crate::choices::{
+    Algorithm, DEFAULT_CLASS_NAME, DEFAULT_WEIGHT, EscapedSlashes, InsecurePolicy, KeepaliveTarget, LifetimeType,
+    NonUpgrade, PathMatchType, SameSite, Secure, SessionPersistenceType,
+};
 
 /// Where the sockets of one or more hostnames go, and how they are kept there.
 #[allow(clippy::duplicated_attributes, reason = "each printcolumn has a name and a type of its own")]
@@ -97,7 +86,7 @@ pub struct Tls {
     /// What happens to requests for these hostnames that come without TLS. `Redirect` (default) answers 308 with the
     /// https or wss URL, `Allow` serves them, `Deny` answers 403.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub insecure_policy: Option<InsecurePolicy>,
+    pub insecure_policy: Option<Open<InsecurePolicy>>,
 }
 
 /// A Secret with a certificate chain and its key.
@@ -109,18 +98,6 @@ pub struct CertificateRef {
     #[x_kube(validation = Rule::new(matches(patterns::SECRET_NAME))
         .message("must be the name of a Secret: lower-case letters, digits, - and ."))]
     pub name: String,
-}
-
-open_enum! {
-    /// What happens to a request that should have come over TLS.
-    InsecurePolicy {
-        /// It is served.
-        Allow,
-        /// It is answered with 308 and the secure URL.
-        Redirect,
-        /// It is answered with 403.
-        Deny,
-    }
 }
 
 /// One rule: which requests, where to, and how.
@@ -175,14 +152,14 @@ pub struct RouteRule {
     /// What happens to requests that are no WebSocket upgrade. `Proxy` (default) passes them to the backend as
     /// HTTP/1.1, `Reject` answers 426 with an explanation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub non_upgrade_requests: Option<NonUpgradeRequests>,
+    pub non_upgrade_requests: Option<Open<NonUpgrade>>,
 
     /// What happens to requests whose path contains %2F or %5C, an escaped slash or backslash. `Reject` (default)
     /// answers 400, because some backends take the escape for a separator and others do not. `Keep` passes the path on
     /// as it was sent and matches the escape as an ordinary character; dot segments between escaped slashes are still
     /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub escaped_slashes: Option<EscapedSlashes>,
+    pub escaped_slashes: Option<Open<EscapedSlashes>>,
 }
 
 /// What a request must be like.
@@ -203,7 +180,7 @@ pub struct PathMatch {
     /// `PathPrefix` (default) fits the path and all below it, by whole segments: `/ws` and `/ws/` are the same
     /// prefix. `Exact` fits this path only.
     #[serde(rename = "type", default = "default_path_match_type")]
-    pub type_: PathMatchType,
+    pub type_: Open<PathMatchType>,
 
     /// The path, at most 1,024 characters, beginning with `/`.
     #[schemars(length(min = 1, max = 1024))]
@@ -222,16 +199,6 @@ pub struct PathMatch {
         )
     )]
     pub value: String,
-}
-
-open_enum! {
-    /// How a path is compared.
-    PathMatchType {
-        /// The path or any below it, by whole segments.
-        PathPrefix,
-        /// This path only.
-        Exact,
-    }
 }
 
 /// A port of a Service, and its share of new sessions.
@@ -288,7 +255,7 @@ pub struct Timeouts {
 pub struct Keepalive {
     /// Who is pinged: `Client` (default), `Backend`, `Both`, or `None`, which is nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<KeepaliveTarget>,
+    pub target: Option<Open<KeepaliveTarget>>,
 
     /// A target that sent nothing for so long is sent a ping. Default: 25s, which is less than what proxies and
     /// networks on the way usually take for idle. `0s`: no pings.
@@ -299,20 +266,6 @@ pub struct Keepalive {
     /// with the cause `ping_timeout`. Default: 20s. `0s`: never, and pings are sent all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_timeout: Option<Duration>,
-}
-
-open_enum! {
-    /// Whom the proxy pings.
-    KeepaliveTarget {
-        /// The client.
-        Client,
-        /// The backend.
-        Backend,
-        /// The client and the backend, each for itself.
-        Both,
-        /// Nobody.
-        None,
-    }
 }
 
 /// How the requests of a session are recognised.
@@ -326,7 +279,7 @@ open_enum! {
 pub struct SessionPersistence {
     /// `Cookie` (default): by a cookie that Switchyard sets.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    pub type_: Option<SessionPersistenceType>,
+    pub type_: Option<Open<SessionPersistenceType>>,
 
     /// The cookie's attributes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -335,14 +288,6 @@ pub struct SessionPersistence {
     /// The age at which a session is given a new endpoint. Default: 0s, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absolute_timeout: Option<Duration>,
-}
-
-open_enum! {
-    /// What carries the session's token.
-    SessionPersistenceType {
-        /// A cookie.
-        Cookie,
-    }
 }
 
 /// Attributes of the session cookie (RFC 6265bis).
@@ -372,15 +317,15 @@ pub struct Cookie {
 
     /// `Session` (default): the browser forgets it when it ends. `Permanent`: it keeps it for `absoluteTimeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lifetime_type: Option<LifetimeType>,
+    pub lifetime_type: Option<Open<LifetimeType>>,
 
     /// Whether browsers send it with requests from other sites: `Lax` (default), `Strict` or `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub same_site: Option<SameSite>,
+    pub same_site: Option<Open<SameSite>>,
 
     /// Whether browsers send it over TLS only. `Auto` (default): when the client came over TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub secure: Option<SecureMode>,
+    pub secure: Option<Open<Secure>>,
 
     /// Whether it is hidden from scripts. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -391,40 +336,6 @@ pub struct Cookie {
     pub partitioned: Option<bool>,
 }
 
-open_enum! {
-    /// How long a browser keeps the cookie.
-    LifetimeType {
-        /// Until the browser ends.
-        Session,
-        /// For `absoluteTimeout`.
-        Permanent,
-    }
-}
-
-open_enum! {
-    /// The `SameSite` attribute.
-    SameSite {
-        /// Also with top-level navigation from other sites.
-        Lax,
-        /// Only with requests from the same site.
-        Strict,
-        /// With all requests; needs a secure cookie.
-        None,
-    }
-}
-
-open_enum! {
-    /// When the `Secure` attribute is set.
-    SecureMode {
-        /// When the client came over TLS.
-        Auto,
-        /// On every cookie.
-        Always,
-        /// On none.
-        Never,
-    }
-}
-
 /// How an endpoint is chosen for a new session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -432,47 +343,15 @@ pub struct LoadBalancing {
     /// `LeastConnections` (default): the endpoint with the fewest open tunnels and requests of this proxy, ties at
     /// random. `RoundRobin`: each in turn. `Random`: any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub algorithm: Option<Algorithm>,
-}
-
-open_enum! {
-    /// How an endpoint is chosen for a new session.
-    Algorithm {
-        /// The one with the fewest open tunnels and requests.
-        LeastConnections,
-        /// Each in turn.
-        RoundRobin,
-        /// Any.
-        Random,
-    }
-}
-
-open_enum! {
-    /// What happens to a request that is no WebSocket upgrade.
-    NonUpgradeRequests {
-        /// It is passed to the backend.
-        Proxy,
-        /// It is answered with 426.
-        Reject,
-    }
-}
-
-open_enum! {
-    /// What happens to a request whose path contains an escaped slash or backslash.
-    EscapedSlashes {
-        /// It is answered with 400.
-        Reject,
-        /// It is passed on as it was sent.
-        Keep,
-    }
+    pub algorithm: Option<Open<Algorithm>>,
 }
 
 fn default_class_name() -> String {
     DEFAULT_CLASS_NAME.to_owned()
 }
 
-fn default_path_match_type() -> PathMatchType {
-    PathMatchType::PathPrefix
+fn default_path_match_type() -> Open<PathMatchType> {
+    Open::Known(PathMatchType::default())
 }
 
 fn default_weight() -> i32 {

@@ -8,12 +8,10 @@ use std::{
 
 use crate::{
     api::{BackendRef, ConditionReason},
-    table::{Backend, Endpoint, EndpointId, EndpointRegistry, ObjectName, Phase},
+    table::{Backend, Endpoint, EndpointId, EndpointRegistry, ObjectName, Phase, is_dns_subdomain},
 };
 
-use super::{
-    ClusterView, Problem, ServiceObject, ServicePort, SliceEndpoint, SliceObject, Surroundings, text::is_dns_subdomain,
-};
+use super::{ClusterView, Problem, ServiceObject, ServicePort, SliceEndpoint, SliceObject, Surroundings};
 
 /// Refused addresses that a message names one by one; more are counted.
 const NAMED_ADDRESSES: usize = 4;

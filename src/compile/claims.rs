@@ -1,4 +1,4 @@
-//! Who gets what: hostnames, their TLS, paths and cookie names, each to the oldest route that claims it.
+//! Who gets what: hostnames, their TLS, matches and cookie names, each to the oldest route that claims it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -7,13 +7,14 @@ use std::{
 
 use crate::{
     api::ConditionReason,
-    table::{HostPattern, ObjectName, PathPattern},
+    table::{Conditions, HostPattern, ObjectName},
 };
 
 use super::{
     Problem,
-    draft::{Draft, RuleDraft, TlsDraft},
+    draft::{Draft, TlsDraft},
     owners::Owners,
+    rule::RuleDraft,
 };
 
 /// What has been given away so far. Drafts come oldest first.
@@ -26,7 +27,7 @@ pub(super) struct Claims {
 #[derive(Default)]
 struct PartsOfHost {
     tls: Option<(ObjectName, TlsDraft)>,
-    paths: HashMap<PathPattern, ObjectName>,
+    matches: HashMap<Conditions, ObjectName>,
     cookies: HashMap<Arc<str>, (ObjectName, Arc<str>)>,
 }
 
@@ -36,14 +37,14 @@ pub(super) struct Granted {
     pub(super) host: HostPattern,
     /// Whether the route's TLS settings are those of the hostname.
     pub(super) owns_tls: bool,
-    /// The paths, with the position of their rule.
-    pub(super) paths: Vec<GrantedPath>,
+    /// The matches, with the position of their rule.
+    pub(super) matches: Vec<GrantedMatch>,
 }
 
-/// A path that a route got.
-pub(super) struct GrantedPath {
+/// A match that a route got.
+pub(super) struct GrantedMatch {
     pub(super) rule: usize,
-    pub(super) pattern: PathPattern,
+    pub(super) conditions: Conditions,
     /// Why it is answered with 503 although the rule itself may be sound.
     pub(super) fault: Option<Arc<str>>,
 }
@@ -78,9 +79,9 @@ impl Claims {
             }
         };
         let rules = draft.rules.iter().enumerate();
-        let paths =
+        let matches =
             rules.flat_map(|(rule, wanted)| claims.settle_rule(draft, host, rule, wanted, fault.as_ref(), problems));
-        Some(Granted { host: host.clone(), owns_tls, paths: paths.collect() })
+        Some(Granted { host: host.clone(), owns_tls, matches: matches.collect() })
     }
 }
 
@@ -109,7 +110,7 @@ impl PartsOfHost {
         wanted: &RuleDraft,
         fault: Option<&Arc<str>>,
         problems: &mut Vec<Problem>,
-    ) -> Vec<GrantedPath> {
+    ) -> Vec<GrantedMatch> {
         let mut fault = fault.cloned();
         if let Err(message) = self.settle_cookie(draft, host, wanted) {
             fault.get_or_insert(message.as_str().into());
@@ -117,18 +118,18 @@ impl PartsOfHost {
             problems.push(Problem::new(path, ConditionReason::Conflicted, message));
         }
         let mut granted = Vec::new();
-        for (position, pattern) in &wanted.paths {
-            match self.paths.entry(pattern.clone()) {
+        for (position, conditions) in &wanted.matches {
+            match self.matches.entry(conditions.clone()) {
                 Entry::Vacant(free) => {
                     free.insert(draft.name.clone());
-                    granted.push(GrantedPath { rule, pattern: pattern.clone(), fault: fault.clone() });
+                    granted.push(GrantedMatch { rule, conditions: conditions.clone(), fault: fault.clone() });
                 }
                 // Of two rules of one route, the first is served: an order that the user wrote.
                 Entry::Occupied(held) if *held.get() == draft.name => {}
                 Entry::Occupied(held) => {
                     let path = format!("spec.rules[{rule}].matches[{position}]");
                     let message =
-                        format!("{pattern} on hostname {host} belongs to route {}, which came first", held.get());
+                        format!("{conditions} on hostname {host} belongs to route {}, which came first", held.get());
                     problems.push(Problem::new(path, ConditionReason::Conflicted, message));
                 }
             }
@@ -138,7 +139,9 @@ impl PartsOfHost {
 
     /// One cookie cannot hold the sessions of two rules: each would replace the other's.
     fn settle_cookie(&mut self, draft: &Draft, host: &HostPattern, wanted: &RuleDraft) -> Result<(), String> {
-        let Some(persistence) = wanted.persistence.as_ref().filter(|_| wanted.named_cookie) else { return Ok(()) };
+        let Some(persistence) = wanted.policy.persistence.as_ref().filter(|_| wanted.named_cookie) else {
+            return Ok(());
+        };
         match self.cookies.entry(persistence.cookie.clone()) {
             Entry::Vacant(free) => {
                 free.insert((draft.name.clone(), wanted.name.clone()));

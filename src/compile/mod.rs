@@ -1,6 +1,7 @@
 //! Cluster objects in, table and verdicts out. Pure: no IO, no clock, no randomness.
 //!
-//! The stages, each a file: `view` is what comes in; `draft` understands one route by itself; `backend` and
+//! The stages, each a file: `view` is what comes in; `draft` understands one route by itself, with `rule`, `matches`
+//! and `policy` for its rules; `backend` and
 //! `certificate` resolve what it names; `owners` settles which namespace a hostname belongs to; `claims` settles who
 //! gets what, the oldest route first; `verdict` is what users are told. A user's mistake is data all the way: it takes the part that it concerns and nothing else.
 
@@ -10,8 +11,11 @@ mod certificate;
 mod claims;
 mod draft;
 mod judge;
+mod matches;
 mod owners;
+mod policy;
 mod routes;
+mod rule;
 mod text;
 mod tls;
 mod verdict;
@@ -25,14 +29,16 @@ use self::{
     backend::{Backends, Resolved},
     certificate::Certificates,
     claims::{Claims, Granted},
-    draft::{Draft, RuleDraft},
+    draft::Draft,
     judge::Findings,
     owners::Owners,
     routes::Routes,
+    rule::RuleDraft,
 };
 
+pub use crate::table::{is_dns_label, is_dns_subdomain};
 pub use address::Surroundings;
-pub use text::{is_dns_label, is_dns_subdomain, without_mark};
+pub use text::without_mark;
 pub use verdict::{Problem, Verdict, VerdictCondition};
 pub use view::{
     ClusterView, SERVICE_NAME_LABEL, SecretData, SecretObject, ServiceObject, ServicePort, ServiceSpec,
@@ -124,16 +130,16 @@ impl Build<'_> {
     /// Enters what a route got of a hostname into the table, and tells whether any of it is served.
     fn claim(&mut self, granted: &Granted, rules: &[Arc<Rule>]) -> bool {
         let mut served = false;
-        for path in &granted.paths {
-            let rule = &rules[path.rule];
-            let rule = match &path.fault {
+        for granted_match in &granted.matches {
+            let rule = &rules[granted_match.rule];
+            let rule = match &granted_match.fault {
                 Some(fault) if rule.fault.is_none() => {
                     Arc::new(Rule { fault: Some(fault.clone()), ..Rule::clone(rule) })
                 }
                 _ => rule.clone(),
             };
             served |= rule.fault.is_none();
-            self.compiled.table.claim(&granted.host, &path.pattern, rule);
+            self.compiled.table.claim(&granted.host, granted_match.conditions.clone(), rule);
         }
         served
     }
@@ -159,12 +165,7 @@ impl Build<'_> {
             name: rule.name.clone(),
             fault: rule.fault.clone(),
             backends: backends.into(),
-            algorithm: rule.algorithm,
-            timeouts: rule.timeouts.clone(),
-            keepalive: rule.keepalive,
-            persistence: rule.persistence.clone(),
-            non_upgrade: rule.non_upgrade,
-            escaped_slashes: rule.escaped_slashes,
+            policy: rule.policy.clone(),
         }
     }
 

@@ -29,25 +29,6 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 
-/// Whether a text is a name as most objects of Kubernetes have them (RFC 1123): labels of lower-case letters, digits and
-/// `-`, with dots between them, at most 253 characters.
-#[must_use]
-pub fn is_dns_subdomain(name: &str) -> bool {
-    let is_end = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let is_label = |label: &str| {
-        let label = label.as_bytes();
-        let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
-        is_end(label.first()) && is_end(label.last()) && label.iter().all(inner)
-    };
-    name.len() <= 253 && name.split('.').all(is_label)
-}
-
-/// Whether a text is one such label of at most 63 characters, as the names of rules are.
-#[must_use]
-pub fn is_dns_label(name: &str) -> bool {
-    name.len() <= 63 && !name.contains('.') && is_dns_subdomain(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,19 +46,5 @@ mod tests {
         for (text, shown) in cases {
             assert_eq!(printable(text.to_owned()), shown);
         }
-    }
-
-    #[test]
-    fn names_of_pods_are_dns_subdomains() {
-        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
-        assert_eq!(longest.len(), 253);
-        for name in ["chat-0", "chat-7d9f-x2x1z", "a.b", "0", &longest] {
-            assert!(is_dns_subdomain(name), "{name}");
-        }
-        let too_long = format!("{longest}e");
-        for name in ["", "a\nb", "\u{1b}[2J", "Chat", "a..b", "-a", "a-", ".a", "a_b", "a b", "ä", &too_long] {
-            assert!(!is_dns_subdomain(name), "{name:?}");
-        }
-        assert!(is_dns_label("main-2") && !is_dns_label("a.b") && !is_dns_label(&"a".repeat(64)));
     }
 }

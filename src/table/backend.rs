@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::ObjectName;
+use crate::choices::Algorithm;
 
 /// A port of a Service with the endpoints behind it.
 #[derive(Debug)]
@@ -49,18 +50,6 @@ impl PartialEq for Backend {
 }
 
 impl Eq for Backend {}
-
-/// How an endpoint is chosen for a new session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Algorithm {
-    /// The one with the fewest open tunnels and requests, ties at random.
-    #[default]
-    LeastConnections,
-    /// Each in turn.
-    RoundRobin,
-    /// Any.
-    Random,
-}
 
 /// Endpoints of one backend in order of preference, each once. A choice is made from the counts of its moment.
 ///

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt, net::IpAddr};
 
+use super::name::is_dns_label;
+
 /// The host that a request is for: lower case, without port and without one trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host<'a>(Cow<'a, str>);
@@ -127,15 +129,8 @@ impl HostPattern {
 /// The schema's rule for hostnames, for objects that were stored under another schema.
 fn is_hostname(hostname: &str) -> bool {
     let name = hostname.strip_prefix("*.").unwrap_or(hostname);
-    let is_label = |label: &str| {
-        let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(letters)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
     let is_address = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    name.len() <= 253 && name.split('.').all(is_label) && !is_address
+    name.len() <= 253 && name.split('.').all(is_dns_label) && !is_address
 }
 
 /// Whether the last label is a number, as in IPv4 addresses and in no name.

@@ -4,10 +4,15 @@
 
 mod backend;
 mod current;
+mod expression;
 mod host;
+mod host_rules;
+mod matching;
 mod name;
 mod normal_path;
 mod path;
+mod policy;
+mod request_view;
 mod rule;
 mod session;
 mod tenancy;
@@ -15,22 +20,23 @@ mod tls;
 
 use std::sync::Arc;
 
-use self::tenancy::Tenant;
+use self::{host_rules::HostRules, tenancy::Tenant};
 
-pub use backend::{
-    Algorithm, Backend, Candidates, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Phase,
-};
+pub use crate::choices::{Algorithm, EscapedSlashes, InsecurePolicy, NonUpgrade, Secure};
+pub use backend::{Backend, Candidates, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Phase};
 pub use current::CurrentTable;
+pub use expression::{Expression, InvalidExpression, MAX_MATCHED_BYTES};
 pub use host::{Host, HostMap, HostPattern, MalformedHost};
-pub use name::ObjectName;
+pub use matching::{Conditions, Match, TextPattern, ValueCondition, ValueSource};
+pub use name::{ObjectName, is_dns_label, is_dns_subdomain};
 pub use normal_path::{AmbiguousPath, NormalPath};
-pub use path::{PathMap, PathPattern};
-pub use rule::{
-    EscapedSlashes, Keepalive, NoEndpoint, NonUpgrade, Persistence, Pings, Rule, Secure, Timeouts, WeightedBackend,
-};
+pub use path::{PathMap, PathPattern, PathRank};
+pub use policy::{Keepalive, Persistence, Pings, Policy, Timeouts};
+pub use request_view::{HeaderLines, RequestView};
+pub use rule::{NoEndpoint, Rule, WeightedBackend};
 pub use session::{KeyFileError, Session, SessionKeys};
 pub use tenancy::{HostOwner, HostnameOwners, ReservedFor, Tenancy};
-pub use tls::{Certificate, HostTls, InsecurePolicy, TlsIdentity};
+pub use tls::{Certificate, HostTls, TlsIdentity};
 
 /// All that decides where a request goes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,7 +52,7 @@ pub struct RouteTable {
 struct HostEntry {
     /// The oldest route that names it. Its namespace owns the hostname, unless namespaces share hostnames.
     owner: Option<HostOwner>,
-    paths: PathMap<Arc<Rule>>,
+    rules: HostRules,
     /// A route that claims the hostname, but whose spec is not readable: where nothing else matches, its requests get
     /// 503, not 404.
     unreadable: Option<ObjectName>,
@@ -58,8 +64,8 @@ struct HostEntry {
 pub struct HostClaims<'a> {
     /// The hostname.
     pub host: HostPattern,
-    /// The claimed paths, the most specific first, each with the rule that serves it.
-    pub paths: Vec<(PathPattern, &'a Arc<Rule>)>,
+    /// The claimed matches, the one to try first at the front, each with the rule that serves it.
+    pub matches: Vec<(&'a Match, &'a Arc<Rule>)>,
     /// The route that names the hostname but is not readable.
     pub unreadable: Option<&'a ObjectName>,
     /// The hostname's TLS settings.
@@ -90,14 +96,14 @@ impl RouteTable {
         &self.tenancy
     }
 
-    /// The rule for a path in its normal form ([`NormalPath`]).
+    /// The rule for a request.
     ///
-    /// The most specific hostname comes first; where its rules do not fit the path, those of a less specific one of the
-    /// same namespace may (HTTPRoute's precedence: it ranks the rules that match).
+    /// The most specific hostname comes first; where a request meets none of its matches, those of a less specific one of
+    /// the same namespace may serve it (HTTPRoute's precedence: it ranks the rules that match).
     #[must_use]
-    pub fn find<'a>(&'a self, host: &'a Host<'_>, path: &'a str) -> Found<'a> {
+    pub fn find<'a>(&'a self, host: &'a Host<'_>, request: &RequestView<'_, impl HeaderLines>) -> Found<'a> {
         let tenant = self.tenant(host);
-        let rule = self.serving(host, tenant).find_map(|entry| entry.paths.matching(path).next());
+        let rule = self.serving(host, tenant).find_map(|entry| entry.rules.find(request));
         let unreadable = || self.serving(host, tenant).find_map(|entry| entry.unreadable.as_ref());
         match rule {
             Some(rule) => Found::Rule(rule),
@@ -159,9 +165,9 @@ impl RouteTable {
 
     /// All hostnames, the most specific first.
     pub fn hosts(&self) -> impl Iterator<Item = HostClaims<'_>> {
-        self.hosts.iter().map(|(host, HostEntry { owner: _, paths, unreadable, tls })| HostClaims {
+        self.hosts.iter().map(|(host, HostEntry { owner: _, rules, unreadable, tls })| HostClaims {
             host,
-            paths: paths.iter().collect(),
+            matches: rules.list(),
             unreadable: unreadable.as_ref(),
             tls: tls.as_ref(),
         })
@@ -175,9 +181,10 @@ impl RouteTable {
         }
     }
 
-    /// Gives a claim to a rule.
-    pub fn claim(&mut self, host: &HostPattern, path: &PathPattern, rule: Arc<Rule>) {
-        self.entry(host, &rule.route).paths.insert(path, rule);
+    /// Gives the requests for a hostname that meet the conditions to a rule. Of matches that are equally specific, the one
+    /// that is claimed first is tried first.
+    pub fn claim(&mut self, host: &HostPattern, conditions: impl Into<Conditions>, rule: Arc<Rule>) {
+        self.entry(host, &rule.route).rules.add(conditions.into(), rule);
     }
 
     /// Notes that an unreadable route names the host; the first one noted stays.
@@ -212,6 +219,8 @@ impl RouteTable {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn rule(name: &str) -> Arc<Rule> {
@@ -219,22 +228,15 @@ mod tests {
     }
 
     fn rule_of(namespace: &str, name: &str) -> Arc<Rule> {
-        Arc::new(Rule {
-            route: ObjectName::new(namespace, name),
-            name: "0".into(),
-            fault: None,
-            backends: Box::default(),
-            algorithm: Algorithm::default(),
-            timeouts: Timeouts::default(),
-            keepalive: Keepalive::default(),
-            persistence: None,
-            non_upgrade: NonUpgrade::default(),
-            escaped_slashes: EscapedSlashes::default(),
-        })
+        Arc::new(Rule::new(ObjectName::new(namespace, name), "0"))
     }
 
     fn found(table: &RouteTable, host: &str, path: &str) -> String {
-        match table.find(&Host::parse(host).unwrap(), path) {
+        found_by(table, host, &RequestView { path, query: "", is_upgrade: false, headers: &HeaderMap::new() })
+    }
+
+    fn found_by(table: &RouteTable, host: &str, request: &RequestView<'_, HeaderMap>) -> String {
+        match table.find(&Host::parse(host).unwrap(), request) {
             Found::Rule(rule) => rule.route.name.to_string(),
             Found::Unreadable(route) => format!("unreadable {}", route.name),
             Found::Nothing => "nothing".into(),
@@ -252,6 +254,20 @@ mod tests {
         assert_eq!(found(&table, "other.example.com", "/ws"), "wildcard");
         assert_eq!(found(&table, "chat.example.com", "/"), "any");
         assert_eq!(found(&RouteTable::default(), "chat.example.com", "/"), "nothing");
+    }
+
+    #[test]
+    fn a_less_specific_host_serves_requests_that_meet_no_match_of_the_more_specific_one() {
+        let mut table = RouteTable::default();
+        let blue = ValueCondition::header(http::HeaderName::from_static("x-tenant"), "blue");
+        let blue = Conditions::new(PathPattern::exact("/ws")).with_values([blue]);
+        table.claim(&HostPattern::parse("chat.example.com"), blue, rule("exact"));
+        table.claim(&HostPattern::parse("*.example.com"), &PathPattern::prefix("/"), rule("wildcard"));
+        table.claim(&HostPattern::Any, &PathPattern::exact("/ws"), rule_of("other", "any"));
+        let headers = HeaderMap::from_iter([("x-tenant".parse().unwrap(), "blue".parse().unwrap())]);
+        let request = RequestView { path: "/ws", query: "", is_upgrade: true, headers: &headers };
+        assert_eq!(found_by(&table, "chat.example.com", &request), "exact");
+        assert_eq!(found(&table, "chat.example.com", "/ws"), "wildcard");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Paths of requests, the patterns that rules claim, and which pattern wins.
 
-use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt};
 
-use super::NormalPath;
+use super::{Expression, NormalPath};
 
 /// A condition on the normal form of a path ([`NormalPath`]), which it holds in that form as well.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +11,8 @@ pub enum PathPattern {
     Exact(Box<str>),
     /// This path and all below it, by whole segments; held without its trailing slashes, so empty for `/`.
     Prefix(Box<str>),
+    /// The paths that the expression matches as a whole.
+    Expression(Expression),
 }
 
 impl PathPattern {
@@ -27,30 +29,32 @@ impl PathPattern {
         Self::Exact(normal(value).into())
     }
 
-    fn rank(&self) -> (u8, usize) {
+    /// How specific it is. A request fits at most one pattern of each rank, except among regular expressions.
+    #[must_use]
+    pub fn rank(&self) -> PathRank {
         match self {
-            Self::Exact(path) => (1, path.len()),
-            Self::Prefix(path) => (0, path.len()),
+            Self::Exact(_) => PathRank::Exact,
+            Self::Expression(expression) => PathRank::Expression(expression.as_str().chars().count()),
+            Self::Prefix(path) => PathRank::Prefix(path.len()),
         }
     }
+}
+
+/// How specific a path pattern is, the more specific the greater: a prefix by its length, above it a regular
+/// expression by its length, above it an exact path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathRank {
+    /// A prefix of this many bytes.
+    Prefix(usize),
+    /// A regular expression of this many characters.
+    Expression(usize),
+    /// One path.
+    Exact,
 }
 
 /// The form in which a pattern is compared. One that no request can have stays as it is: it matches nothing.
 fn normal(value: &str) -> Cow<'_, str> {
     NormalPath::parse(value).map_or(Cow::Borrowed(value), NormalPath::into_text)
-}
-
-/// The more specific pattern is the greater one: exact, then the longer prefix.
-impl Ord for PathPattern {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.rank().cmp(&other.rank()).then_with(|| self.to_string().cmp(&other.to_string()))
-    }
-}
-
-impl PartialOrd for PathPattern {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 impl fmt::Display for PathPattern {
@@ -59,18 +63,19 @@ impl fmt::Display for PathPattern {
             Self::Exact(path) => write!(f, "Exact {path}"),
             Self::Prefix(path) if path.is_empty() => f.write_str("PathPrefix /"),
             Self::Prefix(path) => write!(f, "PathPrefix {path}"),
+            Self::Expression(expression) => write!(f, "RegularExpression {}", expression.as_str()),
         }
     }
 }
 
-/// A value for each path pattern.
+/// A value for each exact path and for each prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathMap<T> {
     exact: HashMap<Box<str>, T>,
     prefix: HashMap<Box<str>, T>,
-    /// Segments of the longest prefix: what bounds the work that a path of many segments causes.
+    /// Segments of the longest prefix, which bound the work that a path of many segments causes.
     depth: usize,
-    /// Bytes of the longest pattern: a longer path is not even hashed.
+    /// Bytes of the longest path: a longer one is not even hashed.
     longest: usize,
 }
 
@@ -81,37 +86,41 @@ impl<T> Default for PathMap<T> {
 }
 
 impl<T> PathMap<T> {
-    /// The values whose patterns fit a path in its normal form, the most specific first.
-    pub fn matching<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a T> {
+    /// The value of exactly this path, which is in its normal form.
+    pub fn exact(&self, path: &str) -> Option<&T> {
+        Some(path).filter(|path| path.len() <= self.longest).and_then(|path| self.exact.get(path))
+    }
+
+    /// The values of the prefixes that cover a path in its normal form, the longest prefix first.
+    pub fn prefixes<'a>(&'a self, path: &str) -> impl Iterator<Item = &'a T> {
         let ends = path.match_indices('/').map(|(slash, _)| slash).chain([path.len()]);
         // The first slash of a path ends the empty prefix, so a prefix of n segments ends at the slash n + 1.
         let ends: Vec<usize> = ends.take(self.depth + 1).collect();
-        let prefixes = ends.into_iter().rev().filter(|end| *end <= self.longest);
-        let prefixes = prefixes.filter_map(|end| self.prefix.get(&path[..end]));
-        let exact = Some(path).filter(|path| path.len() <= self.longest).and_then(|path| self.exact.get(path));
-        exact.into_iter().chain(prefixes)
+        ends.into_iter().rev().filter(|end| *end <= self.longest).filter_map(|end| self.prefix.get(&path[..end]))
     }
 
-    /// All patterns with their values, the most specific pattern first.
-    pub fn iter(&self) -> impl Iterator<Item = (PathPattern, &T)> {
-        let exact = self.exact.iter().map(|(path, value)| (PathPattern::Exact(path.clone()), value));
-        let prefix = self.prefix.iter().map(|(path, value)| (PathPattern::Prefix(path.clone()), value));
-        let mut all: Vec<_> = exact.chain(prefix).collect();
-        all.sort_by(|(one, _), (other, _)| other.cmp(one));
-        all.into_iter()
+    /// All values, in no particular order.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.exact.values().chain(self.prefix.values())
     }
 
-    /// Sets the value of a pattern, giving back the one it had.
-    pub fn insert(&mut self, pattern: &PathPattern, value: T) -> Option<T> {
-        let (PathPattern::Exact(text) | PathPattern::Prefix(text)) = pattern;
-        self.longest = self.longest.max(text.len());
-        match pattern {
-            PathPattern::Exact(path) => self.exact.insert(path.clone(), value),
-            PathPattern::Prefix(path) => {
-                self.depth = self.depth.max(path.matches('/').count());
-                self.prefix.insert(path.clone(), value)
-            }
-        }
+    /// The value of exactly this path, made where there is none.
+    pub fn entry_of_exact(&mut self, path: &str) -> &mut T
+    where
+        T: Default,
+    {
+        self.longest = self.longest.max(path.len());
+        self.exact.entry(path.into()).or_default()
+    }
+
+    /// The value of this prefix, made where there is none.
+    pub fn entry_of_prefix(&mut self, path: &str) -> &mut T
+    where
+        T: Default,
+    {
+        self.longest = self.longest.max(path.len());
+        self.depth = self.depth.max(path.matches('/').count());
+        self.prefix.entry(path.into()).or_default()
     }
 }
 
@@ -119,26 +128,23 @@ impl<T> PathMap<T> {
 mod tests {
     use super::*;
 
-    fn map(patterns: &[PathPattern]) -> PathMap<String> {
+    /// Which of the prefixes cover a path, the longest first.
+    fn covering(prefixes: &[&str], path: &str) -> Vec<String> {
         let mut map = PathMap::default();
-        for pattern in patterns {
-            map.insert(pattern, pattern.to_string());
+        for prefix in prefixes {
+            let PathPattern::Prefix(prefix) = PathPattern::prefix(prefix) else { unreachable!("it is a prefix") };
+            *map.entry_of_prefix(&prefix) = prefix.to_string();
         }
-        map
-    }
-
-    fn found<'a>(map: &'a PathMap<String>, path: &'a str) -> Vec<&'a str> {
-        map.matching(path).map(String::as_str).collect()
+        map.prefixes(path).cloned().collect()
     }
 
     #[test]
     fn a_prefix_covers_whole_segments() {
-        let map = map(&[PathPattern::prefix("/ws")]);
         for path in ["/ws", "/ws/", "/ws/a", "/ws/a/b/c"] {
-            assert_eq!(found(&map, path), ["PathPrefix /ws"], "{path}");
+            assert_eq!(covering(&["/ws"], path), ["/ws"], "{path}");
         }
         for path in ["/", "/wsx", "/w", "//ws", "/WS", "/a/ws", "*", ""] {
-            assert!(found(&map, path).is_empty(), "{path}");
+            assert!(covering(&["/ws"], path).is_empty(), "{path}");
         }
     }
 
@@ -151,26 +157,13 @@ mod tests {
 
     #[test]
     fn the_root_prefix_covers_every_path() {
-        let map = map(&[PathPattern::prefix("/")]);
         for path in ["/", "/a", "/a/b/"] {
-            assert_eq!(found(&map, path), ["PathPrefix /"], "{path}");
+            assert_eq!(covering(&["/"], path), [""], "{path}");
         }
     }
 
     #[test]
-    fn exact_comes_first_then_the_longer_prefix() {
-        let patterns = [
-            PathPattern::prefix("/"),
-            PathPattern::prefix("/a/b"),
-            PathPattern::prefix("/a"),
-            PathPattern::exact("/a/b"),
-        ];
-        let map = map(&patterns);
-        let expected = ["Exact /a/b", "PathPrefix /a/b", "PathPrefix /a", "PathPrefix /"];
-        assert_eq!(found(&map, "/a/b"), expected);
-        assert_eq!(found(&map, "/a/b/c"), expected[1..]);
-        let mut ranked = patterns.to_vec();
-        ranked.sort_by(|one, other| other.cmp(one));
-        assert_eq!(ranked.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    fn the_longer_prefix_comes_first() {
+        assert_eq!(covering(&["/", "/a/b", "/a"], "/a/b/c"), ["/a/b", "/a", ""]);
     }
 }

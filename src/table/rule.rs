@@ -1,8 +1,8 @@
 //! A rule of a route: where its requests go, and how they are treated.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use super::{Algorithm, Backend, Candidates, EndpointId, ObjectName, Session};
+use super::{Backend, Candidates, EndpointId, ObjectName, Policy, Session};
 
 /// What is decided for the requests that match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,18 +16,8 @@ pub struct Rule {
     pub fault: Option<Arc<str>>,
     /// Where new sessions go.
     pub backends: Box<[WeightedBackend]>,
-    /// How an endpoint of a backend is chosen.
-    pub algorithm: Algorithm,
-    /// How long things may take.
-    pub timeouts: Timeouts,
-    /// Whom the proxy pings.
-    pub keepalive: Keepalive,
-    /// How sessions are kept, if they are.
-    pub persistence: Option<Persistence>,
-    /// What happens to requests that are no WebSocket upgrade.
-    pub non_upgrade: NonUpgrade,
-    /// What happens to requests whose path contains `%2F` or `%5C`.
-    pub escaped_slashes: EscapedSlashes,
+    /// How its requests are treated.
+    pub policy: Policy,
 }
 
 /// A reference to a backend, with its share.
@@ -37,93 +27,6 @@ pub struct WeightedBackend {
     pub weight: u32,
     /// The backend, or why there is none. A reference that does not resolve keeps its share.
     pub target: Result<Arc<Backend>, Arc<str>>,
-}
-
-/// How long things may take; nothing where there is no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Timeouts {
-    /// From an upgrade request's head to the backend's answer.
-    pub handshake: Option<Duration>,
-    /// From another request's head, as passed on, to the head of the answer.
-    pub response: Option<Duration>,
-    /// One attempt to connect.
-    pub backend_connect: Option<Duration>,
-    /// Without a byte either way.
-    pub idle: Option<Duration>,
-    /// From the 101 to the end.
-    pub max_duration: Option<Duration>,
-}
-
-/// Whom the proxy pings, and how; nothing for an end that it does not ping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
-    /// Pings to the client.
-    pub client: Option<Pings>,
-    /// Pings to the backend.
-    pub backend: Option<Pings>,
-}
-
-/// Pings to one end of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pings {
-    /// An end that sent nothing for so long is sent a ping; never zero.
-    pub interval: Duration,
-    /// The tunnel of an end that sends nothing for so long after a ping left is ended; nothing where it never is.
-    pub timeout: Option<Duration>,
-}
-
-impl Default for Keepalive {
-    /// What a rule has that says nothing about it: pings to the client, every 25 s, with 20 s to answer.
-    fn default() -> Self {
-        let pings = Pings { interval: Duration::from_secs(25), timeout: Some(Duration::from_secs(20)) };
-        Self { client: Some(pings), backend: None }
-    }
-}
-
-/// How a session's token travels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Persistence {
-    /// What a token is bound to, beside its endpoint.
-    pub scope: Arc<str>,
-    /// Name of the cookie.
-    pub cookie: Arc<str>,
-    /// The attributes of `Set-Cookie` but for `Secure`, as they are sent, each with its leading `; `.
-    pub attributes: Arc<str>,
-    /// When the `Secure` attribute is added.
-    pub secure: Secure,
-    /// The age at which a session gets another endpoint.
-    pub max_age: Option<Duration>,
-}
-
-/// When a cookie gets its `Secure` attribute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Secure {
-    /// When the client came over TLS.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-/// What happens to a request that is no WebSocket upgrade.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NonUpgrade {
-    /// It is passed to the backend.
-    #[default]
-    Proxy,
-    /// It is answered with 426.
-    Reject,
-}
-
-/// What happens to a request whose path contains an escaped slash or backslash, which backends read differently.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EscapedSlashes {
-    /// It is answered with 400.
-    #[default]
-    Reject,
-    /// It is passed to the backend as it was sent; for matching, the escape is an ordinary character.
-    Keep,
 }
 
 /// Why no endpoint can be offered; each is a 503.
@@ -140,6 +43,12 @@ pub enum NoEndpoint {
 }
 
 impl Rule {
+    /// A rule without backends, to which nothing but the defaults applies.
+    #[must_use]
+    pub fn new(route: ObjectName, name: impl Into<Arc<str>>) -> Self {
+        Self { route, name: name.into(), fault: None, backends: Box::default(), policy: Policy::default() }
+    }
+
     /// The endpoints to try, in order: that of the session, where it still serves, then the others of its backend;
     /// without a session, those of a backend drawn by weight.
     ///
@@ -156,7 +65,7 @@ impl Rule {
         if backend.endpoints.is_empty() {
             return Err(NoEndpoint::NoneReady(backend.service.clone()));
         }
-        Ok(backend.candidates(self.algorithm, None))
+        Ok(backend.candidates(self.policy.algorithm, None))
     }
 
     /// The endpoints to try, where the first one is the one that `is_wanted`; `None` if the rule has none such.
@@ -164,7 +73,7 @@ impl Rule {
     pub fn beginning_with(&self, is_wanted: impl Fn(&EndpointId) -> bool) -> Option<Candidates> {
         self.backends.iter().filter_map(|backend| backend.target.as_ref().ok()).find_map(|backend| {
             let first = backend.endpoints.iter().position(|endpoint| is_wanted(&endpoint.id))?;
-            Some(backend.candidates(self.algorithm, Some(first)))
+            Some(backend.candidates(self.policy.algorithm, Some(first)))
         })
     }
 
@@ -216,12 +125,7 @@ mod tests {
             backends: backends
                 .map(|(weight, target)| WeightedBackend { weight, target: target.map_err(Into::into) })
                 .collect(),
-            algorithm: Algorithm::LeastConnections,
-            timeouts: Timeouts::default(),
-            keepalive: Keepalive::default(),
-            persistence: None,
-            non_upgrade: NonUpgrade::Proxy,
-            escaped_slashes: EscapedSlashes::Reject,
+            policy: Policy::default(),
         }
     }
 

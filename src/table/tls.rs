@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{Host, ObjectName};
+use crate::choices::InsecurePolicy;
 
 /// TLS settings of one hostname, decided by the route that owns them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,18 +16,6 @@ pub struct HostTls {
     pub insecure_policy: InsecurePolicy,
     /// What handshakes use, or why none can succeed. Never a reason to serve the hostname in plaintext.
     pub identity: Result<Arc<TlsIdentity>, Arc<str>>,
-}
-
-/// What happens to a request that should have come over TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InsecurePolicy {
-    /// It is served.
-    Allow,
-    /// It is answered with 308 and the secure URL.
-    #[default]
-    Redirect,
-    /// It is answered with 403.
-    Deny,
 }
 
 /// All that decides how a TLS handshake goes. Two with the same digest share a configuration, tickets included; two

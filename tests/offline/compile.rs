@@ -20,7 +20,7 @@ use switchyard::{
         Verdict, VerdictCondition, compile, object_name,
     },
     source::manifest::hostname_owners,
-    table::{Backend, HostClaims, Keepalive, Rule, Tenancy, WeightedBackend},
+    table::{Backend, HostClaims, Match, Policy, Rule, Tenancy, WeightedBackend},
 };
 
 /// 2026-12-01: between the ends of the certificates in the golden files.
@@ -51,11 +51,11 @@ fn every_golden_output_has_its_input() {
 }
 
 #[test]
-fn a_rule_that_says_nothing_of_pings_has_the_tables_default() {
+fn a_rule_that_states_nothing_has_the_default_policy() {
     let (view, settings) = read(&golden::root().join("tests/golden/compile/pings_go_to_their_target.in.yaml"));
     let compiled = compile_twice(&view, &settings);
     let rule = compiled.verdicts[0].rules.iter().find(|rule| &*rule.name == "unsaid").unwrap();
-    assert_eq!(rule.keepalive, Keepalive::default());
+    assert_eq!(rule.policy, Policy::default());
 }
 
 /// Compiles a view, and again with what the first build left behind, which must make no difference.
@@ -155,12 +155,12 @@ fn host(claims: &HostClaims<'_>) -> Vec<String> {
         });
         format!("TLS of {}, {:?} without it: {identity:?}", tls.owner, tls.insecure_policy)
     });
-    let path = |(pattern, rule): &(_, &Arc<Rule>)| match &rule.fault {
-        None => format!("{pattern} -> {}", title(rule)),
-        Some(fault) => format!("{pattern} -> 503, {} is at fault: {fault}", title(rule)),
+    let path = |(match_, rule): &(&Match, &Arc<Rule>)| match &rule.fault {
+        None => format!("{} -> {}", match_.conditions(), title(rule)),
+        Some(fault) => format!("{} -> 503, {} is at fault: {fault}", match_.conditions(), title(rule)),
     };
     let unreadable = claims.unreadable.map(|route| format!("otherwise 503: {route} is not readable"));
-    tls.into_iter().chain(claims.paths.iter().map(path)).chain(unreadable).collect()
+    tls.into_iter().chain(claims.matches.iter().map(path)).chain(unreadable).collect()
 }
 
 fn title(rule: &Rule) -> String {
@@ -168,18 +168,8 @@ fn title(rule: &Rule) -> String {
 }
 
 fn rule(rule: &Rule) -> Vec<String> {
-    let Rule {
-        route: _,
-        name: _,
-        fault: _,
-        backends,
-        algorithm,
-        timeouts,
-        keepalive,
-        persistence,
-        non_upgrade,
-        escaped_slashes,
-    } = rule;
+    let Rule { route: _, name: _, fault: _, backends, policy } = rule;
+    let Policy { algorithm, timeouts, keepalive, persistence, non_upgrade, escaped_slashes } = policy;
     let mut lines: Vec<_> = backends.iter().flat_map(backend).collect();
     lines.push(format!("{algorithm:?}, {non_upgrade:?}, escaped slashes {escaped_slashes:?}"));
     lines.push(format!("{timeouts:?}"));

@@ -1,7 +1,7 @@
 //! The CRD as a document: up to date, described, and the same in every version of YAML.
 
 use serde_json::Value;
-use switchyard::{api, commands::crd, source::manifest::ambiguity};
+use switchyard::{choices, commands::crd, source::manifest::ambiguity};
 
 use crate::golden;
 
@@ -61,17 +61,17 @@ fn every_list_every_text_and_every_number_of_the_spec_is_bounded() {
 #[test]
 fn descriptions_tell_the_defaults_that_compiling_applies() {
     let defaults = [
-        ("timeouts.handshake", api::DEFAULT_HANDSHAKE_TIMEOUT),
-        ("timeouts.backendConnect", api::DEFAULT_BACKEND_CONNECT_TIMEOUT),
-        ("keepalive.pingInterval", api::DEFAULT_PING_INTERVAL),
-        ("keepalive.pingTimeout", api::DEFAULT_PING_TIMEOUT),
+        ("timeouts.handshake", choices::DEFAULT_HANDSHAKE_TIMEOUT),
+        ("timeouts.backendConnect", choices::DEFAULT_BACKEND_CONNECT_TIMEOUT),
+        ("keepalive.pingInterval", choices::DEFAULT_PING_INTERVAL),
+        ("keepalive.pingTimeout", choices::DEFAULT_PING_TIMEOUT),
     ];
     let mut told = 0;
     each_field(&schema(), "", &mut |path, _, field| {
         for (_, default) in defaults.iter().filter(|(end, _)| path.ends_with(end)) {
             let description = field["description"].as_str().unwrap();
             let words = description.split_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(words.contains(&format!("Default: {default}")), "{path}: {words}");
+            assert!(words.contains(&format!("Default: {default:?}")), "{path}: {words}");
             told += 1;
         }
     });

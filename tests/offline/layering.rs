@@ -36,9 +36,10 @@ const LAYERED: &[&str] = &[
 const IO: &[&str] = &["std::fs", "std::net::Tcp", "std::process", "SystemTime::now", "Instant::now"];
 
 const LAYERS: &[Layer] = &[
-    Layer { folder: "api", modules: &[], crates: &["k8s_openapi", "kube"] },
-    Layer { folder: "table", modules: &[], crates: &["rustls"] },
-    Layer { folder: "compile", modules: &["api", "table"], crates: &["k8s_openapi", "rustls"] },
+    Layer { folder: "choices", modules: &[], crates: &[] },
+    Layer { folder: "api", modules: &["choices"], crates: &["k8s_openapi", "kube"] },
+    Layer { folder: "table", modules: &["choices"], crates: &["rustls"] },
+    Layer { folder: "compile", modules: &["api", "choices", "table"], crates: &["k8s_openapi", "rustls"] },
     Layer {
         folder: "source",
         modules: &["api", "compile", "table"],
@@ -67,7 +68,7 @@ const PROXY: &[&str] =
     &["fields", "bounds", "settings", "transport", "body", "tunnel", "shared", "request", "upstream", "http", "accept"];
 
 /// The folders whose code reads no clock, no file and no socket.
-const PURE: &[&str] = &["api", "table", "compile"];
+const PURE: &[&str] = &["choices", "api", "table", "compile"];
 
 #[test]
 fn each_folder_names_only_what_the_architecture_lets_it_name() {

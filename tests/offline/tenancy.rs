@@ -7,12 +7,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::HeaderMap;
 use proptest::{prelude::*, sample::select};
 use serde_json::{Value, json};
 use switchyard::{
     api::ConditionReason,
     compile::{ClusterView, Compiled, Memory, Settings, Surroundings, Verdict, compile},
-    table::{Found, Host, HostPattern, HostnameOwners, RouteTable, Tenancy},
+    table::{Found, Host, HostPattern, HostnameOwners, RequestView, RouteTable, Tenancy},
 };
 
 /// A route as a test writes it.
@@ -83,7 +84,8 @@ fn build(routes: &[Written], tenancy: Tenancy) -> Compiled {
 
 /// The namespace whose rule serves a request.
 fn served(table: &RouteTable, host: &str, path: &str) -> Option<String> {
-    match table.find(&Host::parse(host).unwrap(), path) {
+    let request = RequestView { path, query: "", is_upgrade: false, headers: &HeaderMap::new() };
+    match table.find(&Host::parse(host).unwrap(), &request) {
         Found::Rule(rule) => Some(rule.route.namespace.to_string()),
         Found::Unreadable(route) => Some(route.namespace.to_string()),
         Found::Nothing => None,

@@ -117,7 +117,7 @@ async fn handshakes_with_a_fault_are_told_which() {
 #[tokio::test]
 async fn plain_requests_at_a_rule_for_upgrades_only_are_426() {
     let mut rule = rule(&[endpoint("none", refusing().await)]);
-    rule.non_upgrade = NonUpgrade::Reject;
+    rule.policy.non_upgrade = NonUpgrade::Reject;
     let harness = Harness::with_rule(rule);
     let (mut client, head) = harness.ask(&get("/", "")).await;
     assert_eq!((head.status(), head.field("upgrade")), (426, Some("websocket")));

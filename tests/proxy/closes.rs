@@ -18,7 +18,7 @@ const SHORT: Duration = Duration::from_millis(60);
 
 fn limited(backend: &RawBackend) -> Rule {
     let mut rule = rule(&[backend.own_endpoint()]);
-    rule.timeouts.max_duration = Some(Duration::from_millis(100));
+    rule.policy.timeouts.max_duration = Some(Duration::from_millis(100));
     rule
 }
 
@@ -51,8 +51,8 @@ async fn both_sides_are_told_why_and_their_answers_are_awaited() {
         let backend = RawBackend::bind().await;
         let mut rule = rule(&[backend.own_endpoint()]);
         match cause {
-            "idle" => rule.timeouts.idle = Some(SHORT),
-            "max_duration" => rule.timeouts.max_duration = Some(SHORT),
+            "idle" => rule.policy.timeouts.idle = Some(SHORT),
+            "max_duration" => rule.policy.timeouts.max_duration = Some(SHORT),
             _ => {}
         }
         let settings = Settings { drain_window: Duration::ZERO, ..patient() };
@@ -267,8 +267,8 @@ async fn where_a_peer_breaks_framing_bytes_pass_as_they_are_and_nothing_is_added
             let backend = RawBackend::bind().await;
             let pings = Some(Pings { interval: SHORT, timeout: Some(SHORT) });
             let mut rule = limited(&backend);
-            rule.keepalive = Keepalive { client: pings, backend: pings };
-            rule.timeouts.max_duration = Some(Duration::from_millis(500));
+            rule.policy.keepalive = Keepalive { client: pings, backend: pings };
+            rule.policy.timeouts.max_duration = Some(Duration::from_millis(500));
             let harness = Harness::start(table(rule), patient());
             let (mut client, mut peer) = open(&harness, &backend).await;
             let (breaker, other) = if by_client { (&mut client, &mut peer) } else { (&mut peer, &mut client) };

@@ -28,7 +28,7 @@ enum Way {
 
 fn sticky(backend: &RawBackend) -> RouteTable {
     let mut rule = rule(&[backend.own_endpoint()]);
-    rule.persistence = Some(persistence());
+    rule.policy.persistence = Some(persistence());
     table(rule)
 }
 

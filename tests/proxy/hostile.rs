@@ -75,7 +75,7 @@ async fn both(settings: Settings) -> (Harness, RawBackend, Arc<rustls::ClientCon
     let (certificate, der) = certificate(&[HOST]);
     let backend = RawBackend::bind().await;
     let mut rule = rule(&[backend.endpoint("a")]);
-    rule.timeouts.handshake = None;
+    rule.policy.timeouts.handshake = None;
     let mut table = table(rule);
     table.set_tls(&HostPattern::parse(HOST), host_tls(Ok(identity(&certificate)), InsecurePolicy::Allow));
     (Harness::start(table, settings), backend, tls_client(&[der]))

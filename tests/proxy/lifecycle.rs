@@ -6,7 +6,7 @@ use futures::{SinkExt, StreamExt};
 use switchyard::{
     metrics::Direction,
     proxy::Settings,
-    table::{RouteTable, Rule},
+    table::{RouteTable, Rule, Timeouts},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -128,7 +128,7 @@ async fn limits_cut_tunnels_only_where_they_are_set() {
     for (cause, idle, max_duration) in cases {
         let backend = RawBackend::bind().await;
         let mut limited = rule(&[backend.endpoint("a")]);
-        (limited.timeouts.idle, limited.timeouts.max_duration) = (idle, max_duration);
+        limited.policy.timeouts = Timeouts { idle, max_duration, ..Timeouts::default() };
         let harness = Harness::with_rule(limited);
         let (mut client, mut peer) = open(&harness, &backend).await;
         harness.table.publish(table(rule(&[backend.endpoint("a")])).into());

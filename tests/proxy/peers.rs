@@ -156,7 +156,7 @@ async fn escaped_slashes_are_kept_where_the_rule_says_so() {
     let backend = RawBackend::bind().await;
     let mut rule = rule(&[backend.own_endpoint()]);
     let reject = Harness::with_rule(rule.clone());
-    rule.escaped_slashes = EscapedSlashes::Keep;
+    rule.policy.escaped_slashes = EscapedSlashes::Keep;
     let keep = Harness::with_rule(rule);
     let path = "/cool/https%3A%2F%2Foffice.example.com/ws%5c?x=%2F";
     for request in [get(path, ""), handshake(path, "")] {
@@ -451,7 +451,7 @@ async fn a_handshake_that_gets_no_response_is_logged_with_its_endpoint() {
     let log = Log::capture();
     let backend = RawBackend::bind().await;
     let mut rule = rule(&[backend.own_endpoint()]);
-    rule.timeouts.handshake = Some(Duration::from_millis(20));
+    rule.policy.timeouts.handshake = Some(Duration::from_millis(20));
     rule.route = ObjectName::new("shop", "silent-route");
     let harness = Harness::with_rule(rule);
     assert_eq!(harness.ask(&handshake("/ws", "")).await.1.status(), 504);

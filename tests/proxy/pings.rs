@@ -28,7 +28,9 @@ fn every(interval: Duration) -> Pings {
 
 fn pinging(backend: &RawBackend, to_client: impl Into<Option<Pings>>, to_backend: impl Into<Option<Pings>>) -> Rule {
     let keepalive = Keepalive { client: to_client.into(), backend: to_backend.into() };
-    Rule { keepalive, ..rule(&[backend.own_endpoint()]) }
+    let mut rule = rule(&[backend.own_endpoint()]);
+    rule.policy.keepalive = keepalive;
+    rule
 }
 
 /// Reads one ping of ours, and returns what it carries.
@@ -110,7 +112,7 @@ async fn who_is_pinged_is_the_rules_choice() {
         let backend = RawBackend::bind().await;
         let pings = |wanted: bool| wanted.then(|| every(SHORT));
         let mut chosen = pinging(&backend, pings(to_client), pings(to_backend));
-        chosen.timeouts.max_duration = Some(Duration::from_millis(600));
+        chosen.policy.timeouts.max_duration = Some(Duration::from_millis(600));
         let harness = Harness::with_rule(chosen);
         let (mut client, mut peer) = open(&harness, &backend).await;
         for (peer, wanted, masked) in [(&mut client, to_client, false), (&mut peer, to_backend, true)] {
@@ -424,7 +426,7 @@ async fn who_has_closed_its_half_is_not_given_up_for_silence() {
 async fn pings_of_ours_do_not_keep_an_idle_tunnel_open() {
     let backend = RawBackend::bind().await;
     let mut limited = pinging(&backend, every(SHORT), every(SHORT));
-    limited.timeouts.idle = Some(Duration::from_millis(500));
+    limited.policy.timeouts.idle = Some(Duration::from_millis(500));
     let harness = Harness::with_rule(limited);
     let (mut client, mut peer) = open(&harness, &backend).await;
     let answering = async |peer: &mut Peer<TcpStream>, masked: bool| {
@@ -452,7 +454,7 @@ async fn pings_of_ours_do_not_keep_an_idle_tunnel_open() {
 async fn no_ping_comes_behind_a_close() {
     let backend = RawBackend::bind().await;
     let mut limited = pinging(&backend, every(SHORT), every(SHORT));
-    limited.timeouts.max_duration = Some(Duration::from_millis(500));
+    limited.policy.timeouts.max_duration = Some(Duration::from_millis(500));
     let settings = Settings { close_timeout: SHORT, ..Settings::default() };
     let harness = Harness::start(table(limited), settings);
     let (mut client, mut peer) = open(&harness, &backend).await;

@@ -294,7 +294,7 @@ async fn an_unasked_101_and_nonsense_are_502() {
 async fn an_answer_that_takes_too_long_is_a_504_only_where_a_limit_is_set() {
     let backend = RawBackend::bind().await;
     let mut limited = rule(&[backend.endpoint("a")]);
-    limited.timeouts.response = Some(Duration::from_millis(50));
+    limited.policy.timeouts.response = Some(Duration::from_millis(50));
     let harness = Harness::with_rule(limited);
     let (mut client, head) = harness.ask(&get("/", "")).await;
     assert_eq!(head.status(), 504);

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use crate::support::*;
 
 fn sticky(mut rule: Rule) -> Rule {
-    rule.persistence = Some(persistence());
+    rule.policy.persistence = Some(persistence());
     rule
 }
 

@@ -16,9 +16,9 @@ use switchyard::{
     metrics::Metrics,
     proxy::{Listener, Proxy, Scheme, Settings, Tunnels, listen::bind},
     table::{
-        Algorithm, Backend, Certificate, CurrentTable, Endpoint, EndpointId, EndpointState, EscapedSlashes,
-        HostPattern, HostTls, InsecurePolicy, Keepalive, NonUpgrade, ObjectName, PathPattern, Persistence, Phase,
-        RouteTable, Rule, Secure, SessionKeys, Timeouts, TlsIdentity, WeightedBackend,
+        Algorithm, Backend, Certificate, CurrentTable, Endpoint, EndpointId, EndpointState, HostPattern, HostTls,
+        InsecurePolicy, Keepalive, ObjectName, PathPattern, Persistence, Phase, Policy, RouteTable, Rule, Secure,
+        SessionKeys, TlsIdentity, WeightedBackend,
     },
 };
 use tokio::{
@@ -82,16 +82,11 @@ pub fn rule(endpoints: &[Arc<Endpoint>]) -> Rule {
         name: "main".into(),
         fault: None,
         backends: Box::new([WeightedBackend { weight: 1, target: Ok(backend_of(endpoints)) }]),
-        algorithm: Algorithm::RoundRobin,
-        timeouts: Timeouts {
-            handshake: Some(Duration::from_secs(10)),
-            backend_connect: Some(Duration::from_secs(5)),
-            ..Timeouts::default()
+        policy: Policy {
+            algorithm: Algorithm::RoundRobin,
+            keepalive: Keepalive { client: None, backend: None },
+            ..Policy::default()
         },
-        keepalive: Keepalive { client: None, backend: None },
-        persistence: None,
-        non_upgrade: NonUpgrade::Proxy,
-        escaped_slashes: EscapedSlashes::Reject,
     }
 }
 

@@ -215,7 +215,7 @@ async fn a_tunnel_that_we_end_says_goodbye_on_tls() {
     let (certificate, der) = certificate(&[HOST]);
     let backend = RawBackend::bind().await;
     let mut limited = rule(&[backend.endpoint("a")]);
-    limited.timeouts.idle = Some(std::time::Duration::from_millis(50));
+    limited.policy.timeouts.idle = Some(std::time::Duration::from_millis(50));
     let harness = Harness::with_table(secured(limited, &certificate));
     let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
     client.client_parts(1001).await;

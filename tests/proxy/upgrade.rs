@@ -183,7 +183,7 @@ async fn refusing_endpoints_are_passed_over_and_nothing_but_they_is_a_503() {
 async fn a_backend_that_does_not_answer_a_handshake_is_a_504() {
     let backend = RawBackend::bind().await;
     let mut rule = rule(&[backend.endpoint("a")]);
-    rule.timeouts = Timeouts { handshake: Some(Duration::from_millis(50)), ..Timeouts::default() };
+    rule.policy.timeouts = Timeouts { handshake: Some(Duration::from_millis(50)), ..Timeouts::default() };
     let harness = Harness::with_rule(rule);
     let (mut client, head) = harness.ask(&handshake("/ws", "")).await;
     assert_eq!(head.status(), 504);
@@ -195,7 +195,7 @@ async fn a_backend_that_does_not_answer_a_handshake_is_a_504() {
 async fn an_endpoint_that_accepts_no_connection_in_time_is_a_504() {
     let (address, _socket, _waiting) = silent().await;
     let mut hasty = rule(&[endpoint("a", address)]);
-    hasty.timeouts.backend_connect = Some(Duration::from_millis(50));
+    hasty.policy.timeouts.backend_connect = Some(Duration::from_millis(50));
     let harness = Harness::with_rule(hasty);
     for request in [handshake("/ws", ""), get("/", "")] {
         let (mut client, head) = harness.ask(&request).await;

@@ -171,7 +171,7 @@ fn behaviours() -> Vec<Behaviour> {
         },
         Behaviour {
             name: "an escaped slash that is kept",
-            table: |backend| with(|rule| rule.escaped_slashes = EscapedSlashes::Keep, backend),
+            table: |backend| with(|rule| rule.policy.escaped_slashes = EscapedSlashes::Keep, backend),
             path: "/ws/a%2Fb",
             answer: Some("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
             status: 403,
@@ -230,7 +230,7 @@ fn behaviours() -> Vec<Behaviour> {
         },
         Behaviour {
             name: "a session that gets its cookie",
-            table: |backend| with(|rule| rule.persistence = Some(persistence()), backend),
+            table: |backend| with(|rule| rule.policy.persistence = Some(persistence()), backend),
             answer: Some("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
             status: 403,
             ..USUAL
@@ -240,7 +240,7 @@ fn behaviours() -> Vec<Behaviour> {
             table: |backend| {
                 let limit = Some(Duration::from_millis(50));
                 let timeouts = Timeouts { handshake: limit, response: limit, ..Timeouts::default() };
-                with(|rule| rule.timeouts = timeouts, backend)
+                with(|rule| rule.policy.timeouts = timeouts, backend)
             },
             answer: Some(""),
             status: 504,

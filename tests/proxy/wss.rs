@@ -35,7 +35,7 @@ async fn start_with(keepalive: Keepalive) -> Secured {
     let (certificate, der) = certificate(&[HOST]);
     let backend = RawBackend::bind().await;
     let mut rule = rule(&[backend.endpoint("a")]);
-    rule.keepalive = keepalive;
+    rule.policy.keepalive = keepalive;
     let harness = Harness::with_table(secured(rule, &certificate));
     Secured { harness, backend, der }
 }

@@ -25,8 +25,11 @@ pub(super) fn candidates(
 ) -> Result<Routed, Refusal> {
     let mut rng = fastrand::Rng::new();
     let keys = || shared.session_keys.load_full();
-    let sticky =
-        rule.persistence.as_ref().map(|persistence| Sticky::take(persistence, keys(), fields, view.secure, now()));
+    let sticky = rule
+        .policy
+        .persistence
+        .as_ref()
+        .map(|persistence| Sticky::take(persistence, keys(), fields, view.secure, now()));
     let session = sticky.as_ref().and_then(Sticky::session);
     let pinned = pinned.filter(|_| rule.fault.is_none());
     let candidates = match pinned.and_then(|pinned| rule.beginning_with(|id| id == pinned)) {

@@ -2,20 +2,31 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use super::{View, account::Account, handshake::Intent, refusal::Refusal};
 use crate::{
-    proxy::shared::Shared,
-    table::{Found, InsecurePolicy, RouteTable, Rule},
+    proxy::{fields::Fields, shared::Shared},
+    table::{Found, HeaderLines, InsecurePolicy, RequestView, RouteTable, Rule},
 };
 
 /// Finds the rule of a request. The guard of the table lives no longer than this.
 ///
 /// # Errors
 /// If the request does not belong on its connection, or nothing matches it.
-pub(super) fn match_request(shared: &Shared, view: &View<'_>, account: &mut Account) -> Result<Arc<Rule>, Refusal> {
+pub(super) fn match_request(
+    shared: &Shared,
+    view: &View<'_>,
+    fields: &impl Fields,
+    account: &mut Account,
+) -> Result<Arc<Rule>, Refusal> {
     let table = shared.table.load();
     check_connection(&table, view, shared.settings.public_https_port)?;
-    match table.find(&view.host, view.target.path.as_str()) {
+    let query = view.target.path_and_query.split_once('?').map_or("", |(_, query)| query);
+    // A faulty handshake is refused by the rule that it would have been for.
+    let is_upgrade = view.intent != Intent::Plain;
+    let request = RequestView { path: view.target.path.as_str(), query, is_upgrade, headers: &Read(fields) };
+    match table.find(&view.host, &request) {
         Found::Rule(rule) => {
             account.route = Some(rule.route.clone());
             Ok(rule.clone())
@@ -26,6 +37,15 @@ pub(super) fn match_request(shared: &Shared, view: &View<'_>, account: &mut Acco
         }
         Found::Nothing if view.target.path.has_escaped_slash() => Err(Refusal::EscapedSlash),
         Found::Nothing => Err(Refusal::NotFound),
+    }
+}
+
+/// The fields of a head, for the table to read.
+struct Read<'a, F>(&'a F);
+
+impl<F: Fields> HeaderLines for Read<'_, F> {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.0.lines(name)
     }
 }
 

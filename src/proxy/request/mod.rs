@@ -79,7 +79,7 @@ pub(crate) async fn route(
     account.asks_for(intent);
     let target = check::check(method, version, target, fields)?;
     let view = view(shared, peer, &target, intent, fields)?;
-    let rule = match_request::match_request(shared, &view, account)?;
+    let rule = match_request::match_request(shared, &view, fields, account)?;
     let admitted = admit::admit(&view, rule).await?;
     let routed = candidates::candidates(shared, &view, admitted, pinned.as_ref(), fields, account)?;
     address::address(fields, &view, &shared.settings, routed.candidates.service());

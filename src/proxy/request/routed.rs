@@ -46,7 +46,7 @@ impl Routed {
 
     /// When a handshake has to have its answer.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.rule.timeouts.handshake.map(|limit| self.started + limit)
+        self.rule.policy.timeouts.handshake.map(|limit| self.started + limit)
     }
 
     /// What a tunnel to this endpoint is known by.

@@ -44,7 +44,7 @@ pub(crate) struct Connected {
 pub(crate) async fn connect(routed: &mut Routed) -> Result<Connected, Refusal> {
     let mut last = DialError::Failed;
     while let Some((endpoint, in_use)) = routed.pick() {
-        match dial(&endpoint, routed.rule.timeouts.backend_connect).await {
+        match dial(&endpoint, routed.rule.policy.timeouts.backend_connect).await {
             Ok(socket) => return Ok(Connected { endpoint, in_use, backend: Stream::from(socket) }),
             Err(error) => last = error,
         }

@@ -103,7 +103,7 @@ impl Routed {
                 Err(Sent::Again(again)) => (request, sent_before) = (again, true),
                 Err(other) => return Err(other.into_refusal()),
             }
-            let lease = match connections.pool.connect(&endpoint, self.rule.timeouts.backend_connect).await {
+            let lease = match connections.pool.connect(&endpoint, self.rule.policy.timeouts.backend_connect).await {
                 Ok(lease) => lease,
                 // What one endpoint may have begun to do is not another's to do.
                 Err(_) if sent_before => return Err(BadResponse::Closed.into()),
@@ -145,7 +145,7 @@ impl Routed {
         lease.set_target(self.retarget.clone());
         lease.read_by(request.extensions().get::<Arc<Meter>>().cloned());
         let sending = lease.sender().try_send_request(request);
-        let sent = match self.rule.timeouts.response {
+        let sent = match self.rule.policy.timeouts.response {
             Some(limit) => match tokio::time::timeout(limit, sending).await {
                 Ok(sent) => sent,
                 Err(_) => return Sent::Refused(Refusal::ResponseTimeout),

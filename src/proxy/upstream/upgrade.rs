@@ -92,9 +92,16 @@ pub(crate) async fn in_time<T>(
 
 /// The tunnel to an endpoint that has switched.
 pub(crate) fn opening(routed: &Routed, connected: Connected, extensions: Extensions) -> Opening {
-    let limits = TunnelLimits::new(&routed.rule.timeouts, &routed.shared.settings);
+    let limits = TunnelLimits::new(&routed.rule.policy.timeouts, &routed.shared.settings);
     let Connected { endpoint, in_use, backend } = connected;
-    Opening { backend, extensions, names: routed.names(&endpoint), limits, keepalive: routed.rule.keepalive, in_use }
+    Opening {
+        backend,
+        extensions,
+        names: routed.names(&endpoint),
+        limits,
+        keepalive: routed.rule.policy.keepalive,
+        in_use,
+    }
 }
 
 /// What the backend has agreed to with the client (RFC 6455 §9.1).

@@ -138,7 +138,7 @@ fn two_rules(main: &Arc<Endpoint>, admin: &Arc<Endpoint>) -> RouteTable {
     let mut table = RouteTable::default();
     for (prefix, endpoint) in [("/", main), ("/admin", admin)] {
         let mut rule = rule(std::slice::from_ref(endpoint));
-        rule.persistence = Some(persistence());
+        rule.policy.persistence = Some(persistence());
         table.claim(&HostPattern::parse(HOST), &PathPattern::prefix(prefix), Arc::new(rule));
     }
     table

@@ -1,0 +1,77 @@
+//! Enums whose set of values may grow.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::choices::Choice;
+
+/// A choice as it was written.
+///
+/// The schema lists the known values, so an API server of this version refuses others. An object written under a newer
+/// CRD still deserialises: its value is `Unsupported`, which the compiler reports as a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Open<T> {
+    /// One of the values of this version.
+    Known(T),
+    /// A value that this version does not know.
+    Unsupported(String),
+}
+
+impl<T: Choice> Open<T> {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Known(value) => value.as_str(),
+            Self::Unsupported(text) => text,
+        }
+    }
+}
+
+impl<'de, T: Choice> Deserialize<'de> for Open<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let known = T::VALUES.iter().find(|value| value.as_str() == text);
+        Ok(known.map_or(Self::Unsupported(text), |value| Self::Known(*value)))
+    }
+}
+
+impl<T: Choice> Serialize for Open<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<T: Choice> JsonSchema for Open<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::TITLE.into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let values: Vec<_> = T::VALUES.iter().map(|value| value.as_str()).collect();
+        json_schema!({ "type": "string", "enum": values })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::choices::Algorithm;
+
+    #[test]
+    fn a_value_of_a_newer_version_is_kept_as_it_was_written() {
+        for (text, expected) in [
+            ("\"RoundRobin\"", Open::Known(Algorithm::RoundRobin)),
+            ("\"Roundrobin\"", Open::Unsupported("Roundrobin".into())),
+        ] {
+            let read: Open<Algorithm> = serde_json::from_str(text).unwrap();
+            assert_eq!(read, expected);
+            assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        }
+        assert!(serde_json::from_str::<Open<Algorithm>>("7").is_err());
+    }
+}

@@ -1,0 +1,88 @@
+//! One rule of a route, understood as far as it can be without looking at anything else.
+
+use std::sync::Arc;
+
+use crate::{
+    api::{BackendRef, ConditionReason, Open, RouteMatch, RouteRule, SessionPersistence},
+    choices::Choice,
+    table::{Conditions, Policy, is_dns_label},
+};
+
+use super::{draft::Draft, matches, text::printable};
+
+/// A rule as it is meant.
+#[derive(Debug)]
+pub(super) struct RuleDraft {
+    pub(super) name: Arc<str>,
+    /// Why it cannot be served. Its readable matches keep their claims.
+    pub(super) fault: Option<Arc<str>>,
+    /// What it claims, with the position of the match that does.
+    pub(super) matches: Vec<(usize, Conditions)>,
+    pub(super) backend_refs: Vec<BackendRef>,
+    /// Whether the user chose the cookie's name.
+    pub(super) named_cookie: bool,
+    pub(super) policy: Policy,
+}
+
+impl RuleDraft {
+    /// Reads a rule; what is wrong with it is added to the problems of its route.
+    pub(super) fn read(draft: &mut Draft, position: usize, rule: &RouteRule) -> Self {
+        let mut reader = RuleReader { draft, path: format!("spec.rules[{position}]"), fault: None };
+        let scope = rule.name.clone().unwrap_or_else(|| format!("#{position}"));
+        let cookie_name = |wanted: &SessionPersistence| wanted.cookie.as_ref()?.name.clone();
+        Self {
+            name: rule_name(position, rule.name.as_deref()),
+            matches: reader.read_matches(&rule.matches),
+            backend_refs: rule.backend_refs.clone(),
+            named_cookie: rule.session_persistence.as_ref().and_then(cookie_name).is_some(),
+            policy: reader.read_policy(rule, &scope),
+            fault: reader.fault,
+        }
+    }
+
+    /// A rule that only keeps its claims; what is wrong with it is known.
+    pub(super) fn faulty(position: usize, name: Option<&str>, message: &str, matches: Option<&[RouteMatch]>) -> Self {
+        Self {
+            name: rule_name(position, name.filter(|name| is_dns_label(name))),
+            fault: Some(printable(message.to_owned()).into()),
+            matches: matches.map(matches::claimed).unwrap_or_default(),
+            backend_refs: Vec::new(),
+            named_cookie: false,
+            policy: Policy::default(),
+        }
+    }
+}
+
+/// What a rule is called: its name, else its position.
+fn rule_name(position: usize, name: Option<&str>) -> Arc<str> {
+    name.map_or_else(|| position.to_string().into(), Arc::from)
+}
+
+/// Reads one rule, noting the first fault that takes it.
+pub(super) struct RuleReader<'a> {
+    pub(super) draft: &'a mut Draft,
+    /// The rule's field, such as `spec.rules[0]`.
+    pub(super) path: String,
+    fault: Option<Arc<str>>,
+}
+
+impl RuleReader<'_> {
+    /// What was chosen in a field of the rule, or the default. A value that this version does not know is a fault.
+    pub(super) fn choice<T: Choice>(&mut self, field: &str, written: Option<&Open<T>>) -> T {
+        match written {
+            None => T::default(),
+            Some(Open::Known(value)) => *value,
+            Some(Open::Unsupported(value)) => {
+                let message = self.draft.unsupported(format!("{}.{field}", self.path), value);
+                self.fault.get_or_insert(message.into());
+                T::default()
+            }
+        }
+    }
+
+    /// Notes what is wrong with a field of the rule.
+    pub(super) fn fault(&mut self, field: &str, reason: ConditionReason, message: String) {
+        self.fault.get_or_insert(message.as_str().into());
+        self.draft.problem(format!("{}.{field}", self.path), reason, message);
+    }
+}
