@@ -1,8 +1,8 @@
 //! Enums whose set of values may grow.
 
-/// Defines a string enum that also takes values it does not know.
+/// Defines a string enum that also accepts unknown values.
 ///
-/// The schema lists the known values, so an API server of this version refuses others. An object written under a
+/// The schema lists the known values, so an API server with this version rejects others. An object written under a
 /// newer CRD still deserialises: its value becomes `Unsupported`, which the compiler reports as a condition.
 macro_rules! open_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident),+ $(,)? }) => {
@@ -10,7 +10,7 @@ macro_rules! open_enum {
         #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
         pub enum $name {
             $($(#[$variant_meta])* $variant,)+
-            /// A value that this version does not know.
+            /// A value unknown to this version.
             #[serde(untagged)]
             Unsupported(String),
         }
