@@ -1,4 +1,4 @@
-//! The command line: what can be said, and what it means when it is not said.
+//! The command line: flags, their meaning and their defaults.
 #![allow(rustdoc::broken_intra_doc_links, reason = "the comments are the text of --help, where [::] is an address")]
 
 use std::{
@@ -20,36 +20,36 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "switchyard", version, propagate_version = true, arg_required_else_help = true)]
 pub struct Arguments {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the program can do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch a cluster and serve its WebSocketRoutes
     Controller(ControllerArguments),
     /// Serve the WebSocketRoutes of a directory of Kubernetes YAML
     Standalone(StandaloneArguments),
-    /// Try Switchyard out: two echo servers, a certificate and manifests to edit, in a temporary place
+    /// Try Switchyard: two echo servers, a certificate and manifests to edit, in a temporary directory
     Demo(ServeArguments),
-    /// Judge manifests as the controller would; exits with 1 when anything is wrong
+    /// Validate manifests as the controller would; exits with 1 if there are problems
     Check(CheckArguments),
     /// Print the CustomResourceDefinition
     Crd,
-    /// Connect to URLs as a client does and tell what they answer; exits with 1 when one fails
+    /// Connect to URLs as a client would and report the results; exits with 1 if any fails
     Probe(ProbeArguments),
 }
 
 /// Flags of `controller`.
 #[derive(Debug, Args)]
 pub struct ControllerArguments {
-    /// Watch these namespaces only, so that the account needs rights in them and in no others; all replicas need the
-    /// same ones. A certificate of --default-certificate has to be in one of them [default: the whole cluster]
+    /// Watch only these namespaces, so that the account needs permissions in no others; must be the same on all
+    /// replicas. The Secret of --default-certificate must be in one of them [default: the whole cluster]
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', value_parser = dns_label, env = "SWITCHYARD_NAMESPACES")]
     pub namespaces: Vec<String>,
-    /// The flags that all serving commands have.
+    /// The flags of all serving commands.
     #[command(flatten)]
     pub serve: ServeArguments,
 }
@@ -58,10 +58,10 @@ pub struct ControllerArguments {
 #[derive(Debug, Args)]
 pub struct StandaloneArguments {
     /// Directory of ordinary Kubernetes YAML: WebSocketRoute, Service, EndpointSlice, Secret. It is watched: saving a
-    /// file reroutes
+    /// file reroutes traffic
     #[arg(long, value_name = "DIR", env = "SWITCHYARD_MANIFESTS")]
     pub manifests: PathBuf,
-    /// The flags that all serving commands have.
+    /// The flags of all serving commands.
     #[command(flatten)]
     pub serve: ServeArguments,
 }
@@ -69,19 +69,20 @@ pub struct StandaloneArguments {
 /// Flags of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArguments {
-    /// Files, or directories of them
+    /// Files or directories
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Judge each object by itself, as the API server does, not whether what it names exists
+    /// Validate each object by itself, as the API server does, without checking that referenced objects exist
     #[arg(long)]
     pub objects_only: bool,
-    /// Routes of this class are judged
+    /// Validate routes of this class
     #[arg(long, default_value = api::DEFAULT_CLASS_NAME, value_parser = dns_label, env = "SWITCHYARD_CLASS")]
     pub class: String,
-    /// Let several namespaces name one hostname, and names under one wildcard; --hostname-owners has no effect then
+    /// Let several namespaces use the same hostname, or names under the same wildcard; --hostname-owners then has no
+    /// effect
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
     pub allow_shared_hostnames: bool,
-    /// Hostnames that are reserved for namespaces: a YAML file as the serving commands read it [default: none]
+    /// YAML file that reserves hostnames for namespaces, as for the serving commands [default: none]
     #[arg(long, value_name = "FILE", env = "SWITCHYARD_HOSTNAME_OWNERS")]
     pub hostname_owners: Option<PathBuf>,
 }
@@ -89,118 +90,117 @@ pub struct CheckArguments {
 /// Flags of `probe`.
 #[derive(Debug, Args)]
 pub struct ProbeArguments {
-    /// URLs of http, https, ws or wss, tried one after the other
+    /// http, https, ws or wss URLs, tried in turn
     #[arg(required = true, value_name = "URL", value_parser = probe_url)]
     pub urls: Vec<http::Uri>,
-    /// The status that is wanted [default: any below 500; of ws and wss 101]
+    /// Expected HTTP status [default: any below 500; for ws and wss, 101]
     #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=599))]
     pub expect_status: Option<u16>,
-    /// Be content with any status: that there is an answer is what counts
+    /// Accept any HTTP status
     #[arg(long, conflicts_with = "expect_status")]
     pub any_status: bool,
-    /// How long each URL may take, such as 5s
+    /// Time limit for each URL, such as 5s
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub timeout: Duration,
-    /// Connect there, such as to 127.0.0.1:8443, instead of to the host of the URL
+    /// Connect to this address, such as 127.0.0.1:8443, instead of the host in the URL
     #[arg(long, value_name = "HOST:PORT")]
     pub connect_to: Option<String>,
-    /// File with the certificates of the authorities to trust, as PEM [default: those of the system]
+    /// PEM file with the CA certificates to trust [default: the system's]
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub ca_file: Option<PathBuf>,
-    /// Take any certificate
+    /// Accept any certificate
     #[arg(long)]
     pub insecure: bool,
 }
 
-/// Flags of the commands that serve.
+/// Flags of the serving commands.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Serving")]
 pub struct ServeArguments {
-    /// Address for plaintext HTTP; repeatable; port 0 takes any free one [default: [::]:8080; demo: 127.0.0.1:8080, or
-    /// a free port]
+    /// Address for plaintext HTTP; repeatable; port 0 picks a free one [default: [::]:8080; demo: 127.0.0.1:8080, or a
+    /// free port]
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', env = "SWITCHYARD_HTTP_LISTEN")]
     pub http_listen: Vec<SocketAddr>,
-    /// Address for HTTP over TLS; repeatable; port 0 takes any free one [default: [::]:8443; demo: 127.0.0.1:8443, or
-    /// a free port]
+    /// Address for HTTPS; repeatable; port 0 picks a free one [default: [::]:8443; demo: 127.0.0.1:8443, or a free
+    /// port]
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', env = "SWITCHYARD_HTTPS_LISTEN")]
     pub https_listen: Vec<SocketAddr>,
     /// Port of https and wss URLs in redirects [default: 443; standalone and demo: the port of the first
     /// --https-listen]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), env = "SWITCHYARD_PUBLIC_HTTPS_PORT")]
     pub public_https_port: Option<u16>,
-    /// Address for probes, metrics and the read-only API, which answers to loopback clients, and to others with a token
-    /// [default: 127.0.0.1:9090; demo: that, or a free port]
+    /// Address for probes, metrics and the read-only API, which serves loopback clients, and others with a token
+    /// [default: 127.0.0.1:9090; demo: the same, or a free port]
     #[arg(long, value_name = "ADDRESS", env = "SWITCHYARD_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
-    /// Tokens that open the API to clients from elsewhere, who send one as `Authorization: Bearer`: a file with a token
-    /// of 20 or more characters on each line. It is read again when it changes; while it cannot be used, no token opens
-    /// [default: loopback clients only]
+    /// File of bearer tokens that give remote clients access to the API: one per line, at least 20 characters each.
+    /// Reloaded when it changes; while it is unusable, no token is accepted [default: loopback clients only]
     #[arg(long, value_name = "FILE", env = "SWITCHYARD_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
-    /// Routes whose className is this one are served
+    /// Serve the routes with this className
     #[arg(long, default_value = api::DEFAULT_CLASS_NAME, value_parser = dns_label, env = "SWITCHYARD_CLASS")]
     pub class: String,
-    /// Threads that serve connections [default: one for each processor]
+    /// Worker threads [default: one per processor]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024), env = "SWITCHYARD_THREADS")]
     pub threads: Option<u16>,
-    /// Secret of type kubernetes.io/tls whose certificate is sent to TLS clients that name no host, or none with TLS
-    /// [default: none, such handshakes fail]
+    /// Secret of type kubernetes.io/tls whose certificate is sent to TLS clients without SNI, or with a name that has
+    /// no TLS [default: none, such handshakes fail]
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name, env = "SWITCHYARD_DEFAULT_CERTIFICATE")]
     pub default_certificate: Option<ObjectName>,
-    /// Keys of session cookies: a file with the base64 of 32 or more random bytes on each line. The first signs, all
-    /// verify; it is read again when it changes [default: a random key, with which no session outlives the process or
-    /// holds on another replica]
+    /// File of session cookie keys: base64 of at least 32 random bytes per line. The first signs, all verify; reloaded
+    /// when it changes [default: a random key, so sessions do not survive a restart and are not shared between
+    /// replicas]
     #[arg(long, value_name = "FILE", env = "SWITCHYARD_SESSION_KEY_FILE")]
     pub session_key_file: Option<PathBuf>,
-    /// Networks of proxies whose X-Forwarded-* and Forwarded fields are believed, such as 10.0.0.0/8 [default: none]
+    /// Networks of proxies whose X-Forwarded-* and Forwarded fields are trusted, such as 10.0.0.0/8 [default: none]
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network, env = "SWITCHYARD_TRUSTED_PROXIES")]
     pub trusted_proxies: Vec<IpNet>,
-    /// More request fields that only trusted proxies may send, such as X-Team. From anyone else they are removed, like
-    /// those that docs/security.md lists
+    /// Further request fields that only trusted proxies may send, such as X-Team; removed from all other requests, like
+    /// those listed in docs/security.md
     #[arg(long, value_name = "FIELD", value_delimiter = ',', value_parser = protected_field, env = "SWITCHYARD_PROTECTED_FIELDS")]
     pub protected_fields: Vec<String>,
-    /// Connections that one client address may have open at the public listeners, an IPv6 client being its /64; more are
-    /// closed at once. Addresses of --trusted-proxies are exempt. Leave it at 0, no limit, where a load balancer hides
-    /// the addresses of clients
+    /// Maximum number of open connections per client address on the public listeners (per /64 for IPv6); further ones
+    /// are closed at once. Addresses in --trusted-proxies are exempt. Leave it at 0, no limit, if a load balancer hides
+    /// the client addresses
     #[arg(long, value_name = "NUMBER", default_value_t = 0, env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT")]
     pub max_connections_per_client: u32,
-    /// Let several namespaces name one hostname, and names under one wildcard; otherwise a hostname belongs to the
-    /// namespace of the oldest route that names it, exactly or by a wildcard. --hostname-owners has no effect then
+    /// Let several namespaces use the same hostname, or names under the same wildcard; otherwise a hostname belongs to
+    /// the namespace of the oldest route that names it, exactly or by a wildcard. --hostname-owners then has no effect
     #[arg(long, env = "SWITCHYARD_ALLOW_SHARED_HOSTNAMES")]
     pub allow_shared_hostnames: bool,
-    /// Hostnames that are reserved for namespaces, whichever route is older and even while there is none: a YAML file
-    /// that maps a namespace to a list of hostnames and wildcards, as in `shop: [example.com, "*.example.com"]`. The
-    /// most specific entry decides. It is read again when it changes; while it cannot be used, what it said before holds
+    /// YAML file that reserves hostnames for namespaces, regardless of which route is older, and even while they have
+    /// none: a map from namespace to a list of hostnames and wildcards, as in `shop: [example.com, "*.example.com"]`.
+    /// The most specific entry decides. Reloaded when it changes; while it is unusable, the previous content applies
     /// [default: none]
     #[arg(long, value_name = "FILE", env = "SWITCHYARD_HOSTNAME_OWNERS")]
     pub hostname_owners: Option<PathBuf>,
-    /// How long to go on accepting after SIGTERM, no longer ready, while load balancers take notice; such as 5s
-    /// [default: 5s in a cluster, else 0s]
+    /// How long to keep accepting connections after SIGTERM, no longer ready, until load balancers notice; such as 5s
+    /// [default: 5s in a cluster, otherwise 0s]
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "SWITCHYARD_SHUTDOWN_DELAY")]
     pub shutdown_delay: Option<Duration>,
-    /// The time over which open tunnels are ended after that, spread at random; such as 60s [default: 60s in a
-    /// cluster, else 0s]
+    /// Time after that over which open tunnels are closed, spread at random; such as 60s [default: 60s in a cluster,
+    /// otherwise 0s]
     #[arg(long, value_name = "DURATION", value_parser = duration, env = "SWITCHYARD_DRAIN_WINDOW")]
     pub drain_window: Option<Duration>,
-    /// Form of log lines, which go to standard error
+    /// Log format; the log goes to standard error
     #[arg(long, value_enum, default_value = "text", env = "SWITCHYARD_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// What to log: off, error, warn, info, debug or trace, also for parts, as in `info,switchyard::proxy=debug`
+    /// Log level: off, error, warn, info, debug or trace, optionally per module, as in `info,switchyard::proxy=debug`
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_level, env = "SWITCHYARD_LOG_LEVEL")]
     pub log_level: String,
 }
 
-/// The form of log lines.
+/// Log format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable lines.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Arguments {
-    /// What this process was told. Ends it with 2 where that cannot be understood.
+    /// Parses the command line of this process; on incorrect usage, exits with 2.
     #[must_use]
     pub fn of_this_process() -> Self {
         let mut command =
@@ -210,8 +210,8 @@ impl Arguments {
     }
 }
 
-/// A command that does not look at some environment variables. Deployment tools set variables to nothing where nobody
-/// has given a value, and that is how they are meant.
+/// Makes a command ignore some environment variables. Deployment tools set variables to empty strings where no value
+/// was given, and mean them as unset.
 fn ignoring(command: clap::Command, is_ignored: impl Fn(&OsStr) -> bool + Copy) -> clap::Command {
     let command = command.mut_subcommands(|command| ignoring(command, is_ignored));
     command.mut_args(|arg| match arg.get_env() {
@@ -223,7 +223,7 @@ fn ignoring(command: clap::Command, is_ignored: impl Fn(&OsStr) -> bool + Copy) 
 fn probe_url(text: &str) -> Result<http::Uri, String> {
     let url = text.parse::<http::Uri>().ok().filter(|url| url.host().is_some_and(|host| !host.is_empty()));
     url.filter(|url| url.scheme_str().is_some_and(|scheme| ["http", "https", "ws", "wss"].contains(&scheme)))
-        .ok_or_else(|| "must be a URL of http, https, ws or wss, such as wss://chat.example.com/ws".into())
+        .ok_or_else(|| "must be an http, https, ws or wss URL, such as wss://chat.example.com/ws".into())
 }
 
 fn object_name(text: &str) -> Result<ObjectName, String> {
@@ -239,29 +239,28 @@ fn dns_label(text: &str) -> Result<String, String> {
     if is_dns_label(text) {
         Ok(text.to_owned())
     } else {
-        Err("must be a DNS label, as class names and namespaces are: lower-case letters, digits and -, at most 63"
-            .into())
+        Err("must be a DNS label: lower-case letters, digits and -, at most 63".into())
     }
 }
 
-/// A network, or the one of a single address.
+/// A network; a single address is a network of its own.
 fn network(text: &str) -> Result<IpNet, String> {
     text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
-        "must be a network such as 10.0.0.0/8 or 2001:db8::/32, or an address; several with commas between".into()
+        "must be a network such as 10.0.0.0/8 or 2001:db8::/32, or an address; separate several with commas".into()
     })
 }
 
-/// A field that requests can do without.
+/// A field that the proxy can remove from requests.
 fn protected_field(text: &str) -> Result<String, String> {
     const NEEDED: [&str; 6] = ["connection", "content-length", "cookie", "host", "transfer-encoding", "upgrade"];
     let name = text.parse::<http::HeaderName>().map_err(|_| "must be the name of a request field, such as X-Team")?;
     if NEEDED.contains(&name.as_str()) || name.as_str().starts_with("sec-websocket-") {
-        return Err("must not be a field that requests need, such as Host or Sec-WebSocket-Key".into());
+        return Err("must not be a field that every request needs, such as Host or Sec-WebSocket-Key".into());
     }
     Ok(name.to_string())
 }
 
-/// Checked here, since the filter would take a misspelt level for the name of a part, and be silent on all others.
+/// Checked here because the log filter would take a misspelt level as a module name and drop everything else.
 fn log_level(text: &str) -> Result<String, String> {
     let (parts, whole): (Vec<&str>, Vec<&str>) = text.split(',').partition(|directive| directive.contains('='));
     let is_part =
@@ -279,7 +278,7 @@ fn is_level(text: &str) -> bool {
     ["off", "error", "warn", "info", "debug", "trace"].iter().any(|level| text.eq_ignore_ascii_case(level))
 }
 
-/// The name of a part of the program: a path of Rust.
+/// A module path.
 fn is_target(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-'))
 }

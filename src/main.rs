@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use switchyard::{args::Arguments, commands};
 
-/// glibc's allocator keeps what a build of a large table has freed, and takes twice as long over it.
+/// glibc's allocator does not return the memory freed by building a large table, and takes twice as long.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,5 +1,5 @@
-//! Who may see what. A browser on this machine can be made to resolve the name of any site to a loopback address (DNS
-//! rebinding), and to send such requests on behalf of that site's pages; the `Host` field gives them away.
+//! Access checks. A browser on this machine can be made to resolve the name of any site to a loopback address (DNS
+//! rebinding), and to send such requests on behalf of that site's pages; the `Host` field reveals them.
 
 use std::net::SocketAddr;
 
@@ -13,9 +13,9 @@ pub(super) fn is_local<B>(request: &Request<B>, peer: SocketAddr) -> bool {
     is_loopback(peer) && hosts.peek().is_some() && hosts.all(|host| host.is_some_and(|host| names_loopback(&host)))
 }
 
-/// Whether a request may see what is not secret but for this network only. From elsewhere it may have any `Host`: that of a
-/// Service, or a pod's address. From this machine it must not name another site; an address is none, and neither is a
-/// request without a `Host`, which no browser sends.
+/// Whether a request may read what is not secret within the network. From elsewhere it may have any `Host`: that of a
+/// Service, or a pod's address. From this machine it must not name another site; addresses are allowed, and so are
+/// requests without a `Host`, which no browser sends.
 pub(super) fn may_scrape<B>(request: &Request<B>, peer: SocketAddr) -> bool {
     let is_harmless = |host: Host<'_>| host.address().is_some() || names_loopback(&host);
     !is_loopback(peer) || hosts(request).all(|host| host.is_some_and(is_harmless))

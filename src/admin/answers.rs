@@ -1,4 +1,4 @@
-//! What each path of the admin port answers.
+//! The responses of each path of the admin port.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -21,7 +21,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 pub(super) type AdminAnswer = Response<Full<Bytes>>;
 
-/// Answers requests. Nothing here takes long: probes are answered in between.
+/// Answers requests. Never does anything slow: probes are answered in between.
 pub(super) struct Answers {
     pub(super) ready: Arc<Readiness>,
     pub(super) tokens: Option<Arc<ArcSwap<ApiTokens>>>,
@@ -31,7 +31,7 @@ pub(super) struct Answers {
 impl Answers {
     pub(super) async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> AdminAnswer {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let answer = text(StatusCode::METHOD_NOT_ALLOWED, "the admin port is read-only\n");
+            let answer = text(StatusCode::METHOD_NOT_ALLOWED, "the admin port is read-only: use GET or HEAD\n");
             return with(answer, header::ALLOW, "GET, HEAD");
         }
         match request.uri().path() {
@@ -56,13 +56,13 @@ impl Answers {
         }
     }
 
-    /// The answer to who may not use the API.
+    /// The response to clients that may not use the API.
     fn refusal(&self, request: &Request<Incoming>, peer: SocketAddr) -> Option<AdminAnswer> {
         if access::is_local(request, peer) {
             return None;
         }
         let Some(tokens) = &self.tokens else {
-            let why = "the API answers to loopback clients only: use kubectl port-forward, or --admin-token-file\n";
+            let why = "the API serves loopback clients only: use kubectl port-forward or --admin-token-file\n";
             return Some(text(StatusCode::FORBIDDEN, why));
         };
         let (why, challenge) = match request.headers().get(header::AUTHORIZATION) {
@@ -70,12 +70,12 @@ impl Answers {
             Some(_) => {
                 debug!(%peer, "a request to the API had a token that is not in --admin-token-file");
                 (
-                    "this is none of the tokens of --admin-token-file\n",
+                    "invalid token: it is not in --admin-token-file\n",
                     r#"Bearer realm="switchyard", error="invalid_token""#,
                 )
             }
-            // RFC 6750 §3.1: no error code for who did not know that a token is needed.
-            None => ("the API takes a bearer token of --admin-token-file\n", r#"Bearer realm="switchyard""#),
+            // RFC 6750 §3.1: no error code for a request without a token.
+            None => ("the API requires a bearer token from --admin-token-file\n", r#"Bearer realm="switchyard""#),
         };
         Some(with(text(StatusCode::UNAUTHORIZED, why), header::WWW_AUTHENTICATE, challenge))
     }
@@ -95,7 +95,7 @@ impl Answers {
         match self.renderer.bytes(document).await {
             Ok(body) => reply(StatusCode::OK, kind, body),
             Err(Unavailable::Busy) => {
-                let why = "too many responses are waiting for clients that read slowly; try again later\n";
+                let why = "too many responses are waiting for slow clients; try again later\n";
                 with(text(StatusCode::SERVICE_UNAVAILABLE, why), header::RETRY_AFTER, "5")
             }
             Err(Unavailable::Failed) => text(
@@ -107,7 +107,7 @@ impl Answers {
 }
 
 fn not_found() -> AdminAnswer {
-    text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics, /api/v1/routes and /api/v1/tunnels\n")
+    text(StatusCode::NOT_FOUND, "not found; available: /livez, /readyz, /metrics, /api/v1/routes, /api/v1/tunnels\n")
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> AdminAnswer {

@@ -1,8 +1,8 @@
-//! The admin port: probes, metrics, and what is served now. Read-only.
+//! The admin port: probes, metrics, and the current routes and tunnels. Read-only.
 //!
-//! Whoever reaches it can cost the process only what `AdminLimits` allows. A thread of its own accepts connections and
-//! answers probes, and nothing it runs takes long or waits for a lock; what takes time, which is metrics and the API, is
-//! written by a second thread (`render`), once for all who wait for it.
+//! Its clients can only use what `AdminLimits` allows. A separate thread accepts connections and answers probes, and
+//! never does anything slow or waits for a lock; slow responses, metrics and the API, are rendered by a second thread
+//! (`render`), once for all clients that are waiting.
 
 mod access;
 mod answers;
@@ -32,37 +32,37 @@ pub use tunnels::{EachWay, OpenTunnel, OpenTunnels};
 
 use crate::source::Report;
 
-/// Lists what is wrong with the files that routes come from, each as `file:line: field: message`.
+/// Lists the problems of the files that routes come from, each as `file:line: field: message`.
 pub type FileProblems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// What the admin port shows.
+/// The content of the admin port.
 #[derive(Clone)]
 pub struct Admin {
     /// Whether requests should be sent here.
     pub ready: Arc<Readiness>,
-    /// Writes the metrics.
+    /// Renders the metrics.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// What became of the routes.
+    /// The verdicts on the routes.
     pub reports: tokio::sync::watch::Receiver<Report>,
-    /// What is wrong with the files that routes come from.
+    /// The problems of the files that routes come from.
     pub file_problems: FileProblems,
-    /// The tunnels that are open.
+    /// The open tunnels.
     pub tunnels: OpenTunnels,
-    /// What opens the API to clients that are not on this machine, if anything does.
+    /// The tokens that give remote clients access to the API, if any.
     pub tokens: Option<Arc<ArcSwap<ApiTokens>>>,
 }
 
-/// What clients of the admin port may use.
+/// Limits for clients of the admin port.
 #[derive(Clone, Copy, Debug)]
 pub struct AdminLimits {
-    /// How many connections may be open. One more takes the place of another.
+    /// How many connections may be open. A further one replaces another.
     pub connections: usize,
-    /// How long the head of a request may take, from the start of the connection.
+    /// Time limit for the head of a request, from the start of the connection.
     pub head: Duration,
-    /// How long a connection may last: the head, the rendering, and the client's reading of the response.
+    /// Time limit for a connection: the head, the rendering, and the client's reading of the response.
     pub exchange: Duration,
-    /// How many bytes of responses may wait for clients that read slowly before nothing more is rendered: for metrics,
-    /// routes and tunnels each. The response that goes over it is still sent.
+    /// How many bytes of responses may wait for slow clients before rendering pauses: for metrics, routes and tunnels
+    /// each. The response that exceeds the limit is still sent.
     pub unread: usize,
 }
 
@@ -72,7 +72,7 @@ impl Default for AdminLimits {
     }
 }
 
-/// Whether requests should be sent to this process: not before the first table is published, not once it stops.
+/// Whether requests should be sent to this process: after the first table is published, and until it stops.
 #[derive(Debug, Default)]
 pub struct Readiness {
     published: AtomicBool,
@@ -80,12 +80,12 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// The first table is published.
+    /// The first table was published.
     pub fn published(&self) {
         self.published.store(true, Ordering::Release);
     }
 
-    /// The process is to stop.
+    /// The process is stopping.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);
     }
@@ -96,16 +96,16 @@ impl Readiness {
         } else if self.published.load(Ordering::Acquire) {
             Ok(())
         } else {
-            Err("no routing table yet: waiting for the first list of every kind\n")
+            Err("no routing table yet: waiting for the initial list of every kind\n")
         }
     }
 }
 
 impl Admin {
-    /// Serves on threads of its own until the process ends.
+    /// Serves on its own threads until the process ends.
     ///
     /// # Errors
-    /// When the threads cannot be started.
+    /// If the threads cannot be started.
     pub fn start(self, listener: std::net::TcpListener, limits: AdminLimits) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ready, tokens) = (self.ready.clone(), self.tokens.clone());
@@ -123,7 +123,7 @@ impl Admin {
         match document {
             AdminDocument::Metrics => (self.metrics)(),
             AdminDocument::Routes => {
-                // A copy, since whoever publishes a report waits for those who look at it.
+                // A copy, because publishers of reports wait for readers.
                 let report = self.reports.borrow().clone();
                 json(&routes::describe(&report, (self.file_problems)()))
             }

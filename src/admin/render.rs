@@ -1,4 +1,5 @@
-//! A thread that writes responses, one at a time. All who wait for the same document when it begins get the same bytes.
+//! A thread that renders responses, one at a time. All requests for a document that wait when it starts get the same
+//! bytes.
 
 use std::{
     collections::HashMap,
@@ -16,10 +17,10 @@ use tokio::sync::oneshot;
 
 use crate::admin::tunnels::Filter;
 
-/// How many requests may wait for the thread.
+/// The maximum number of queued requests.
 const QUEUE: usize = 256;
 
-/// What can be rendered.
+/// The documents.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum AdminDocument {
     Metrics,
@@ -27,12 +28,12 @@ pub(super) enum AdminDocument {
     Tunnels(Filter),
 }
 
-/// Why there is no document.
+/// Why a document is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unavailable {
     /// Too much is waiting: requests for the thread, or responses for their clients.
     Busy,
-    /// The renderer panicked, which is in the log.
+    /// The renderer panicked; see the log.
     Failed,
 }
 
@@ -43,12 +44,12 @@ struct Job {
     reply: oneshot::Sender<RenderResult>,
 }
 
-/// Where documents are asked for.
+/// The handle for requesting documents.
 pub(super) struct Renderer(SyncSender<Job>);
 
 impl Renderer {
-    /// The document as it is now or later, never as it was before this call; but when `unread` bytes are waiting for
-    /// clients, the newest of those responses.
+    /// The current document, never one from before this call; but while `unread` bytes are waiting for clients, the
+    /// newest of those responses.
     pub(super) async fn bytes(&self, document: AdminDocument) -> RenderResult {
         let (reply, outcome) = oneshot::channel();
         match self.0.try_send(Job { document, reply }) {
@@ -59,8 +60,8 @@ impl Renderer {
     }
 }
 
-/// Starts the thread. Responses of one kind that wait for their clients may have `unread` bytes before no other is
-/// rendered.
+/// Starts the thread. It pauses rendering a kind while more than `unread` bytes of its responses wait for their
+/// clients.
 pub(super) fn start(unread: usize, render: impl Fn(&AdminDocument) -> String + Send + 'static) -> io::Result<Renderer> {
     let (sender, jobs) = sync_channel(QUEUE);
     let desk = Desk { unread, render, live: Vec::new() };
@@ -71,7 +72,7 @@ pub(super) fn start(unread: usize, render: impl Fn(&AdminDocument) -> String + S
 struct Desk<F> {
     unread: usize,
     render: F,
-    /// Renderings that clients have not read to the end, oldest first.
+    /// Renderings that clients have not read completely, oldest first.
     live: Vec<Live>,
 }
 
@@ -88,7 +89,7 @@ impl<F: Fn(&AdminDocument) -> String> Desk<F> {
                 asked.entry(document).or_default().push(reply);
             }
             for (document, replies) in asked {
-                // Those whose connection has ended meanwhile cost nothing.
+                // If all of their connections have ended, the rendering is skipped.
                 if !replies.iter().all(oneshot::Sender::is_closed) {
                     self.reply(document, replies);
                 }
@@ -110,21 +111,21 @@ impl<F: Fn(&AdminDocument) -> String> Desk<F> {
             let newest = same.find_map(|live| live.bytes.upgrade());
             return newest.map(shared).ok_or(Unavailable::Busy);
         }
-        // One failure is not the end of all metrics.
+        // One failure must not end all metrics.
         let text = catch_unwind(AssertUnwindSafe(|| (self.render)(&document))).map_err(|_| Unavailable::Failed)?;
         let bytes = Arc::new(text.into_bytes().into_boxed_slice());
         self.live.push(Live { document, bytes: Arc::downgrade(&bytes) });
         Ok(shared(bytes))
     }
 
-    /// The bytes of documents of this kind that wait for their clients.
+    /// The bytes of this kind of document that wait for their clients.
     fn unread_of(&self, document: &AdminDocument) -> usize {
         let is_kin = |live: &&Live| mem::discriminant(&live.document) == mem::discriminant(document);
         self.live.iter().filter(is_kin).filter_map(|live| live.bytes.upgrade()).map(|bytes| bytes.len()).sum()
     }
 }
 
-/// What all readers of a rendering have of it.
+/// The bytes of a rendering, shared by all readers.
 fn shared(bytes: Arc<Box<[u8]>>) -> Bytes {
     struct HeldRendering(Arc<Box<[u8]>>);
     impl AsRef<[u8]> for HeldRendering {
@@ -145,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// A renderer whose documents are numbers, counted up.
+    /// A renderer whose documents are increasing numbers.
     fn counting(unread: usize) -> Renderer {
         let count = AtomicUsize::new(0);
         start(unread, move |_| format!("{:08}", count.fetch_add(1, Ordering::Relaxed))).unwrap()

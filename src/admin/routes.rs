@@ -1,4 +1,4 @@
-//! `/api/v1/routes`: every route as it is served now.
+//! `/api/v1/routes`: the routes as served now.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -11,16 +11,16 @@ use crate::{
     table::{Endpoint, Phase, Rule, WeightedBackend},
 };
 
-/// The answer.
+/// The response.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_field_names, reason = "the names are those of the answer")]
+#[allow(clippy::struct_field_names, reason = "the names are those of the response")]
 pub(super) struct Routes {
     /// The generation of the table.
     generation: u64,
     /// The routes, sorted by namespace and name.
     routes: Vec<RouteView>,
-    /// What is wrong with the files that they come from, each as `file:line: field: message`.
+    /// The problems of their files, each as `file:line: field: message`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     file_problems: Vec<String>,
 }
@@ -79,7 +79,7 @@ struct EndpointView {
     in_use: usize,
 }
 
-/// Describes what a report tells.
+/// Describes a report.
 pub(super) fn describe(report: &Report, file_problems: Vec<String>) -> Routes {
     let routes = report.verdicts.iter().map(route).collect();
     Routes { generation: report.generation, routes, file_problems }
@@ -87,7 +87,7 @@ pub(super) fn describe(report: &Report, file_problems: Vec<String>) -> Routes {
 
 fn route(verdict: &Verdict) -> RouteView {
     let Verdict { route, uid: _, generation, conditions, problems: _, warnings, hostnames, rules } = verdict;
-    // What other replicas serve is in the route's status; here is what this one does.
+    // The route's status describes all replicas; this is about this one.
     let (conditions, here) = (conditions.iter(), programmed_here(verdict));
     let warning = |Problem { path, message, .. }: &Problem| format!("{path}: {message}");
     RouteView {

@@ -1,4 +1,4 @@
-//! The connections of the admin port: which one has to go when all places are taken.
+//! The connections of the admin port: which one is closed when all places are taken.
 
 use std::{
     cmp::Reverse,
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-/// Whether a connection has a request that is being answered, or is still to send its head, or has been answered.
+/// Whether a connection's request is being answered; false before its head has arrived and after its response.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Busy(Arc<AtomicBool>);
 
@@ -32,7 +32,7 @@ struct Occupant {
     task: AbortHandle,
 }
 
-/// The open connections, oldest first, and perhaps some that have ended.
+/// The open connections, oldest first, possibly with some that have ended.
 pub(super) struct Seats {
     limit: usize,
     taken: Vec<Occupant>,
@@ -43,7 +43,7 @@ impl Seats {
         Self { limit: limit.max(1), taken: Vec::new() }
     }
 
-    /// Makes room for another connection. Returns the address of the one that was closed for it, if one was.
+    /// Makes room for another connection. Returns the address of the one that was closed for it, if any.
     pub(super) fn make_room(&mut self) -> Option<IpAddr> {
         if self.taken.len() < self.limit {
             return None;
@@ -61,9 +61,9 @@ impl Seats {
         self.taken.push(Occupant { address, busy, task });
     }
 
-    /// A connection of the address that has most; one without a request rather than another; the oldest of these. So
-    /// neither a flood from one address nor clients that do nothing keep others out. While most connections are busy,
-    /// with clients that do not read, that makes no difference: those that have just come need time for their request.
+    /// The connection to close: one of the address with the most, idle rather than busy, the oldest of these. So
+    /// neither a flood from one address nor inactive clients keep others out. While most connections are busy, with
+    /// clients that do not read, idle ones are not preferred: new connections need time for their request.
     fn least_missed(&self) -> usize {
         let idle = self.taken.iter().filter(|occupant| !occupant.busy.get()).count();
         let idle_first = idle * 2 >= self.taken.len();
@@ -92,7 +92,7 @@ mod tests {
             Self { seats: Seats::new(limit), tasks: Vec::new() }
         }
 
-        /// A connection that never ends by itself; returns whose was closed for it.
+        /// A connection that never ends by itself; returns the address of the one closed for it.
         fn enter(&mut self, last: u8, is_busy: bool) -> Option<IpAddr> {
             let closed = self.seats.make_room();
             let (task, busy) = (tokio::spawn(std::future::pending()), Busy::default());
@@ -102,7 +102,7 @@ mod tests {
             closed
         }
 
-        /// Waits until the connection that came as this number has ended.
+        /// Waits until the connection with this number has ended.
         async fn ended(&mut self, index: usize) -> bool {
             (&mut self.tasks[index]).await.is_err_and(|error| error.is_cancelled())
         }

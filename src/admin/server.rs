@@ -1,4 +1,4 @@
-//! Accepts connections and serves one exchange on each: a request, its response, and no more.
+//! Accepts connections and serves one exchange on each: a request and its response.
 
 use std::{
     convert::Infallible,
@@ -22,12 +22,12 @@ use super::{
     seats::{Busy, Seats},
 };
 
-/// The size of a request's head, with whatever cookies a browser has for localhost.
+/// The maximum size of a request's head, including a browser's cookies for localhost.
 const MAX_HEAD: usize = 16 * 1024;
-/// How long a client may take to close its side, and what it may still send meanwhile.
+/// How long a client may take to close its side, and how much it may still send.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER: u64 = 64 * 1024;
-/// How often it is logged that there are too many connections.
+/// How often the connection limit is logged.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Serves for ever.
@@ -44,18 +44,18 @@ pub(super) async fn run(listener: TcpListener, answers: Arc<Answers>, limits: Ad
                 let exchange = serve(answers.clone(), stream, peer, limits, busy.clone());
                 let task = tokio::spawn(exchange).abort_handle();
                 seats.take(peer.ip().to_canonical(), busy, task);
-                // A request that is here already is read before another connection could take the place of this one.
+                // Lets this connection read a request that has already arrived before another one could replace it.
                 tokio::task::yield_now().await;
             }
             Err(error) => {
-                warn!(%error, "the admin port cannot accept a connection");
+                warn!(%error, "cannot accept a connection on the admin port");
                 sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-/// What is logged about connections that had to make room.
+/// Logs connections that had to make room.
 #[derive(Default)]
 struct Crowd {
     warned: Option<Instant>,
@@ -91,7 +91,7 @@ async fn exchange(
         Ok::<_, Infallible>(answers.answer(&request, peer).await)
     });
     let mut server = http1::Builder::new();
-    // Without a second request, one deadline covers all that a client can do.
+    // Without a second request, one deadline covers everything a client can do.
     server.keep_alive(false).max_buf_size(MAX_HEAD).timer(TokioTimer::new()).header_read_timeout(limits.head);
     let parts = server.serve_connection(TokioIo::new(stream), service).without_shutdown().await?;
     busy.set(false);
@@ -99,8 +99,8 @@ async fn exchange(
     Ok(())
 }
 
-/// Closes a connection so that the response arrives: a socket that is closed with unread bytes resets the connection,
-/// which destroys what the client has not read yet.
+/// Closes a connection so that the response arrives: closing a socket with unread bytes resets the connection, which
+/// destroys the part that the client has not read yet.
 async fn linger(mut stream: TcpStream) {
     let close = async {
         stream.shutdown().await?;

@@ -1,4 +1,4 @@
-//! The bearer tokens that open the API to clients that are not on this machine (RFC 6750).
+//! The bearer tokens that give remote clients access to the API (RFC 6750).
 
 use aws_lc_rs::{
     constant_time,
@@ -6,40 +6,40 @@ use aws_lc_rs::{
 };
 use http::HeaderValue;
 
-/// Fewer characters than these can be guessed.
+/// Shorter tokens could be guessed.
 const SHORTEST: usize = 20;
 
-/// Tokens, each of which opens the API. Only their digests are kept.
+/// Tokens that each give access to the API. Only their digests are stored.
 #[derive(Debug)]
 pub struct ApiTokens(Vec<Digest>);
 
-/// A file of tokens that cannot be used.
+/// Why a token file is unusable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenFileError {
-    /// It has no token.
-    #[error("no token: write one a line, such as what `openssl rand -hex 32` prints")]
+    /// It contains no token.
+    #[error("must contain one token per line, such as the output of `openssl rand -hex 32`")]
     Empty,
-    /// A line has characters that a token cannot have.
-    #[error("line {line}: not a bearer token: only letters, digits and -._~+/ may be in it, and = at its end")]
+    /// A line has characters that are not allowed in a token.
+    #[error("line {line}: a token must consist of letters, digits and -._~+/, with = only at its end")]
     Malformed {
         /// The line, from 1.
         line: usize,
     },
     /// A token is too short to be secret.
-    #[error("line {line}: a token of {length} characters; at least {SHORTEST} are needed")]
+    #[error("line {line}: a token must have at least {SHORTEST} characters, got {length}")]
     Short {
         /// The line, from 1.
         line: usize,
-        /// The characters that it has.
+        /// Its number of characters.
         length: usize,
     },
 }
 
 impl ApiTokens {
-    /// Reads a file of tokens, one a line; empty lines and those beginning with `#` are passed over.
+    /// Parses a token file, one token per line; empty lines and those starting with `#` are ignored.
     ///
     /// # Errors
-    /// When there is no token, or any line is not one (RFC 6750 §2.1).
+    /// If there is no token, or any line is invalid (RFC 6750 §2.1).
     pub fn parse(text: &str) -> Result<Self, TokenFileError> {
         let mut tokens = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -58,14 +58,13 @@ impl ApiTokens {
         if tokens.is_empty() { Err(TokenFileError::Empty) } else { Ok(Self(tokens)) }
     }
 
-    /// No token: nothing opens.
+    /// No tokens: no access.
     #[must_use]
     pub fn none() -> Self {
         Self(Vec::new())
     }
 
-    /// Whether the value of an `Authorization` field has one of the tokens. How long that takes says nothing about
-    /// them.
+    /// Whether the value of an `Authorization` field contains one of the tokens. Takes constant time.
     pub(super) fn open(&self, authorization: &HeaderValue) -> bool {
         let credentials = authorization.to_str().ok().and_then(|value| value.split_once(' '));
         let Some((_, token)) = credentials.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer")) else {

@@ -1,4 +1,4 @@
-//! `/api/v1/tunnels`: the tunnels that are open now.
+//! `/api/v1/tunnels`: the open tunnels.
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -8,13 +8,13 @@ use serde::{Serialize, Serializer};
 use crate::metrics::Direction;
 use crate::table::ObjectName;
 
-/// How many tunnels are listed where nothing else is asked for.
+/// The default of `limit`.
 const DEFAULT_LIMIT: usize = 1000;
 
-/// Tells of the tunnels that are open now, the oldest first.
+/// Lists the open tunnels, oldest first.
 pub type OpenTunnels = Arc<dyn Fn() -> Box<dyn Iterator<Item = OpenTunnel>> + Send + Sync>;
 
-/// An open tunnel, as it is shown.
+/// An open tunnel, as shown.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenTunnel {
@@ -35,13 +35,13 @@ pub struct OpenTunnel {
     /// When it was opened.
     #[serde(serialize_with = "as_timestamp")]
     pub since: SystemTime,
-    /// Bytes passed on so far.
+    /// Bytes forwarded so far.
     pub bytes: EachWay,
-    /// Frames passed on so far, as far as the peers keep the rules.
+    /// Frames forwarded so far, up to a protocol violation by a peer.
     pub frames: EachWay,
 }
 
-/// A count for either direction.
+/// A count for each direction.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EachWay {
@@ -50,22 +50,22 @@ pub struct EachWay {
 }
 
 impl EachWay {
-    /// What is counted in either direction.
+    /// Counts each direction.
     pub fn of(count: impl Fn(Direction) -> u64) -> Self {
         Self { to_backend: count(Direction::ToBackend), to_client: count(Direction::ToClient) }
     }
 }
 
-/// The answer.
+/// The response.
 #[derive(Debug, Serialize)]
 pub(super) struct Tunnels {
-    /// How many are open and fit, listed or not.
+    /// The number of open tunnels that match, listed or not.
     total: usize,
     /// The oldest of them.
     tunnels: Vec<OpenTunnel>,
 }
 
-/// Which tunnels are asked for.
+/// The requested tunnels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Filter {
     route: Option<ObjectName>,
@@ -74,22 +74,22 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Reads the query of a request.
+    /// Parses the query of a request.
     ///
     /// # Errors
-    /// When a parameter is unknown, is there twice, or makes no sense: what to write instead.
+    /// If a parameter is unknown, repeated, or invalid: what to write instead.
     pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut filter = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let is_second = match &*name {
                 "route" => filter.route.replace(parse_route(&value)?).is_some(),
-                "endpoint" if value.is_empty() => return Err("endpoint must be the name of an endpoint".into()),
+                "endpoint" if value.is_empty() => return Err("endpoint must not be empty".into()),
                 "endpoint" => filter.endpoint.replace(value.into_owned()).is_some(),
                 "limit" => filter.limit.replace(parse_limit(&value)?).is_some(),
-                other => return Err(format!("no parameter {other:?}: there are route, endpoint and limit")),
+                other => return Err(format!("parameter must be route, endpoint or limit, got {other:?}")),
             };
             if is_second {
-                return Err(format!("{name} may be given once only"));
+                return Err(format!("{name} must be given only once"));
             }
         }
         Ok(filter)
@@ -104,16 +104,16 @@ impl Filter {
 fn parse_route(value: &str) -> Result<ObjectName, String> {
     match value.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(ObjectName::new(namespace, name)),
-        _ => Err(format!("route must be namespace/name, not {value:?}")),
+        _ => Err(format!("route must be namespace/name, got {value:?}")),
     }
 }
 
 fn parse_limit(value: &str) -> Result<usize, String> {
     let limit = value.parse().ok().filter(|limit| *limit > 0);
-    limit.ok_or_else(|| format!("limit must be a whole number of 1 or more, not {value:?}"))
+    limit.ok_or_else(|| format!("limit must be a whole number of at least 1, got {value:?}"))
 }
 
-/// Lists the tunnels that fit, up to the limit, and counts all that do.
+/// Lists the matching tunnels up to the limit, and counts all of them.
 pub(super) fn list(open: impl Iterator<Item = OpenTunnel>, filter: &Filter) -> Tunnels {
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT);
     let mut fitting = open.filter(|tunnel| filter.fits(tunnel));
@@ -125,7 +125,7 @@ fn as_text<S: Serializer>(name: &ObjectName, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(name)
 }
 
-/// As RFC 3339 has it, to the millisecond.
+/// In RFC 3339 format, with milliseconds.
 fn as_timestamp<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let time = Timestamp::try_from(*time).unwrap_or(Timestamp::UNIX_EPOCH);
     serializer.collect_str(&format_args!("{time:.3}"))
@@ -169,13 +169,13 @@ mod tests {
     #[test]
     fn a_query_that_makes_no_sense_is_told_what_would() {
         let cases = [
-            ("route=chat", "route must be namespace/name, not \"chat\""),
-            ("route=/chat", "route must be namespace/name, not \"/chat\""),
-            ("endpoint=", "endpoint must be the name of an endpoint"),
-            ("limit=0", "limit must be a whole number of 1 or more, not \"0\""),
-            ("limit=-1", "limit must be a whole number of 1 or more, not \"-1\""),
-            ("limit=1&limit=2", "limit may be given once only"),
-            ("rout=shop/chat", "no parameter \"rout\": there are route, endpoint and limit"),
+            ("route=chat", "route must be namespace/name, got \"chat\""),
+            ("route=/chat", "route must be namespace/name, got \"/chat\""),
+            ("endpoint=", "endpoint must not be empty"),
+            ("limit=0", "limit must be a whole number of at least 1, got \"0\""),
+            ("limit=-1", "limit must be a whole number of at least 1, got \"-1\""),
+            ("limit=1&limit=2", "limit must be given only once"),
+            ("rout=shop/chat", "parameter must be route, endpoint or limit, got \"rout\""),
         ];
         for (query, message) in cases {
             assert_eq!(Filter::parse(query).unwrap_err(), message, "{query}");

@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::patterns::DURATION;
 
-const MENDING: &str = "must be a duration such as 10s, 1h30m or 500ms: one to four numbers of at most five digits, \
+const RULE: &str = "must be a duration such as 10s, 1h30m or 500ms: one to four numbers of at most five digits, \
                        each with a unit of h, m, s or ms";
 
-/// A span of time such as `10s`, `1h30m` or `500ms` (GEP-2257). `0s` is written where nothing is limited.
+/// A span of time such as `10s`, `1h30m` or `500ms` (GEP-2257). `0s` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Duration(std::time::Duration);
 
 /// A string that is not a GEP-2257 duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} {MENDING}")]
+#[error("{0:?} {RULE}")]
 pub struct DurationError(String);
 
 impl Duration {
@@ -27,13 +27,13 @@ impl Duration {
         Self(std::time::Duration::from_secs(seconds))
     }
 
-    /// The standard library's form of it.
+    /// As a duration of the standard library.
     #[must_use]
     pub const fn to_std(self) -> std::time::Duration {
         self.0
     }
 
-    /// The same, or nothing for `0s`, which stands for "no limit" throughout the API.
+    /// The limit that this duration sets: `None` for `0s`, which means "no limit" throughout the API.
     #[must_use]
     pub fn limit(self) -> Option<std::time::Duration> {
         (!self.0.is_zero()).then_some(self.0)
@@ -119,7 +119,7 @@ impl JsonSchema for Duration {
         json_schema!({
             "type": "string",
             "maxLength": 32,
-            "x-kubernetes-validations": [{ "rule": format!("self.matches('{DURATION}')"), "message": MENDING }],
+            "x-kubernetes-validations": [{ "rule": format!("self.matches('{DURATION}')"), "message": RULE }],
         })
     }
 }

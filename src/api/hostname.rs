@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::patterns::{ADDRESS, HOSTNAME};
 
-/// Stands for a hostname where the schema is made, so that a fault is told of the entry and not of the list.
+/// Stands for a hostname when the schema is generated, so that a problem is reported for the entry, not for the list.
 pub(super) struct Hostname;
 
 impl JsonSchema for Hostname {
@@ -26,7 +26,7 @@ impl JsonSchema for Hostname {
             "x-kubernetes-validations": [
                 {
                     "rule": format!("self.matches('{HOSTNAME}')"),
-                    "message": "must be a host name in lower case without a port, such as chat.example.com or \
+                    "message": "must be a lower-case host name without a port, such as chat.example.com or \
                                 *.example.com",
                 },
                 {

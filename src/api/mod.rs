@@ -1,6 +1,6 @@
-//! What users write: the `WebSocketRoute` resource, its status and its durations.
+//! The API: the `WebSocketRoute` resource, its status and its durations.
 //!
-//! The types here are the source of the CRD in `crds/`; a test fails when the two differ.
+//! The CRD in `crds/` is generated from these types; a test fails if they differ.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
@@ -31,7 +31,7 @@ pub const VERSION: &str = "v1alpha1";
 /// Kind of the resource.
 pub const KIND: &str = "WebSocketRoute";
 
-/// The CustomResourceDefinition, as `switchyard crd` prints it and as it is installed.
+/// The CustomResourceDefinition, as printed by `switchyard crd` and installed.
 #[must_use]
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = <WebSocketRoute as kube::CustomResourceExt>::crd();

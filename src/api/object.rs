@@ -1,4 +1,4 @@
-//! A `WebSocketRoute` as it came, readable or not.
+//! A `WebSocketRoute` as received, readable or not.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -9,36 +9,36 @@ use super::{
 };
 use crate::choices::InsecurePolicy;
 
-/// A route with a spec that may not be readable: one written under another CRD, or past the schema.
+/// A route whose spec may be unreadable: written under another CRD, or stored without validation.
 ///
-/// Such an object is kept, never dropped: it can still be deleted, it has a status, and its readable hostnames keep
-/// answering 503 instead of falling through to another route.
+/// Such an object is kept, never dropped: it can still be deleted, it has a status, and its readable hostnames get 503
+/// instead of falling through to another route.
 #[derive(Clone, Debug)]
 pub struct RouteObject {
     /// The object's metadata.
     pub metadata: ObjectMeta,
-    /// The spec, or why it is not readable.
+    /// The spec, or why it is unreadable.
     pub spec: Result<WebSocketRouteSpec, UnreadableSpec>,
-    /// The status that the store holds.
+    /// The stored status.
     pub status: WebSocketRouteStatus,
 }
 
-/// What remains of a spec that does not deserialise, or that breaks the schema.
+/// The readable parts of a spec that does not deserialise or breaks the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableSpec {
-    /// What is wrong; never nothing.
+    /// What is wrong; never empty.
     pub faults: Vec<Fault>,
-    /// The class it names, where that is readable.
+    /// Its class, if readable.
     pub class_name: Option<String>,
-    /// The hostnames it claims, those that nothing is wrong with.
+    /// The hostnames it claims, without the invalid ones.
     pub hostnames: Vec<String>,
-    /// The TLS settings that it has for them.
+    /// Its TLS settings for these hostnames.
     pub tls: Option<Box<Tls>>,
-    /// Its rules; nothing where not even their number is known.
+    /// Its rules; `None` if not even their number is known.
     pub rules: Option<Vec<PartialRule>>,
 }
 
-/// Something wrong in a spec.
+/// A problem in a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The field, such as `spec.rules[0].timeouts.idle`.
@@ -47,18 +47,18 @@ pub struct Fault {
     pub message: String,
 }
 
-/// A rule of a spec that is not readable as a whole.
+/// A rule of an unreadable spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartialRule {
-    /// Nothing is wrong with it.
+    /// The rule is valid.
     Readable(Box<RouteRule>),
-    /// It cannot be served, but keeps its claims.
+    /// The rule cannot be served, but keeps its claims.
     Faulty {
-        /// Its name, where it has one that is readable.
+        /// Its name, if it has a readable one.
         name: Option<String>,
-        /// What is wrong with it, or with the spec around it.
+        /// What is wrong with the rule, or with the spec around it.
         message: String,
-        /// The matches that are readable, none for every request; nothing where it has some and none is readable.
+        /// The readable matches (empty matches every request); `None` if it has matches and none is readable.
         matches: Option<Vec<RouteMatch>>,
     },
 }
@@ -73,11 +73,11 @@ impl RouteObject {
         }
     }
 
-    /// Reads the spec of a stored object, keeping what can be kept of one that is not valid: it may have been stored
-    /// under another version of the schema.
+    /// Reads the spec of a stored object, keeping the readable parts of an invalid one: it may have been stored under
+    /// another version of the schema.
     ///
     /// # Errors
-    /// If it breaks the schema of this version or does not deserialise: what is wrong, and what could be read anyway.
+    /// If the spec breaks the schema of this version or does not deserialise: the problems, and the readable parts.
     pub fn read_spec(spec: &Value) -> Result<WebSocketRouteSpec, UnreadableSpec> {
         let faults = validation::check_stored(spec);
         if !faults.is_empty() {
@@ -91,8 +91,8 @@ impl RouteObject {
 }
 
 impl UnreadableSpec {
-    /// Reads what can be read of a spec with these faults. One in a rule takes that rule, one in a hostname that
-    /// hostname, and one elsewhere all rules.
+    /// Reads the parts of a spec that these faults leave readable. A fault in a rule disables that rule, one in a
+    /// hostname that hostname, and one elsewhere all rules.
     #[must_use]
     pub fn read(spec: &Value, faults: Vec<Fault>) -> Self {
         let hostnames = spec.get("hostnames").and_then(Value::as_array).into_iter().flatten().enumerate();
@@ -126,7 +126,7 @@ impl PartialRule {
     }
 }
 
-/// The first fault of a field or of one within it.
+/// The first fault of a field, or of anything in it.
 fn fault_in<'a>(faults: &'a [Fault], path: &str) -> Option<&'a Fault> {
     faults.iter().find(|fault| fault.path.starts_with(path))
 }
@@ -142,8 +142,8 @@ fn read_matches(rule: &Value) -> Option<Vec<RouteMatch>> {
     }
 }
 
-/// Reads the TLS settings of a spec that may not be readable. Where they are not either, they have no certificate and
-/// let nothing through: what was meant to be secure is never served in plaintext.
+/// Reads the TLS settings of a possibly unreadable spec. If they are unreadable too, they have no certificate and
+/// refuse plaintext: what was meant to be secure is never served in plaintext.
 fn read_tls(spec: &Value) -> Option<Box<Tls>> {
     let tls = spec.get("tls").filter(|tls| !tls.is_null())?;
     let closed = Tls { certificate_refs: Vec::new(), insecure_policy: Some(Open::Known(InsecurePolicy::Deny)) };
@@ -164,7 +164,7 @@ impl<'de> Deserialize<'de> for RouteObject {
         if metadata.name.is_none() {
             return Err(D::Error::missing_field("metadata.name"));
         }
-        // A status that does not parse is one to be written anew, so nothing is lost by forgetting it.
+        // An unreadable status may be dropped: it is written again in any case.
         let status = serde_json::from_value(status).unwrap_or_default();
         Ok(Self { metadata, spec: Self::read_spec(&spec), status })
     }

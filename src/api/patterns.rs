@@ -1,21 +1,21 @@
-//! The regular expressions of the schema's rules, each for CEL and for Rust, which both read RE2's syntax.
+//! The regular expressions of the schema's rules, for both CEL and Rust, which share RE2's syntax.
 
-/// RFC 1123 §2.1, as Kubernetes has it for labels; the length is a bound of its own.
+/// RFC 1123 §2.1, as Kubernetes applies it to labels; the length is limited separately.
 pub(super) const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// The name of a Secret.
 pub(super) const SECRET_NAME: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 /// A host, or all hosts below one.
 pub(super) const HOSTNAME: &str =
     "^([*][.])?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
-/// What a host may not be.
+/// An IP address, which is not a valid hostname.
 pub(super) const ADDRESS: &str = "^([*][.])?[0-9.]+$";
 /// One to four pairs of a number of at most five digits and a unit (GEP-2257).
 pub(super) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
-/// A path, and perhaps more.
+/// A path, possibly with a query or fragment.
 pub(super) const PATH: &str = "^/[!-~]*$";
 /// A NUL in a path.
 pub(super) const NUL: &str = "(?i)(%00|%c0%80)";
-/// A dot segment in a path, as far as a regular expression of a reasonable cost can tell: compiling a route looks closer.
+/// A dot segment in a path, as far as an affordable regular expression can tell; compiling a route checks more closely.
 pub(super) const DOT_SEGMENT: &str = "(?i)(/|%2f|%5c)([.]|%(25)?2e|%c0%ae){1,2}(;|%3b|/|%2f|%5c|$)";
 /// An escaped slash or backslash in a path.
 pub(super) const ESCAPED_SLASH: &str = "%(2[fF]|5[cC])";

@@ -10,7 +10,7 @@ use crate::choices::{
     NonUpgrade, PathMatchType, SameSite, Secure, SessionPersistenceType,
 };
 
-/// Where the sockets of one or more hostnames go, and how they are kept there.
+/// Where WebSocket connections to one or more hostnames go, and how they are kept there.
 #[allow(clippy::duplicated_attributes, reason = "each printcolumn has a name and a type of its own")]
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, CustomResource, KubeSchema)]
 #[kube(
@@ -22,8 +22,8 @@ use crate::choices::{
     namespaced,
     status = "WebSocketRouteStatus",
     derive = "PartialEq",
-    doc = "WebSocketRoute says where the WebSocket connections, and the plain HTTP requests beside them, of one or \
-           more hostnames go.",
+    doc = "WebSocketRoute routes the WebSocket connections, and the plain HTTP requests on the same paths, of one or \
+           more hostnames.",
     printcolumn(name = "Hosts", type_ = "string", json_path = ".spec.hostnames"),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status"),
     printcolumn(
@@ -40,51 +40,51 @@ use crate::choices::{
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WebSocketRouteSpec {
-    /// Which controller serves the route: the one started with this `--class`. Default: `switchyard`.
+    /// The class of the controller that serves the route, as in its `--class`. Default: `switchyard`.
     #[serde(default = "default_class_name")]
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new(matches(patterns::DNS_LABEL)).message("must be a DNS label: lower-case letters, digits and -"))]
     pub class_name: String,
 
-    /// The hosts that the route answers for, at most 16. `*.example.com` stands for one or more labels below
-    /// `example.com`, not for `example.com` itself. Default: every host that no other route names.
+    /// The hostnames of the route, at most 16. `*.example.com` matches one or more labels in front of `example.com`,
+    /// but not `example.com` itself. Default: every host that no other route names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Hostname>", length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub hostnames: Vec<String>,
 
-    /// TLS of these hostnames. Default: they are served in plaintext only.
+    /// TLS settings of these hostnames. Default: served in plaintext only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 
-    /// What to do with requests, by what they ask for; 1 to 16.
+    /// Rules for requests to these hostnames, 1 to 16.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
         validation = Rule::new(
             "self.all(one, !has(one.name) || self.exists_one(other, has(other.name) && other.name == one.name))"
-        ).message("the names of the rules of a route must differ")
+        ).message("rule names must be unique within a route")
     )]
     pub rules: Vec<RouteRule>,
 }
 
-/// A CEL rule for a text that matches.
+/// A CEL rule that requires a match.
 fn matches(pattern: &str) -> String {
     format!("self.matches('{pattern}')")
 }
 
-/// TLS of a route's hostnames.
+/// TLS settings of a route's hostnames.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// Secrets of type `kubernetes.io/tls` in the route's namespace, 1 to 8. Among several, the one is sent whose
-    /// names cover the host and whose key the client can verify; else the first.
+    /// Secrets of type `kubernetes.io/tls` in the route's namespace, 1 to 8. If there are several, the one is sent
+    /// whose names cover the host and whose key type the client supports; otherwise the first.
     #[schemars(length(min = 1, max = 8))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub certificate_refs: Vec<CertificateRef>,
 
-    /// What happens to requests for these hostnames that come without TLS. `Redirect` (default) answers 308 with the
-    /// https or wss URL, `Allow` serves them, `Deny` answers 403.
+    /// What happens to requests for these hostnames that arrive without TLS. `Redirect` (default) responds with 308 and
+    /// the https or wss URL, `Allow` serves them, `Deny` responds with 403.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insecure_policy: Option<Open<InsecurePolicy>>,
 }
@@ -100,7 +100,7 @@ pub struct CertificateRef {
     pub name: String,
 }
 
-/// One rule: which requests, where to, and how.
+/// A rule: which requests it matches, where they go, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -113,35 +113,34 @@ pub struct CertificateRef {
                   with 400"),
 )]
 pub struct RouteRule {
-    /// Name of the rule, for logs; unique within the route. Default: none.
+    /// Name of the rule, used in logs; unique within the route. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new(matches(patterns::DNS_LABEL)).message("must be a DNS label: lower-case letters, digits and -"))]
     pub name: Option<String>,
 
-    /// The requests that the rule is for: those that any of up to 16 matches fits. Default: all of them.
+    /// Matches, up to 16; the rule applies to requests that satisfy any of them. Default: all requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub matches: Vec<RouteMatch>,
 
-    /// Where new sessions go, 1 to 16. One is drawn by weight, then an endpoint in it by `loadBalancing`.
+    /// Backends for new sessions, 1 to 16. One is chosen by weight, then an endpoint within it by `loadBalancing`.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub backend_refs: Vec<BackendRef>,
 
-    /// How long things may take.
+    /// Timeouts of requests and tunnels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
 
-    /// Pings that the proxy itself sends (RFC 6455 §5.5.2), which keep quiet tunnels open and find those whose other
-    /// end is gone. Their pongs go no further than the proxy; neither counts for `timeouts.idle`. Default: clients are
-    /// pinged.
+    /// Pings that the proxy sends itself (RFC 6455 §5.5.2), to keep quiet tunnels open and detect dead peers. The proxy
+    /// consumes their pongs; neither counts for `timeouts.idle`. Default: ping clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keepalive: Option<Keepalive>,
 
-    /// Keeps all requests of a session, upgrades and plain ones, on one endpoint. Sessions belong to the rule by its
-    /// name, or by its position where it has none: name a rule that may move. Default: none, no cookie is set.
+    /// Keeps all requests of a session, both upgrades and plain requests, on one endpoint. Sessions belong to a rule by
+    /// its name, or by its position if it has none: name a rule that may move. Default: none, and no cookie is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<SessionPersistence>,
 
@@ -149,44 +148,44 @@ pub struct RouteRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancing: Option<LoadBalancing>,
 
-    /// What happens to requests that are no WebSocket upgrade. `Proxy` (default) passes them to the backend as
-    /// HTTP/1.1, `Reject` answers 426 with an explanation.
+    /// What happens to requests that are not WebSocket upgrades. `Proxy` (default) forwards them to the backend as
+    /// HTTP/1.1, `Reject` responds with 426 and an explanation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub non_upgrade_requests: Option<Open<NonUpgrade>>,
 
     /// What happens to requests whose path contains %2F or %5C, an escaped slash or backslash. `Reject` (default)
-    /// answers 400, because some backends take the escape for a separator and others do not. `Keep` passes the path on
-    /// as it was sent and matches the escape as an ordinary character; dot segments between escaped slashes are still
-    /// refused.
+    /// responds with 400, because some backends treat the escape as a separator and others do not. `Keep` forwards the
+    /// path unchanged and matches the escape as an ordinary character; dot segments between escaped slashes are still
+    /// rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escaped_slashes: Option<Open<EscapedSlashes>>,
 }
 
-/// What a request must be like.
+/// Conditions on a request; all of them must hold.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteMatch {
-    /// Its path. Default: any path.
+    /// The path. Default: any path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
 }
 
-/// A condition on the path of a request. Both are compared in a normal form: escapes of unreserved characters are
-/// decoded (%61 is a), other escapes are in upper case, and a run of `/` is one. It is case-sensitive. The path is
-/// forwarded as it was sent.
+/// A condition on the request path. Both paths are compared in a normal form: escapes of unreserved characters are
+/// decoded (%61 is a), other escapes are upper-cased, and a run of `/` counts as one. Case-sensitive. The path is
+/// forwarded unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PathMatch {
-    /// `PathPrefix` (default) fits the path and all below it, by whole segments: `/ws` and `/ws/` are the same
-    /// prefix. `Exact` fits this path only.
+    /// `PathPrefix` (default) matches the path and everything below it, by whole segments: `/ws` and `/ws/` are the
+    /// same prefix. `Exact` matches this path only.
     #[serde(rename = "type", default = "default_path_match_type")]
     pub type_: Open<PathMatchType>,
 
-    /// The path, at most 1,024 characters, beginning with `/`.
+    /// The path, at most 1,024 characters, starting with `/`.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
         validation = Rule::new(format!("{} && !self.matches('[?#]')", matches(patterns::PATH))).message(
-            "must begin with / and hold visible ASCII characters only, without ? and #; write others as %XX"
+            "must begin with / and contain only visible ASCII characters except ? and #; write others as %XX"
         ),
         validation = Rule::new(
             format!(
@@ -195,13 +194,13 @@ pub struct PathMatch {
                 patterns::DOT_SEGMENT
             )
         ).message(
-            "no request can have this path: those with dot segments, backslashes or %00 are refused with 400"
+            "must not contain dot segments, backslashes or %00: requests with such a path get 400"
         )
     )]
     pub value: String,
 }
 
-/// A port of a Service, and its share of new sessions.
+/// A port of a Service, with its share of new sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendRef {
@@ -214,56 +213,56 @@ pub struct BackendRef {
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
 
-    /// Its share of new sessions beside the other references, 0 to 1000000. Default: 1. At 0 it gets no new
+    /// Share of new sessions relative to the other references, 0 to 1000000. Default: 1. With 0, there are no new
     /// sessions; existing ones stay.
     #[serde(default = "default_weight")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub weight: i32,
 }
 
-/// How long things may take. `0s` means no limit.
+/// Timeouts of requests and tunnels. `0s` means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// Upgrade requests only: from the whole request head to the backend's 101 or other final answer; then 504.
-    /// Default: 10s. `0s`: no limit.
+    /// For upgrade requests only: from the complete request head to the backend's 101 or other final response head;
+    /// then 504. Default: 10s. `0s`: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshake: Option<Duration>,
 
-    /// Other requests: from the head as passed on to the head of the answer; then 504. Default: 0s, no limit, since
-    /// long polls wait 25 seconds and more.
+    /// For other requests: from the forwarded head to the response head; then 504. Default: 0s, no limit, because long
+    /// polls wait 25 seconds or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<Duration>,
 
-    /// One attempt to connect to an endpoint; then the next endpoint is tried. Default: 5s. `0s`: no limit but the
+    /// One connection attempt to an endpoint; then the next endpoint is tried. Default: 5s. `0s`: no limit except the
     /// operating system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_connect: Option<Duration>,
 
-    /// A tunnel in which no byte moved either way for so long is ended. Default: 0s, never.
+    /// Closes a tunnel after this long without any bytes in either direction. Default: 0s, never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
 
-    /// A tunnel is ended after this long, shortened by a random share of up to 10 %. Default: 0s, never.
+    /// Closes a tunnel after this long, shortened by a random 0 to 10 %. Default: 0s, never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<Duration>,
 }
 
-/// Pings that the proxy itself sends.
+/// Pings that the proxy sends itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Keepalive {
-    /// Who is pinged: `Client` (default), `Backend`, `Both`, or `None`, which is nobody.
+    /// Who is pinged: `Client` (default), `Backend`, `Both`, or `None` for nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Open<KeepaliveTarget>>,
 
-    /// A target that sent nothing for so long is sent a ping. Default: 25s, which is less than what proxies and
-    /// networks on the way usually take for idle. `0s`: no pings.
+    /// Sends a ping to a target that has sent nothing for this long. Default: 25s, which is below the usual idle
+    /// timeouts of proxies and networks on the way. `0s`: no pings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_interval: Option<Duration>,
 
-    /// A tunnel whose target sends nothing, be it the pong or anything else, for so long after a ping left is ended,
-    /// with the cause `ping_timeout`. Default: 20s. `0s`: never, and pings are sent all the same.
+    /// Closes a tunnel whose target sends nothing, neither the pong nor anything else, for this long after a ping was
+    /// sent, with the cause `ping_timeout`. Default: 20s. `0s`: never; pings are still sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_timeout: Option<Duration>,
 }
@@ -281,11 +280,11 @@ pub struct SessionPersistence {
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub type_: Option<Open<SessionPersistenceType>>,
 
-    /// The cookie's attributes.
+    /// Attributes of the cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cookie: Option<Cookie>,
 
-    /// The age at which a session is given a new endpoint. Default: 0s, never.
+    /// Maximum age of a session; an older one gets a new endpoint. Default: 0s, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absolute_timeout: Option<Duration>,
 }
@@ -295,43 +294,44 @@ pub struct SessionPersistence {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.sameSite) || self.sameSite != 'None' || !has(self.secure) || self.secure != 'Never'")
-        .message("sameSite None needs a secure cookie: browsers refuse it with secure Never"),
+        .message("sameSite None needs a secure cookie: browsers reject it with secure Never"),
     validation = Rule::new("!has(self.partitioned) || !self.partitioned || !has(self.secure) || self.secure != 'Never'")
-        .message("a partitioned cookie must be secure: browsers refuse it with secure Never"),
+        .message("a partitioned cookie must be secure: browsers reject it with secure Never"),
 )]
 pub struct Cookie {
-    /// Name of the cookie, at most 63 characters. Default: `switchyard-` and 8 hexadecimal digits of a hash of the
-    /// route's namespace and name and of the rule.
+    /// Name of the cookie, at most 63 characters. Default: `switchyard-` followed by 8 hexadecimal digits of a hash of
+    /// the route's namespace and name and the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new(matches(patterns::COOKIE_NAME))
         .message("must be a cookie name: letters, digits and -!#$%&*+.^_`|~"))]
     pub name: Option<String>,
 
-    /// The paths to which browsers send it. Default: `/`.
+    /// Path for which browsers send the cookie. Default: `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new(matches(patterns::COOKIE_PATH))
-        .message("must begin with / and hold visible ASCII characters only, without ;"))]
+        .message("must begin with / and contain only visible ASCII characters except ;"))]
     pub path: Option<String>,
 
-    /// `Session` (default): the browser forgets it when it ends. `Permanent`: it keeps it for `absoluteTimeout`.
+    /// `Session` (default): until the browser session ends. `Permanent`: for `absoluteTimeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lifetime_type: Option<Open<LifetimeType>>,
 
-    /// Whether browsers send it with requests from other sites: `Lax` (default), `Strict` or `None`.
+    /// Whether browsers send the cookie with cross-site requests: `Lax` (default), `Strict` or `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub same_site: Option<Open<SameSite>>,
 
-    /// Whether browsers send it over TLS only. `Auto` (default): when the client came over TLS.
+    /// Whether browsers send the cookie only over TLS: `Auto` (default, if the client connected over TLS), `Always` or
+    /// `Never`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secure: Option<Open<Secure>>,
 
-    /// Whether it is hidden from scripts. Default: true.
+    /// Whether the cookie is hidden from scripts. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_only: Option<bool>,
 
-    /// Whether browsers keep it apart for each top-level site (CHIPS). Default: false.
+    /// Whether browsers partition the cookie by top-level site (CHIPS). Default: false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partitioned: Option<bool>,
 }
@@ -340,8 +340,8 @@ pub struct Cookie {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancing {
-    /// `LeastConnections` (default): the endpoint with the fewest open tunnels and requests of this proxy, ties at
-    /// random. `RoundRobin`: each in turn. `Random`: any.
+    /// `LeastConnections` (default): the endpoint with the fewest open tunnels and requests through this proxy, ties
+    /// broken at random. `RoundRobin`: each in turn. `Random`: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<Open<Algorithm>>,
 }

@@ -1,4 +1,4 @@
-//! What the generated schema still needs before it is a good CRD.
+//! Post-processing of the generated schema.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -11,17 +11,18 @@ use super::status;
 pub(super) fn finish(root: &mut JSONSchemaProps) {
     tidy(root);
     let Some(status) = root.properties.as_mut().and_then(|fields| fields.get_mut("status")) else { return };
-    // The derive turns serde's defaults into schema defaults; a stored one would hide that nobody has written yet.
+    // The derive turns serde's defaults into schema defaults; a stored default would hide that no status was written
+    // yet.
     for field in status.properties.iter_mut().flat_map(|fields| fields.values_mut()) {
         field.default = None;
     }
     status.default = Some(JSON(status::pending()));
 }
 
-/// Takes back what the derive says of `Option`, all the way down.
+/// Undoes what the derive generates for `Option`, recursively.
 ///
-/// A field that may be absent need not be nullable: the API server drops a `null` that the schema does not allow before
-/// it looks further. As generated, `null` would be stored, and CEL's `has` would find it there.
+/// An optional field need not be nullable: the API server drops a `null` that the schema does not allow before it
+/// validates. As generated, `null` would be stored, and CEL's `has` would find it.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.title = None;

@@ -5,28 +5,28 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the controller says of a route.
+/// Status of a WebSocketRoute, written by the controller.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WebSocketRouteStatus {
-    /// One entry for each aspect of the route: Accepted, PartiallyInvalid, ResolvedRefs, BackendsReady, Programmed. Each names
-    /// the generation of the spec that it was judged on.
+    /// One entry for each aspect of the route: Accepted, PartiallyInvalid, ResolvedRefs, BackendsReady, Programmed.
+    /// Each states the generation of the spec that it describes.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// The aspects of a route that have a condition each.
+/// The condition types, one for each aspect of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
-    /// The spec makes sense, and something of it is served as claimed.
+    /// The spec is usable, and at least part of it is served as claimed.
     Accepted,
     /// A rule, or a (hostname, match) pair, is not served. Present only when true.
     PartiallyInvalid,
-    /// All that the route names exists and may be used.
+    /// Everything that the route references exists and may be used.
     ResolvedRefs,
-    /// Informational: each Service that the route names has an endpoint that takes new sessions.
+    /// Informational: each referenced Service has an endpoint that takes new sessions.
     BackendsReady,
     /// Every replica of the controller serves this generation of the spec.
     Programmed,
@@ -46,16 +46,16 @@ impl ConditionType {
     }
 }
 
-/// Why a condition has its status.
+/// The reasons of conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionReason {
     /// The route is served as written.
     Accepted,
-    /// The spec, or a part of it, makes no sense.
+    /// The spec, or a part of it, is invalid.
     Invalid,
     /// An older route holds the same claim.
     Conflicted,
-    /// A value that this version or this controller's settings do not support.
+    /// A value that this version, or the settings of this controller, do not support.
     UnsupportedValue,
     /// All references resolve.
     ResolvedRefs,
@@ -63,7 +63,7 @@ pub enum ConditionReason {
     BackendNotFound,
     /// A Service has no such port.
     UnknownPort,
-    /// The Service's port asks for a protocol that cannot be spoken to it.
+    /// The Service's port asks for a protocol that is not supported.
     UnsupportedProtocol,
     /// A certificate's Secret is missing, of another type, or unusable.
     InvalidCertificateRef,
@@ -73,7 +73,7 @@ pub enum ConditionReason {
     NoReadyEndpoints,
     /// Every replica serves this generation of the spec.
     Programmed,
-    /// A replica does not serve this generation of the spec yet, or does not tell.
+    /// A replica does not serve this generation of the spec yet, or has not reported.
     Pending,
 }
 
@@ -99,7 +99,7 @@ impl ConditionReason {
     }
 }
 
-/// The schema's default status: what a route says before any controller has looked at it.
+/// The schema's default status, before any controller has looked at the route.
 pub(super) fn pending() -> serde_json::Value {
     serde_json::json!({ "conditions": [{
         "type": "Accepted",

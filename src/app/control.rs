@@ -1,5 +1,5 @@
-//! The control thread: watching, compiling and dropping old tables stay away from the threads that serve, whose
-//! latencies a build would ruin.
+//! The control thread: watching, compiling and dropping old tables are kept off the serving threads, whose latency a
+//! build would ruin.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -19,55 +19,55 @@ use crate::{
     table::CurrentTable,
 };
 
-/// How long a replica that is otherwise ready waits until the others know of it.
+/// How long a ready replica waits until the others know it.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(2);
-/// How long one that has ended otherwise waits until it has handed everything over.
+/// How long a stopped one waits until it has handed everything over.
 const RESIGNED_WITHIN: Duration = Duration::from_secs(3);
 
-/// What the rest of the process sees of the control thread.
+/// The rest of the process's view of the control thread.
 pub(super) struct Control {
-    /// What is wrong with the files that objects come from.
+    /// The problems of the files that objects come from.
     pub(super) file_problems: FileProblems,
-    /// Resolves should the thread ever end.
+    /// Resolves if the thread ever ends.
     pub(super) ended: oneshot::Receiver<()>,
-    /// What becomes of this replica among the others. Its sender goes once everything is handed over, and at once
-    /// where there are no others.
+    /// The standing of this replica among the others. Its sender is dropped once everything is handed over, or at once
+    /// if there are no others.
     standing: watch::Receiver<Standing>,
     stop: watch::Sender<bool>,
 }
 
 impl Control {
-    /// Waits until the other replicas know of this one: routes are not to be called programmed without it from now
-    /// on. Not for long, for it serves all the same.
+    /// Waits until the other replicas know this one, so that no route is reported as programmed without it. Not for
+    /// long, because it serves in any case.
     pub(super) async fn announced(&mut self) {
         let announced = self.standing.wait_for(|standing| standing.announced);
         if timeout(ANNOUNCED_WITHIN, announced).await.is_err() {
             warn!(
-                "ready, although other replicas could not be told yet; routes may be called Programmed without this one"
+                "ready, but not announced to the other replicas yet; routes may be reported Programmed without this one"
             );
         }
     }
 
-    /// Hands over what this replica holds among the others; it serves on.
+    /// Hands over this replica's roles; it continues to serve.
     pub(super) fn resign(&self) {
         self.stop.send_replace(true);
     }
 
-    /// Waits until that is done.
+    /// Waits for the end of the hand-over.
     pub(super) async fn resigned(&mut self) {
         let resigned = async { while self.standing.changed().await.is_ok() {} };
         if timeout(RESIGNED_WITHIN, resigned).await.is_err() {
-            warn!("the Leases of this replica are left to end by themselves");
+            warn!("could not release the Leases of this replica; they will expire");
         }
     }
 }
 
-/// Why the process stops although nobody told it to.
+/// The error for a process that stops without a signal.
 pub(super) fn ended(_: Result<(), oneshot::error::RecvError>) -> anyhow::Error {
-    anyhow!("the control thread ended unexpectedly; its last words are in the log")
+    anyhow!("the control thread ended unexpectedly; see the log for the cause")
 }
 
-/// What the control thread works with.
+/// The resources of the control thread.
 struct Work {
     settings: CurrentSettings,
     table: Arc<CurrentTable>,
@@ -78,7 +78,7 @@ struct Work {
     stop: watch::Receiver<bool>,
 }
 
-/// Starts the control thread, and waits until it knows where its objects are to come from.
+/// Starts the control thread, and waits until its source of objects is known.
 pub(super) async fn start(
     objects: Objects,
     settings: CurrentSettings,
@@ -102,7 +102,7 @@ pub(super) async fn start(
     let (running, ended) = oneshot::channel::<()>();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
-        // Dropped when the thread ends, by whatever cause.
+        // Dropped when the thread ends, for any reason.
         let _running = running;
         runtime.block_on(work.run(objects, started));
     })?;
@@ -155,7 +155,7 @@ impl Work {
 
     async fn rebuild(self, source: impl Source) {
         let Self { settings, table, metrics, reports, changes, standing, stop: _ } = self;
-        // It is left to the task that takes part, if there is one: nobody waits for more.
+        // The replica task has its own sender, if there is one; otherwise nobody needs to wait.
         drop(standing);
         let reported = reports.subscribe();
         let rebuild = Rebuild::new(source, changes, settings, table, reports);

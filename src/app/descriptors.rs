@@ -1,16 +1,16 @@
-//! How many connections the limit of file descriptors allows.
+//! The number of connections that the file descriptor limit allows.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-/// Descriptors for everything but connections with clients and their backends: listeners, the admin port, watches,
+/// Descriptors for everything except connections with clients and their backends: listeners, the admin port, watches,
 /// files, pooled connections.
 const RESERVE: u64 = 256;
-/// Below this, nothing useful is left.
+/// Useful minimums.
 const FEWEST: u64 = 16;
 const FEWEST_ADMIN: u64 = 4;
 
-/// How many connections fit below the limit.
+/// The number of connections that fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fitting {
     /// Connections with clients; each may need one with a backend.
@@ -19,14 +19,14 @@ pub(super) struct Fitting {
     pub(super) admin: usize,
 }
 
-/// Raises the limit as far as it may be raised, and returns how many connections fit below it.
+/// Raises the soft limit to the hard limit, and returns how many connections fit.
 pub(super) fn connections() -> Fitting {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // The lower limit is for programs that use select(2) on their descriptors.
+    // The lower limit exists for programs that use select(2).
     let limit = match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => maximum,
         Err(error) => {
-            warn!(%error, "the limit of file descriptors stays as it is");
+            warn!(%error, "cannot raise the file descriptor limit");
             current
         }
     };

@@ -1,4 +1,4 @@
-//! Files that may change while the program runs: session keys, tokens of the API, owners of hostnames.
+//! Files that may change while the program runs: session keys, API tokens, hostname owners.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,25 +10,25 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
-/// How often a file is looked at. Reading a few lines costs less than the machinery that would tell of changes, and
-/// works on every kind of volume.
+/// How often a file is checked. Reading a few lines costs less than change notifications, and works on every kind of
+/// volume.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Makes something of the text of a file.
+/// Parses the text of a file.
 type Parse<T> = fn(&str) -> anyhow::Result<T>;
 
-/// What holds while a file cannot be used any more.
+/// What applies while a file is unusable.
 pub(super) enum Meanwhile<T> {
-    /// What it said before.
+    /// The previous content.
     Before,
-    /// This.
+    /// This value.
     Only(fn() -> T),
 }
 
-/// What the file that a flag names says: now, and after each change. `changed` is called once a change is in effect.
+/// The content of the file named by a flag: now, and after each change. `changed` is called once a change is in effect.
 ///
 /// # Errors
-/// When the file cannot be used now.
+/// If the file is unusable now.
 pub(super) fn follow<T: Send + Sync + 'static>(
     flag: &'static str,
     file: &Path,
@@ -57,12 +57,12 @@ async fn keep_up<T: Send + Sync + 'static>(
     seen: String,
     store: impl Fn(T) + Send,
 ) {
-    // What it said last: a text, or why it cannot be used.
+    // The last content: a text, or why it is unusable.
     let mut said = Ok(seen);
     loop {
         tokio::time::sleep(LOOK).await;
         let path = file.clone();
-        // A volume that hangs must not hold up a thread that serves.
+        // A hanging volume must not block a serving thread.
         let answer = tokio::task::spawn_blocking(move || read(flag, &path, parse)).await;
         let answer = answer.expect("reading does not panic, and nobody cancels it");
         match answer.map_err(|error| format!("{error:#}")) {
@@ -70,15 +70,15 @@ async fn keep_up<T: Send + Sync + 'static>(
             Err(error) if said.as_ref() == Err(&error) => {}
             Ok((text, value)) => {
                 store(value);
-                info!(file = %file.display(), "{flag} was read again");
+                info!(file = %file.display(), "{flag} reloaded");
                 said = Ok(text);
             }
             Err(error) => {
                 match meanwhile {
-                    Meanwhile::Before => warn!(error, "what the file said before still holds"),
+                    Meanwhile::Before => warn!(error, "file is unusable; its previous content still applies"),
                     Meanwhile::Only(value) => {
                         store(value());
-                        warn!(error, "what the file said before no longer holds");
+                        warn!(error, "file is unusable; its previous content no longer applies");
                     }
                 }
                 said = Err(error);
@@ -87,8 +87,7 @@ async fn keep_up<T: Send + Sync + 'static>(
     }
 }
 
-/// Reads a file once: its text and what that says. A byte-order mark, which some editors begin a file with, is passed
-/// over.
+/// Reads a file once: its text and its parsed content. A leading byte-order mark, which some editors write, is ignored.
 pub(super) fn read<T>(flag: &str, file: &Path, parse: Parse<T>) -> anyhow::Result<(String, T)> {
     let whose = || format!("{flag} {}", file.display());
     let text = std::fs::read_to_string(file).with_context(whose)?;

@@ -1,20 +1,20 @@
-//! How much memory the process may use, and what of it peers may take.
+//! The memory limit of the process, and the share of it that peers may use.
 
-/// Where the kernel tells the limit of the process's control group: version 2, then version 1.
+/// The files with the memory limit of the process's control group: version 2, then version 1.
 const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-/// What clients and backends may make each thread hold, in bytes: never more, and never less.
+/// The bounds of each thread's budget for clients and backends, in bytes.
 const MOST: u64 = 64 << 20;
 const LEAST: u64 = 4 << 20;
-/// The part of the limit that all threads together may hold for them. Tunnels, tables and the rest need theirs.
+/// The divisor for all threads' budgets together. Tunnels, tables and the rest need the remainder.
 const SHARE: u64 = 4;
 
-/// What clients and backends may make each of so many threads hold, in bytes.
+/// Each thread's budget for data held for clients and backends, in bytes.
 pub(super) fn held_per_thread(threads: usize) -> usize {
     let limit = LIMITS.iter().find_map(|file| parse(&std::fs::read_to_string(file).ok()?));
     budget(limit, threads)
 }
 
-/// The limit in a file; `None` where there is none, for which version 1 has a number beyond all memory.
+/// The limit in a file; `None` for no limit, for which version 1 has a number larger than any memory.
 fn parse(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|limit| *limit < 1 << 60)
 }
@@ -34,7 +34,7 @@ mod tests {
         assert_eq!(budget(None, 2), mib(64));
         assert_eq!(budget(Some(512 << 20), 2), mib(64));
         assert_eq!(budget(Some(512 << 20), 16), mib(8));
-        assert_eq!(budget(Some(64 << 20), 64), mib(4), "enough to get on");
+        assert_eq!(budget(Some(64 << 20), 64), mib(4), "enough to work with");
     }
 
     #[test]

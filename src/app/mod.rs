@@ -1,5 +1,5 @@
-//! Wires everything together: a source of objects, the rebuild loop, the proxy, the admin port. Nobody imports it but
-//! the program.
+//! Wires everything together: a source of objects, the rebuild loop, the proxy, the admin port. Only the program
+//! imports it.
 
 mod control;
 mod descriptors;
@@ -31,86 +31,86 @@ use crate::{
     table::{CurrentTable, HostnameOwners, SessionKeys, Tenancy},
 };
 
-/// The flag that names the file with the owners of hostnames.
+/// The flag with the file of hostname owners.
 const HOSTNAME_OWNERS: &str = "--hostname-owners";
 
-/// What a serving command serves, and what it takes for granted where nothing is said.
+/// What a serving command serves, and its defaults.
 #[derive(Debug)]
 pub struct Plan {
     /// Its flags.
     pub arguments: ServeArguments,
-    /// Where objects come from.
+    /// The source of objects.
     pub objects: Objects,
-    /// What holds where a flag says nothing.
+    /// The defaults of flags.
     pub defaults: Defaults,
 }
 
-/// Where objects come from.
+/// The source of objects.
 #[derive(Clone, Debug)]
 pub enum Objects {
     /// The cluster of the kubeconfig or of the pod.
     Cluster {
-        /// The namespaces that are watched; none for the whole cluster.
+        /// The namespaces to watch; empty means the whole cluster.
         namespaces: Vec<String>,
     },
     /// A directory of manifests.
     Directory(PathBuf),
 }
 
-/// What holds where a flag says nothing.
+/// The defaults of flags.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults {
     /// For plaintext HTTP.
     pub http: SocketAddr,
-    /// For HTTP over TLS.
+    /// For HTTPS.
     pub https: SocketAddr,
     /// For the admin port.
     pub admin: SocketAddr,
-    /// Whether another port is taken when one of these is in use.
+    /// Whether another port may be used if one of these is in use.
     pub any_port_will_do: bool,
-    /// The port in redirects; nothing for the one that is bound.
+    /// The port in redirects; `None` means the bound one.
     pub public_https_port: Option<u16>,
-    /// How long to go on accepting after the first signal.
+    /// How long to keep accepting after the first signal.
     pub shutdown_delay: Duration,
-    /// How long tunnels are spread over after that.
+    /// The time over which tunnels are closed after that.
     pub drain_window: Duration,
 }
 
-/// The addresses that are bound.
+/// The bound addresses.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    /// For plaintext HTTP; never none.
+    /// For plaintext HTTP; never empty.
     pub http: Vec<SocketAddr>,
-    /// For HTTP over TLS; never none.
+    /// For HTTPS; never empty.
     pub https: Vec<SocketAddr>,
     /// For the admin port.
     pub admin: SocketAddr,
 }
 
-/// Sets up what the whole process needs, before anything else is done.
+/// Sets up what the whole process needs, before anything else.
 ///
 /// # Errors
-/// When the level of the log makes no sense.
+/// If the log level is invalid.
 pub fn prepare(arguments: &ServeArguments) -> anyhow::Result<()> {
     metrics::log::init(arguments.log_format == LogFormat::Json, &arguments.log_level)?;
-    // kube and everybody else who asks rustls for "the" provider gets this one.
+    // For kube and everything else that asks rustls for the default provider.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Ok(())
 }
 
-/// The runtime of the main thread. Connections are served by threads with runtimes of their own.
+/// The runtime of the main thread. Connections are served by threads with their own runtimes.
 ///
 /// # Errors
-/// When the system refuses what it needs.
+/// If the system cannot provide it.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// Serves until a signal says to stop; calls `serving` once the first table is published.
+/// Serves until a signal stops it; calls `serving` once the first table is published.
 ///
 /// # Errors
-/// When an address cannot be bound, a file cannot be read, or no cluster can be found: nothing has been served then.
-/// Later, when the control thread ends although nobody told it to.
+/// If an address cannot be bound, a file cannot be read, or no cluster is found: nothing has been served then. Later,
+/// if the control thread ends unexpectedly.
 pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<()> {
     let Plan { arguments, objects, defaults } = plan;
     let session_keys = session_keys(arguments.session_key_file.as_deref())?;
@@ -135,7 +135,7 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
         tokens,
     };
     let limits = AdminLimits { connections: descriptors.admin, ..AdminLimits::default() };
-    admin_port.start(admin.into_std()?, limits).context("the threads of the admin port cannot be started")?;
+    admin_port.start(admin.into_std()?, limits).context("cannot start the threads of the admin port")?;
 
     let mut first = reported;
     let mut signals = signals::Signals::new()?;
@@ -153,36 +153,36 @@ pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<(
     let mut failure = None;
     let stop = async {
         tokio::select! {
-            () = signals.next() => info!("stopping: a second signal ends everything at once"),
+            () = signals.next() => info!("stopping; a second signal exits at once"),
             ended = &mut control.ended => failure = Some(control::ended(ended)),
         }
         ready.stopping();
         control.resign();
         signals.exit_at_next();
     };
-    proxy.run(listeners, stop).await.context("the threads that serve cannot be started")?;
+    proxy.run(listeners, stop).await.context("cannot start the serving threads")?;
     control.resigned().await;
     failure.map_or(Ok(()), Err)
 }
 
-/// The keys of the file, or one that is made up.
+/// The keys of the file, or a random one.
 fn session_keys(file: Option<&Path>) -> anyhow::Result<Arc<ArcSwap<SessionKeys>>> {
     if let Some(file) = file {
         return follow("--session-key-file", file, |text| Ok(SessionKeys::parse(text)?), Meanwhile::Before, || ());
     }
     warn!(
-        "no --session-key-file: session cookies are signed with a random key, so they end with this process and do \
-         not hold on other replicas"
+        "no --session-key-file: session cookies are signed with a random key: sessions do not survive a restart and \
+         are not shared between replicas"
     );
     Ok(Arc::new(ArcSwap::from_pointee(SessionKeys::random())))
 }
 
-/// The tokens of the file. Whoever empties it, or takes it away, means that none of them opens any more.
+/// The tokens of the file. If the file is emptied or removed, no token is accepted any more.
 fn tokens(file: &Path) -> anyhow::Result<Arc<ArcSwap<ApiTokens>>> {
     follow("--admin-token-file", file, |text| Ok(ApiTokens::parse(text)?), Meanwhile::Only(ApiTokens::none), || ())
 }
 
-/// What the compiler needs to know, asked again for each build. A change of the owners of hostnames causes one.
+/// The compiler's settings, read again for each build. A change of the hostname owners triggers one.
 fn compile_settings(
     arguments: &ServeArguments,
     objects: &Objects,
@@ -212,20 +212,20 @@ fn compile_settings(
     }))
 }
 
-/// Where the pod itself listens, by the addresses that the chart passes on.
+/// The pod's own listening addresses, from the addresses passed by the chart.
 fn own_addresses(bound: &Bound) -> &'static [SocketAddr] {
     let addresses = std::env::var("POD_IPS").unwrap_or_default();
     let addresses: Vec<IpAddr> = addresses.split(',').filter_map(|address| address.trim().parse().ok()).collect();
     let ports = || bound.http.iter().chain(&bound.https).chain([&bound.admin]).map(SocketAddr::port);
     let own = addresses.iter().flat_map(|address| ports().map(|port| SocketAddr::new(*address, port)));
-    // Once, for as long as the process runs.
+    // Leaked once per process.
     own.collect::<Vec<_>>().leak()
 }
 
-/// The owners of hostnames that a file lists.
+/// The hostname owners in a file.
 ///
 /// # Errors
-/// When it cannot be read or used: the flag, the file, and for what is wrong in it the line and the field.
+/// If it cannot be read or used: the flag and the file, and for invalid content the line and field.
 pub fn hostname_owners(file: &Path) -> anyhow::Result<HostnameOwners> {
     Ok(followed::read(HOSTNAME_OWNERS, file, |text| Ok(manifest::hostname_owners(text)?))?.1)
 }
@@ -247,7 +247,7 @@ fn settings(arguments: &ServeArguments, defaults: &Defaults, bound: &Bound, max_
     }
 }
 
-/// As many as the process may use.
+/// The number of processors available to the process.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -269,10 +269,10 @@ fn bind(arguments: &ServeArguments, defaults: &Defaults) -> anyhow::Result<(Vec<
     Ok((listeners, admin, bound))
 }
 
-/// Binds the wanted addresses, or the default one where none is wanted, and says so on standard output: a line for
-/// each, which programs read.
+/// Binds the wanted addresses, or the default one if there are none, and prints a line for each on standard output,
+/// which programs read.
 fn open(wanted: &[SocketAddr], default: SocketAddr, any: bool, name: &str) -> anyhow::Result<Vec<TcpListener>> {
-    let failed = |address| format!("--{name}-listen {address}: cannot be bound");
+    let failed = |address| format!("--{name}-listen: cannot bind {address}");
     let sockets = match wanted {
         [] => {
             let bound = listen::bind(default)

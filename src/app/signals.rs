@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first says to stop, the second to do it now.
+//! SIGTERM and SIGINT: the first stops the process gracefully, the second at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
@@ -14,7 +14,7 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -22,11 +22,11 @@ impl Signals {
         }
     }
 
-    /// Ends the process when another one comes.
+    /// Exits on the next signal.
     pub(super) fn exit_at_next(mut self) {
         tokio::spawn(async move {
             self.next().await;
-            warn!("stopped by a second signal: what was open is cut");
+            warn!("second signal: exiting at once, open connections are aborted");
             std::process::exit(1);
         });
     }

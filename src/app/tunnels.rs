@@ -1,4 +1,4 @@
-//! What the admin port tells of the proxy's tunnels.
+//! Adapts the proxy's tunnels for the admin port.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::{
     proxy::{TunnelHandle, Tunnels},
 };
 
-/// Tells of the tunnels that are open whenever it is asked.
+/// Lists the open tunnels on each call.
 pub(super) fn open(tunnels: Arc<Tunnels>) -> OpenTunnels {
     Arc::new(move || Box::new(tunnels.list().into_iter().map(|tunnel| shown(&tunnel))))
 }

@@ -1,4 +1,4 @@
-//! What `--insecure` means.
+//! The certificate verifier of `--insecure`.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Takes any certificate, as long as the server has its key.
+/// Accepts any certificate, as long as the server has its key.
 #[derive(Debug)]
 pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! `switchyard check PATH…`: what a controller would say of manifests, without a cluster.
+//! `switchyard check PATH…`: validates manifests as a controller would, without a cluster.
 
 use std::{
     io::{self, Write},
@@ -12,12 +12,12 @@ use crate::{
     table::ObjectName,
 };
 
-/// Prints what is wrong with manifests, one problem a line; fails if there is any. Warnings are printed, too.
+/// Prints the problems in manifests, one per line, and fails if there are any. Warnings are printed too.
 ///
-/// `compile` gives the verdicts on the objects as a controller would.
+/// `compile` returns a controller's verdicts on the objects.
 ///
 /// # Errors
-/// When the output cannot be written.
+/// If the output cannot be written.
 pub fn run(
     paths: &[PathBuf],
     compile: impl FnOnce(&ClusterView) -> Vec<Verdict>,
@@ -35,10 +35,10 @@ pub fn run(
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// All that is wrong: what the files say and what the compiler says, in the order of files and lines.
+/// All problems, those of the files and those of the compiler, ordered by file and line.
 #[must_use]
 pub fn problems(manifests: &Manifests, verdicts: &[Verdict]) -> Vec<FileProblem> {
-    // What is wrong with a spec that is not readable has been told already, field by field.
+    // Problems of an unreadable spec have already been reported, field by field.
     let is_readable = |route: &ObjectName| manifests.route(route).is_some_and(|route| route.spec.is_ok());
     let judged = verdicts.iter().filter(|verdict| is_readable(&verdict.route));
     let compiled = judged
@@ -46,7 +46,7 @@ pub fn problems(manifests: &Manifests, verdicts: &[Verdict]) -> Vec<FileProblem>
     sorted(manifests.problems().iter().cloned().chain(compiled))
 }
 
-/// What is served all the same but deserves a look.
+/// What is served but deserves attention.
 #[must_use]
 pub fn warnings(manifests: &Manifests, verdicts: &[Verdict]) -> Vec<FileProblem> {
     sorted(

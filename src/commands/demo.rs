@@ -1,4 +1,4 @@
-//! `switchyard demo`: something to try, without a cluster and with nothing to write.
+//! `switchyard demo`: something to try, without a cluster or any files.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -20,14 +20,15 @@ use crate::{
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Serves two echo servers from a directory of manifests in a temporary place, until it is told to stop.
+/// Serves two echo servers from a directory of manifests in a temporary directory, until it is stopped.
 ///
 /// # Errors
-/// When the temporary place cannot be written, or as [`app::serve`].
+/// If the temporary directory cannot be written, or as [`app::serve`].
 pub(super) fn run(mut arguments: ServeArguments) -> anyhow::Result<()> {
     app::prepare(&arguments)?;
     let runtime = app::runtime()?;
-    let directory = tempfile::Builder::new().prefix("switchyard-demo-").tempdir().context("no temporary directory")?;
+    let directory = tempfile::Builder::new().prefix("switchyard-demo-").tempdir();
+    let directory = directory.context("cannot create a temporary directory")?;
     arguments.default_certificate.get_or_insert_with(|| ObjectName::new(NAMESPACE, CERTIFICATE));
     let defaults = Defaults {
         http: SocketAddr::new(LOOPBACK, 8080),
@@ -49,7 +50,7 @@ fn explain(bound: &Bound, directory: &Path) {
     let (http, https) = (reachable(bound.http[0]), reachable(bound.https[0]));
     println!(
         "
-Two echo servers, blue and green, behind one route. It goes to blue.
+Two echo servers, blue and green, behind one route, which goes to blue.
 
   ws://{http}/      wss://{https}/      (the certificate is self-signed)
 
@@ -61,17 +62,17 @@ Try it:
 
 Reroute it: change blue to green in
   {}
-The next connection goes to green; a socket that is open stays with blue.
+The next connection goes to green; open sockets stay with blue.
 
-What is served now: http://{}/api/v1/routes
-Ctrl-C ends it.
+Routes served now: http://{}/api/v1/routes
+Press Ctrl-C to stop.
 ",
         directory.join(ROUTE_FILE).display(),
         reachable(bound.admin),
     );
 }
 
-/// An address to connect to, where one that stands for all of the machine's is bound.
+/// The address to connect to, which is loopback if an unspecified address is bound.
 fn reachable(bound: SocketAddr) -> SocketAddr {
     if bound.ip().is_unspecified() { SocketAddr::new(LOOPBACK, bound.port()) } else { bound }
 }

@@ -1,4 +1,4 @@
-//! What the demo writes into its directory.
+//! The manifests of the demo.
 
 use std::{fs, io, net::SocketAddr, path::Path};
 
@@ -12,7 +12,7 @@ pub(super) const CERTIFICATE: &str = "demo-tls";
 pub(super) const ROUTE_FILE: &str = "route.yaml";
 
 const ROUTE: &str = "\
-# Save a change to this file, and the next connection follows it. Open ones stay where they are.
+# Save a change to this file, and the next connection follows it. Open connections stay where they are.
 apiVersion: switchyard.dev/v1alpha1
 kind: WebSocketRoute
 metadata: {name: demo, namespace: demo}
@@ -30,7 +30,7 @@ spec:
 /// Writes the route, the Services with their endpoints, and the certificate.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// If a file cannot be written.
 pub(super) fn write(directory: &Path, backends: &[(&str, SocketAddr)], certificate: &Certificate) -> io::Result<()> {
     fs::write(directory.join(ROUTE_FILE), ROUTE)?;
     for (name, address) in backends {
@@ -39,17 +39,17 @@ pub(super) fn write(directory: &Path, backends: &[(&str, SocketAddr)], certifica
     fs::write(directory.join("certificate.yaml"), secret(certificate))
 }
 
-/// A self-signed certificate for this machine's own names, with its key; both as PEM.
+/// A self-signed certificate for the names of this machine, with its key; both as PEM.
 pub(super) struct Certificate {
     chain: String,
     key: String,
 }
 
 impl Certificate {
-    /// Makes one that nobody has.
+    /// Generates a fresh one.
     ///
     /// # Errors
-    /// When the cryptographic library refuses.
+    /// If the cryptographic library fails.
     pub(super) fn generate() -> Result<Self, rcgen::Error> {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names)?;

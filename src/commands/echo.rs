@@ -1,4 +1,4 @@
-//! The echo server of the demo: WebSocket messages come back, plain requests get a page to try it with.
+//! The echo server of the demo: echoes WebSocket messages, and answers plain requests with a page to try it.
 
 use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
 
@@ -20,7 +20,7 @@ const PAGE: &str = include_str!("demo.html");
 /// Starts an echo server on a free loopback port; it ends with the runtime.
 ///
 /// # Errors
-/// When no port can be bound.
+/// If no port can be bound.
 pub(super) async fn start(name: &'static str) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -76,7 +76,7 @@ fn page(name: &str) -> Response<Full<Bytes>> {
     response
 }
 
-/// Sends every message back; `who` is answered with the server's name.
+/// Echoes every message; the response to `who` is the server's name.
 async fn echo(name: &str, upgraded: hyper::upgrade::Upgraded) {
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
     let who: Arc<str> = name.into();
@@ -84,7 +84,7 @@ async fn echo(name: &str, upgraded: hyper::upgrade::Upgraded) {
         let reply = match message {
             Message::Text(text) if text.as_str() == "who" => Message::text(who.to_string()),
             message @ (Message::Text(_) | Message::Binary(_)) => message,
-            // Pings and closes are answered by the library when it is polled.
+            // The library responds to pings and closes when it is polled.
             _ => continue,
         };
         if let Err(error) = socket.send(reply).await {

@@ -1,4 +1,4 @@
-//! One file for each command of the command line.
+//! One file per command.
 
 mod any_certificate;
 pub mod check;
@@ -18,10 +18,10 @@ use crate::{
     table::Tenancy,
 };
 
-/// Does what the command line says.
+/// Runs the command.
 ///
 /// # Errors
-/// When it cannot be done, with what to mend.
+/// If it fails, with what to do about it.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Controller(arguments) => serve::controller(arguments)?,

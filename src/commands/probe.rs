@@ -24,10 +24,10 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 use super::any_certificate::AnyCertificate;
 use crate::{app, args::ProbeArguments, compile::without_mark};
 
-/// Tries every URL, and says of each what came of it.
+/// Tries every URL and reports each result.
 ///
 /// # Errors
-/// When the certificates to trust cannot be read.
+/// If the certificates to trust cannot be read.
 pub(super) fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
     let (tls, runtime) = (tls(arguments)?, app::runtime()?);
     let mut code = ExitCode::SUCCESS;
@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
         let start = Instant::now();
         let probed = runtime.block_on(async {
             let probed = tokio::time::timeout(arguments.timeout, probe(url, arguments, tls.clone()));
-            probed.await.unwrap_or_else(|_| Err(anyhow!("no answer within --timeout")))
+            probed.await.unwrap_or_else(|_| Err(anyhow!("no response within --timeout")))
         });
         let milliseconds = start.elapsed().as_millis();
         match probed {
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// What a server said.
+/// The response of a server.
 struct Answer {
     status: StatusCode,
     location: Option<HeaderValue>,
@@ -79,15 +79,15 @@ async fn probe(url: &Uri, arguments: &ProbeArguments, tls: Option<Arc<ClientConf
     let stream: Box<dyn Stream> = match tls.filter(|_| is_secure) {
         None => Box::new(stream),
         Some(tls) => {
-            let name = ServerName::try_from(host.to_owned()).context("not a name that a certificate can have")?;
-            Box::new(TlsConnector::from(tls).connect(name, stream).await.context("no TLS")?)
+            let name = ServerName::try_from(host.to_owned()).context("not a valid name for a certificate")?;
+            Box::new(TlsConnector::from(tls).connect(name, stream).await.context("TLS handshake failed")?)
         }
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the runtime; what goes wrong with it is told by the request.
+    // It ends with the runtime; the request reports its errors.
     tokio::spawn(connection.with_upgrades());
     let key = is_upgrade.then(generate_key);
-    let response = sender.send_request(request(url, key.as_deref())?).await.context("no answer")?;
+    let response = sender.send_request(request(url, key.as_deref())?).await.context("no response")?;
     judge(&response, arguments, key.as_deref())
 }
 
@@ -109,13 +109,13 @@ fn request(url: &Uri, key: Option<&str>) -> anyhow::Result<Request<Empty<Bytes>>
     Ok(request.body(Empty::new())?)
 }
 
-/// Whether an answer is what was hoped for: any status where that will do, else the one that is wanted, else 101 of a
-/// WebSocket, else any below 500. A 101 has to belong to the handshake besides.
+/// Whether a response is as expected: any status with --any-status, otherwise --expect-status, otherwise 101 for a
+/// WebSocket and anything below 500 for HTTP. A 101 must also belong to the handshake.
 fn judge(response: &Response<Incoming>, arguments: &ProbeArguments, key: Option<&str>) -> anyhow::Result<Answer> {
     let status = response.status();
     match arguments.expect_status.or(key.map(|_| 101)) {
         _ if arguments.any_status => {}
-        Some(wanted) => ensure!(status == wanted, "{status}, where {wanted} is wanted"),
+        Some(wanted) => ensure!(status == wanted, "expected status {wanted}, got {status}"),
         None => ensure!(status.as_u16() < 500, "{status}"),
     }
     if let Some(key) = key.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
@@ -126,7 +126,7 @@ fn judge(response: &Response<Incoming>, arguments: &ProbeArguments, key: Option<
     Ok(Answer { status, location: response.headers().get(header::LOCATION).cloned() })
 }
 
-/// How to talk TLS, where any URL asks for it: an image may have no certificates of authorities at all.
+/// TLS settings, if any URL needs them: an image may have no CA certificates at all.
 fn tls(arguments: &ProbeArguments) -> anyhow::Result<Option<Arc<ClientConfig>>> {
     if !arguments.urls.iter().any(|url| ["https", "wss"].contains(&url.scheme_str().unwrap_or_default())) {
         return Ok(None);
@@ -140,7 +140,7 @@ fn tls(arguments: &ProbeArguments) -> anyhow::Result<Option<Arc<ClientConfig>>> 
         }
         None => builder
             .with_platform_verifier()
-            .context("no authorities of the system's; --ca-file names others, --insecure does without")?,
+            .context("no CA certificates on this system; set --ca-file or --insecure")?,
     };
     Ok(Some(Arc::new(builder.with_no_client_auth())))
 }
@@ -152,6 +152,6 @@ fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
     for certificate in certificates.with_context(|| format!("--ca-file {}", file.display()))? {
         roots.add(certificate).with_context(|| format!("--ca-file {}", file.display()))?;
     }
-    ensure!(!roots.is_empty(), "--ca-file {}: no certificate in it", file.display());
+    ensure!(!roots.is_empty(), "--ca-file {}: contains no certificate", file.display());
     Ok(roots)
 }

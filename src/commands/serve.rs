@@ -10,7 +10,7 @@ use crate::{
     args::{ControllerArguments, StandaloneArguments},
 };
 
-/// What holds outside of a cluster.
+/// The defaults outside a cluster.
 pub(super) const DEFAULTS: Defaults = Defaults {
     http: SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8080),
     https: SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8443),
@@ -51,7 +51,7 @@ fn run(plan: Plan) -> anyhow::Result<()> {
     app::prepare(&plan.arguments)?;
     let runtime = app::runtime()?;
     let served = runtime.block_on(app::serve(plan, |_| {}));
-    // What still waits for a peer has been given its time.
+    // Connections that still wait for a peer have had their time.
     runtime.shutdown_background();
     served
 }

@@ -1,6 +1,7 @@
-//! Metrics, with a method for each thing that happens, so that no caller builds labels.
+//! Metrics, with one method per event, so that callers do not build labels.
 //!
-//! Label values come from enums and object names, never from requests; series go away with what they describe.
+//! Label values come from enums and object names, never from requests; series are removed with the objects they
+//! describe.
 
 pub mod log;
 mod series;
@@ -22,7 +23,7 @@ use prometheus_client::{
 use self::series::{CodeLabel, RouteSeries, Series, lock};
 use crate::table::ObjectName;
 
-/// Which way bytes went.
+/// The direction of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the backend.
@@ -31,8 +32,8 @@ pub enum Direction {
     ToClient,
 }
 
-/// What clients and backends make the process hold: bytes that were received and that nobody has taken yet. One number
-/// for the process, since the memory is one.
+/// Bytes held for clients and backends: received and not yet taken. One number for the process, which shares its
+/// memory.
 pub static HELD_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// The metrics of a process.
@@ -67,19 +68,19 @@ impl Metrics {
             registry.register(name, help, histogram.clone());
             histogram
         };
-        let handshake = "From the head of an upgrade request to the answer that switches protocols";
+        let handshake = "From the head of an upgrade request to the 101";
         let handshake_duration = histogram("handshake_duration_seconds", handshake, 0.001, 2.0, 15);
         // From a quarter of a second to twelve days.
         let tunnel_duration = histogram("tunnel_duration_seconds", "How long tunnels were open", 0.25, 4.0, 12);
         let build = "How long building a table took";
         let table_build_duration = histogram("table_build_duration_seconds", build, 0.0005, 2.0, 14);
-        let config = "From a change of an object to the table that serves it";
+        let config = "Time from a change of an object to the table that serves it";
         let config_to_table = histogram("config_to_table_seconds", config, 0.001, 2.0, 16);
         let (table_generation, table_routes) = (Gauge::default(), Gauge::default());
-        registry.register("table_generation", "Tables published since the start", table_generation.clone());
+        registry.register("table_generation", "Tables published since startup", table_generation.clone());
         registry.register("table_routes", "Routes in the current table", table_routes.clone());
         let lease_holder = Gauge::default();
-        let help = "Whether this replica holds the Lease of its class and writes statuses: 1, else 0";
+        let help = "Whether this replica holds the Lease of its class and writes statuses: 1 or 0";
         registry.register("lease_holder", help, lease_holder.clone());
         Self {
             registry,
@@ -94,23 +95,22 @@ impl Metrics {
         }
     }
 
-    /// A request was answered; the route is absent where none was found. Codes that are not registered are counted as one
-    /// for each class.
+    /// A request was answered; the route is absent if none matched. Unregistered codes are counted by class.
     pub fn request(&self, route: Option<&ObjectName>, code: u16) {
         self.route(route, |series| *series.requests.entry(CodeLabel::of(code)).or_default() += 1);
     }
 
-    /// A connection or request was refused for a reason, which is one of few; the route is absent where none was found.
+    /// A connection or request was refused for one of a few reasons; the route is absent if none matched.
     pub fn refusal(&self, route: Option<&ObjectName>, reason: &'static str) {
         self.route(route, |series| *series.refusals.entry(reason).or_default() += 1);
     }
 
-    /// An upgrade request came to an end.
+    /// An upgrade request ended.
     pub fn handshake(&self, route: Option<&ObjectName>, result: &'static str) {
         self.route(route, |series| *series.handshakes.entry(result).or_default() += 1);
     }
 
-    /// An upgrade request was answered with 101 after this time.
+    /// An upgrade request got its 101 after this time.
     pub fn handshake_duration(&self, duration: Duration) {
         self.handshake_duration.observe(duration.as_secs_f64());
     }
@@ -121,7 +121,7 @@ impl Metrics {
         *lock(&self.series.endpoints).entry((service.clone(), endpoint.into())).or_default() += 1;
     }
 
-    /// A tunnel that was counted by [`Metrics::tunnel_opened`] has ended.
+    /// A tunnel counted by [`Metrics::tunnel_opened`] was closed.
     pub fn tunnel_closed(&self, route: &ObjectName, service: &ObjectName, endpoint: &str, end: TunnelClose) {
         let TunnelClose { closer, cause, duration } = end;
         self.route(Some(route), |series| {
@@ -138,13 +138,13 @@ impl Metrics {
         }
     }
 
-    /// So many bytes were passed on through a tunnel, and with them the headers of so many frames.
+    /// Bytes, and the headers of frames, were forwarded through a tunnel.
     pub fn passed(&self, direction: Direction, bytes: u64, frames: u64) {
         self.series.bytes[direction as usize].fetch_add(bytes, Ordering::Relaxed);
         self.series.frames[direction as usize].fetch_add(frames, Ordering::Relaxed);
     }
 
-    /// A TLS handshake with a client came to an end.
+    /// A TLS handshake with a client ended.
     pub fn tls_handshake(&self, result: &'static str, version: &'static str) {
         *lock(&self.series.tls_handshakes).entry((result, version)).or_default() += 1;
     }
@@ -155,28 +155,28 @@ impl Metrics {
         self.table_routes.set(i64::try_from(routes).unwrap_or(i64::MAX));
     }
 
-    /// This replica has become the one that writes statuses, or no longer is.
+    /// This replica started or stopped writing statuses.
     pub fn lease_holder(&self, is_holder: bool) {
         self.lease_holder.set(i64::from(is_holder));
     }
 
-    /// A table was built, whether or not it differed from the one before.
+    /// A table was built, whether or not it differs from the previous one.
     pub fn table_built(&self, duration: Duration) {
         self.table_build_duration.observe(duration.as_secs_f64());
     }
 
-    /// A change of an object is being served after this time.
+    /// A change of an object was served after this time.
     pub fn config_to_table(&self, duration: Duration) {
         self.config_to_table.observe(duration.as_secs_f64());
     }
 
-    /// Forgets the routes that are gone, but for those that still have tunnels.
+    /// Removes routes that no longer exist, except those that still have tunnels.
     pub fn retain_routes(&self, keep: impl Fn(&ObjectName) -> bool) {
         let unrouted = |name: &ObjectName| name.name.is_empty();
         lock(&self.series.routes).retain(|name, series| unrouted(name) || series.tunnels_open > 0 || keep(name));
     }
 
-    /// All of them, as OpenMetrics text.
+    /// All metrics, as OpenMetrics text.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut encoded = String::new();
@@ -196,10 +196,10 @@ impl Metrics {
     }
 }
 
-/// How a tunnel ended, as metrics see it.
+/// How a tunnel ended, for metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelClose {
-    /// Who ended it.
+    /// Who closed it.
     pub closer: &'static str,
     /// Why.
     pub cause: &'static str,

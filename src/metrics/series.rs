@@ -1,4 +1,4 @@
-//! What is counted by object, and how it becomes text.
+//! Counts per object, and their encoding.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use prometheus_client::{
 use super::HELD_BYTES;
 use crate::table::ObjectName;
 
-/// What is counted by object, as plain maps: a series of the client library could not be listed, hence not removed.
+/// Counts per object, in plain maps: the client library's families cannot list their series, and so cannot remove them.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     pub(super) bytes: [AtomicU64; 2],
@@ -38,8 +38,8 @@ pub(super) struct RouteSeries {
     pub(super) refusals: BTreeMap<&'static str, u64>,
 }
 
-/// A status in a label. Backends choose it, so there is one for each that is registered with IANA and one for the rest of
-/// each class.
+/// A status as a label. Backends choose statuses, so there is one value for each one registered with IANA and one for
+/// the rest of each class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CodeLabel {
     Registered(u16),
@@ -49,7 +49,7 @@ pub(super) enum CodeLabel {
 
 impl CodeLabel {
     pub(super) fn of(code: u16) -> Self {
-        // The reasons that the `http` crate knows are those of the registry.
+        // The statuses with a reason in the `http` crate are the registered ones.
         let is_registered = StatusCode::from_u16(code).is_ok_and(|status| status.canonical_reason().is_some());
         match code / 100 {
             _ if is_registered => Self::Registered(code),
@@ -79,13 +79,13 @@ impl Collector for Series {
             let count = |direction: usize| counts[direction].load(Ordering::Relaxed);
             [([("direction", "to_backend")], count(0)), ([("direction", "to_client")], count(1))]
         };
-        counters(&mut encoder, "bytes", "Bytes passed on through tunnels", directions(&self.bytes))?;
-        let help = "WebSocket frames passed on through tunnels, without the proxy's own";
+        counters(&mut encoder, "bytes", "Bytes forwarded through tunnels", directions(&self.bytes))?;
+        let help = "WebSocket frames forwarded through tunnels, excluding the proxy's own";
         counters(&mut encoder, "frames", help, directions(&self.frames))?;
         let gauge = ConstGauge::new(i64::try_from(HELD_BYTES.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
-        let help = "Bytes received that their receivers have not taken yet";
+        let help = "Bytes received and not yet taken by their receivers";
         gauge.encode(encoder.encode_descriptor("held_bytes", help, None, MetricType::Gauge)?)?;
-        // Copied, and written after the lock is gone: requests wait for it.
+        // Copied, and written after the lock is released: requests wait for it.
         let handshakes = lock(&self.tls_handshakes).clone();
         let handshakes =
             handshakes.iter().map(|((result, version), count)| ([("result", *result), ("version", *version)], *count));
@@ -96,7 +96,7 @@ impl Collector for Series {
                 [("namespace", &*service.namespace), ("service", &*service.name), ("endpoint", endpoint.as_ref())];
             (labels, *open)
         });
-        gauges(&mut encoder, "endpoint_tunnels_open", "Open tunnels of an endpoint", endpoints)?;
+        gauges(&mut encoder, "endpoint_tunnels_open", "Open tunnels by endpoint", endpoints)?;
         self.encode_routes(&mut encoder)
     }
 }
@@ -112,14 +112,14 @@ impl Series {
             let labels = move |result| [("namespace", namespace), ("route", name), ("result", result)];
             series.handshakes.iter().map(move |(result, count)| (labels(*result), *count))
         });
-        counters(encoder, "handshakes", "Upgrade requests by how they ended", handshakes)?;
+        counters(encoder, "handshakes", "Upgrade requests by result", handshakes)?;
         let closes = named().flat_map(|(namespace, name, series)| {
             let labels = move |(closer, cause)| {
                 [("namespace", namespace), ("route", name), ("closer", closer), ("cause", cause)]
             };
             series.closes.iter().map(move |(end, count)| (labels(*end), *count))
         });
-        counters(encoder, "closes", "Tunnels that ended, by who ended them and why", closes)?;
+        counters(encoder, "closes", "Closed tunnels by who closed them and why", closes)?;
         let requests = named().flat_map(|(namespace, name, series)| {
             let labels = move |code: &CodeLabel| {
                 [("namespace", namespace.to_owned()), ("route", name.to_owned()), ("code", code.to_string())]
@@ -131,7 +131,7 @@ impl Series {
             let labels = move |reason| [("namespace", namespace), ("route", name), ("reason", reason)];
             series.refusals.iter().map(move |(reason, count)| (labels(*reason), *count))
         });
-        counters(encoder, "refusals", "Connections and requests refused, by the reason", refusals)
+        counters(encoder, "refusals", "Connections and requests refused, by reason", refusals)
     }
 }
 

@@ -1,5 +1,5 @@
-//! What is reported to the cluster: conditions, Events, and the Leases by which replicas find each other. A sink: where
-//! objects come from does not depend on it.
+//! Reports to the cluster: conditions, Events, and the Leases through which replicas find each other. A sink: the
+//! sources of objects do not depend on it.
 
 mod replicas;
 mod status;
@@ -9,7 +9,7 @@ pub use status::{StatusWriter, programmed_here};
 
 use tokio::time::{Instant, sleep_until};
 
-/// Waits until then; without a time, for ever.
+/// Waits until `at`; without a time, for ever.
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

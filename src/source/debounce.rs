@@ -1,28 +1,28 @@
-//! When to build. Pure: instants come from the caller.
+//! When to build. Pure: instants are passed in.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest that a change waits for the build of others to be paid off.
+/// The longest time that a change waits because of the cost of the previous build.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// Spaces builds by what they cost: at most half of a processor's time goes into building.
+/// Spaces builds by their cost: building uses at most half of one processor.
 ///
-/// A lone change is not made to wait; in a storm of changes, those that come while one waits share its build.
+/// A single change does not wait; during a storm of changes, those that arrive while one waits share its build.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Debounce {
-    /// When the next build may begin.
+    /// When the next build may start.
     free: Option<Instant>,
 }
 
 impl Debounce {
-    /// Notes that a build ended `now` and took `cost`.
+    /// Records that a build ended `now` and took `cost`.
     pub fn built(&mut self, now: Instant, cost: Duration) {
         self.free = Some(now + cost.min(LONGEST_WAIT));
     }
 
-    /// How long a build should still wait.
+    /// How long the next build must wait.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         self.free.map_or(Duration::ZERO, |free| free.saturating_duration_since(now))

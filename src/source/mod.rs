@@ -23,31 +23,31 @@ use crate::{
     table::ObjectName,
 };
 
-/// A place that objects come from: a cluster, or a directory.
+/// A source of objects: a cluster or a directory.
 pub trait Source: Send + 'static {
-    /// The objects of this moment.
+    /// The current objects.
     fn view(&self) -> ClusterView;
 
-    /// The same, with how far the routes in it were followed. Both are of the same moment.
+    /// The current objects, and how far their routes were followed. Both are from the same moment.
     fn look(&self) -> (ClusterView, Progress) {
         (self.view(), Progress::default())
     }
 
-    /// Where a field of a route is written, as `file:line`, if it is written in a file.
+    /// The location of a route's field as `file:line`, if it comes from a file.
     fn place(&self, _route: &ObjectName, _field: &str) -> Option<String> {
         None
     }
 }
 
-/// What the rebuild loop tells of each build, whether or not it changed the table.
+/// The result of each build, whether or not it changed the table.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The generation of the table that is served: 0 before the first one, then one more for each that differs.
     pub generation: u64,
-    /// What became of each route, sorted by name.
+    /// The verdict on each route, sorted by name.
     pub verdicts: Arc<[Verdict]>,
-    /// How far the routes were followed for it.
+    /// How far the routes were followed for this build.
     pub progress: Progress,
-    /// The verdicts in short.
+    /// Digests of the verdicts.
     pub digests: Digests,
 }

@@ -1,4 +1,4 @@
-//! How far the routes have been followed, in terms that replicas can compare.
+//! How far the routes have been followed, comparable between replicas.
 
 use std::{collections::BTreeMap, hash::Hasher};
 
@@ -7,45 +7,44 @@ use siphasher::sip::SipHasher13;
 
 use crate::compile::Verdict;
 
-/// The key of a watch of the whole cluster, which no namespace is called.
+/// The key of a watch of the whole cluster; not a valid namespace.
 pub(crate) const WHOLE_CLUSTER: &str = "*";
 
-/// For each watch of routes, by its namespace, a `resourceVersion`.
+/// A `resourceVersion` for each watch of routes, by namespace.
 ///
-/// Those of one kind of object are numbers that grow with each write (KEP-5504; true of etcd's before it). One that is
-/// not known, or no number, is none.
+/// The versions of one kind of object are numbers that grow with each write (KEP-5504; also true of etcd's before it).
+/// A version that is unknown, or not a number, is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Versions(BTreeMap<String, Option<u64>>);
 
-/// How far the routes were followed when they were looked at.
+/// How far the routes had been followed at some moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// All events up to these versions have been seen.
     pub seen: Versions,
-    /// The versions of the last events that routing depends on. Of a change that a list told of none is known.
+    /// The versions of the last events that affect routing. Unknown for a change that came with a list.
     pub changed: Versions,
 }
 
-/// What a table makes of the routes of each watch, in short: equal where two replicas serve the same generations of the
-/// same routes.
+/// A digest of a table's routes for each watch: equal if two replicas serve the same generations of the same routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Digests(BTreeMap<String, u64>);
 
 impl Versions {
-    /// Notes the version of a watch.
+    /// Sets the version of a watch.
     pub(crate) fn set(&mut self, watch: &str, version: Option<u64>) {
         self.0.insert(watch.to_owned(), version);
     }
 
-    /// Whether there is one that is known here but not there.
+    /// Whether any version is known here but not in `other`.
     pub(crate) fn know_more_than(&self, other: &Self) -> bool {
         self.0.iter().any(|(watch, version)| version.is_some() && other.of(watch).is_none())
     }
 
-    /// These, with those of `later` in the place of what is not known. An event is newer than the list that left its
-    /// watch's version unknown: whoever has seen the event has seen the changes in the list.
+    /// These versions, with unknown ones replaced from `later`. An event is newer than the list that left its watch's
+    /// version unknown: a replica that has seen the event has also seen the changes in the list.
     pub(crate) fn or_later(&self, later: &Self) -> Self {
         Self(self.0.iter().map(|(watch, version)| (watch.clone(), version.or(later.of(watch)))).collect())
     }
@@ -54,8 +53,8 @@ impl Versions {
         self.0.get(watch).copied().flatten()
     }
 
-    /// Whether whoever has seen these has seen all that `other` speaks of, but for watches of which `otherwise` tells
-    /// that.
+    /// Whether a replica that has seen these versions has seen everything up to `other`, except for watches for which
+    /// `otherwise` establishes that.
     pub(crate) fn cover(&self, other: &Self, otherwise: impl Fn(&str) -> bool) -> bool {
         let covers = |(watch, wanted): (&String, &Option<u64>)| {
             self.of(watch).zip(*wanted).is_some_and(|(seen, wanted)| seen >= wanted) || otherwise(watch)
@@ -65,8 +64,8 @@ impl Versions {
 }
 
 impl Digests {
-    /// The digests of these verdicts, whatever their order, by these watches. Another release may make others of the
-    /// same, which then only count as not equal.
+    /// The digests of these verdicts, in any order, by these watches. Other releases may compute different digests for
+    /// the same verdicts, which then merely count as not equal.
     #[must_use]
     pub fn of(verdicts: &[Verdict], watches: &Versions) -> Self {
         let mut digests: BTreeMap<_, _> = watches.0.keys().map(|watch| (watch.clone(), 0)).collect();
@@ -80,7 +79,7 @@ impl Digests {
         Self(digests)
     }
 
-    /// Whether both make the same of the routes of a watch.
+    /// Whether both have the same routes for a watch.
     pub(crate) fn agree_on(&self, watch: &str, other: &Self) -> bool {
         self.0.get(watch).zip(other.0.get(watch)).is_some_and(|(one, other)| one == other)
     }
@@ -161,7 +160,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// A verdict that says nothing, on the route `chat`.
+    /// An empty verdict on the route `chat`.
     pub(crate) fn verdict(namespace: &str, generation: i64) -> Verdict {
         Verdict {
             route: ObjectName::new(namespace, "chat"),

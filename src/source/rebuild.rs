@@ -18,29 +18,28 @@ use crate::{
     table::{CurrentTable, ObjectName, RouteTable},
 };
 
-/// How often tables that somebody still read when they were replaced are looked at again.
+/// How often replaced tables that were still in use are checked again.
 const RETIRED_CHECK: Duration = Duration::from_secs(1);
 
-/// What one build was like, for metrics.
+/// Data about a build, for metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
-    /// Whether its table differs from the one before and was published.
+    /// Whether its table differs from the previous one and was published.
     pub published: bool,
     /// The generation of the table that is served after it.
     pub generation: u64,
     /// The routes in it.
     pub routes: usize,
-    /// What compiling took.
+    /// The duration of compiling.
     pub duration: Duration,
-    /// From the first change that it saw to the end; nothing for a build that no change caused.
+    /// From the first change in it to the end; `None` if no change caused the build.
     pub since_change: Option<Duration>,
 }
 
-/// What the administrator decides, as of the moment of asking.
+/// The current settings of the administrator.
 pub type CurrentSettings = Box<dyn Fn() -> Settings + Send>;
 
-/// The rebuild loop. It is the only one who writes tables, and it drops the old ones, so that no thread that serves
-/// connections does.
+/// The rebuild loop. It is the only writer of tables, and drops the old ones itself, so that no serving thread has to.
 pub struct Rebuild<S> {
     source: S,
     changes: Changes,
@@ -56,7 +55,8 @@ pub struct Rebuild<S> {
 }
 
 impl<S: Source> Rebuild<S> {
-    /// A loop over `source`, which touches `changes`, as whoever changes the settings does; it publishes to `current` and tells `reports` of each build.
+    /// A loop over `source`, which touches `changes`, as do changes of the settings; it publishes to `current` and
+    /// sends the result of each build to `reports`.
     pub fn new(
         source: S,
         changes: Changes,
@@ -79,8 +79,8 @@ impl<S: Source> Rebuild<S> {
         }
     }
 
-    /// Builds at once, then after each change, for ever; tells `observe` of each build. The source has seen all
-    /// objects when this is called: nothing is published from half a view.
+    /// Builds at once and then after each change, for ever; passes each build to `observe`. The source must have seen
+    /// all objects before this is called, so that no table is built from an incomplete view.
     pub async fn run(mut self, mut observe: impl FnMut(Build)) {
         loop {
             observe(self.build());
@@ -88,7 +88,7 @@ impl<S: Source> Rebuild<S> {
         }
     }
 
-    /// Waits until there is something to build.
+    /// Waits until a build is due.
     async fn wait(&mut self) {
         loop {
             let until_look = self.next_look.map(|look| look.duration_since(SystemTime::now()).unwrap_or_default());
@@ -114,14 +114,13 @@ impl<S: Source> Rebuild<S> {
         let routes = table.routes();
         let published = self.publish(table);
         let duration = started.elapsed();
-        self.tell(setting_problems, verdicts, progress);
+        self.report(setting_problems, verdicts, progress);
         self.debounce.built(Instant::now(), duration);
         let since_change = pending.map(|pending| pending.first.elapsed());
         Build { published, generation: self.generation, routes, duration, since_change }
     }
 
-    /// Publishes a table that differs from the current one. The first one always does: it is what readiness waits
-    /// for.
+    /// Publishes a table if it differs from the current one. The first one is always published: readiness waits for it.
     fn publish(&mut self, table: RouteTable) -> bool {
         if self.generation > 0 && **self.current.load() == table {
             return false;
@@ -132,15 +131,15 @@ impl<S: Source> Rebuild<S> {
         true
     }
 
-    /// Drops the old tables that nobody reads any more.
+    /// Drops the old tables that are no longer in use.
     fn drop_retired(&mut self) {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 
-    fn tell(&mut self, setting_problems: Vec<String>, verdicts: Vec<Verdict>, progress: Progress) {
+    fn report(&mut self, setting_problems: Vec<String>, verdicts: Vec<Verdict>, progress: Progress) {
         if setting_problems != self.setting_problems {
             for problem in &setting_problems {
-                warn!(problem, "a setting cannot take effect");
+                warn!(problem, "a setting has no effect");
             }
             self.setting_problems = setting_problems;
         }
@@ -151,7 +150,7 @@ impl<S: Source> Rebuild<S> {
     }
 }
 
-/// Logs what has changed of what users are told.
+/// Logs changes in problems and warnings.
 fn log_changes(source: &impl Source, before: &[Verdict], now: &[Verdict]) {
     let before: HashMap<&ObjectName, &Verdict> = before.iter().map(|verdict| (&verdict.route, verdict)).collect();
     for verdict in now {
@@ -167,7 +166,7 @@ fn log_changes(source: &impl Source, before: &[Verdict], now: &[Verdict]) {
         verdict.problems.iter().filter(|problem| !problems.contains(problem)).for_each(log);
         verdict.warnings.iter().filter(|problem| !warnings.contains(problem)).for_each(log);
         if verdict.problems.is_empty() && !problems.is_empty() {
-            info!(route = %verdict.route, "all problems of the route are mended");
+            info!(route = %verdict.route, "all problems of the route are resolved");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::{sync::Notify, time::Instant};
 
-/// Tells that objects have changed. Clones share one signal.
+/// Signals that objects have changed. Clones share one signal.
 #[derive(Clone, Debug, Default)]
 pub struct Changes(Arc<Shared>);
 
@@ -14,17 +14,17 @@ struct Shared {
     notify: Notify,
 }
 
-/// Changes that no build has seen.
+/// Changes that no build has seen yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// When the first of them came.
+    /// The time of the first one.
     pub first: Instant,
-    /// How many there were.
+    /// Their number.
     pub count: usize,
 }
 
 impl Changes {
-    /// Notes that an object has changed.
+    /// Records that an object has changed.
     pub fn touch(&self) {
         let mut pending = self.0.pending.lock().expect("no holder panics");
         match pending.as_mut() {
@@ -35,7 +35,7 @@ impl Changes {
         self.0.notify.notify_one();
     }
 
-    /// Waits until there is a change that nobody has taken.
+    /// Waits for a change that has not been taken yet.
     pub async fn wait(&self) -> Pending {
         loop {
             let notified = self.0.notify.notified();
@@ -46,7 +46,7 @@ impl Changes {
         }
     }
 
-    /// Takes what is pending: the build that follows sees it.
+    /// Takes the pending changes: the next build sees them.
     pub fn take(&self) -> Option<Pending> {
         self.0.pending.lock().expect("no holder panics").take()
     }

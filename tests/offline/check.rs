@@ -25,7 +25,7 @@ fn each_problem_is_a_line_with_its_place_and_the_check_fails() {
     let (output, code) = run(std::slice::from_ref(&path));
     let expected = [
         format!("{}:9: spec.rules[0].name: must be a DNS label: lower-case letters, digits and -", path.display()),
-        format!("{}:15: spec.rules[1].backendRefs[0].port: must be at most 65535, not 70000", path.display()),
+        format!("{}:15: spec.rules[1].backendRefs[0].port: must be at most 65535, got 70000", path.display()),
     ];
     assert_eq!(output.lines().collect::<Vec<_>>(), expected);
     assert_eq!(code, format!("{:?}", ExitCode::FAILURE));
@@ -34,6 +34,6 @@ fn each_problem_is_a_line_with_its_place_and_the_check_fails() {
 #[test]
 fn a_path_that_is_not_there_fails_the_check() {
     let (output, code) = run(&["does/not/exist".into()]);
-    assert_eq!(output, "does/not/exist: there is no such file or directory\n");
+    assert_eq!(output, "does/not/exist: no such file or directory\n");
     assert_eq!(code, format!("{:?}", ExitCode::FAILURE));
 }

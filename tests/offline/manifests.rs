@@ -82,9 +82,8 @@ fn a_folder_is_read_once_however_many_links_lead_to_it() {
     let manifests = Manifests::read(&[folder.path().to_owned()], &Manifests::default());
     assert_eq!(manifests.view().services.len(), 1);
     let problems: Vec<_> = manifests.problems().iter().map(ToString::to_string).collect();
-    let told = |name: &str| {
-        format!("{}: is a folder that is read already, by another path", folder.path().join(name).display())
-    };
+    let told =
+        |name: &str| format!("{}: must not be included twice, by another path", folder.path().join(name).display());
     assert_eq!(problems, [told("loop"), told("other")]);
 }
 
@@ -108,8 +107,8 @@ fn a_path_that_is_not_there_and_a_file_that_is_no_text_are_problems() {
     let manifests = Manifests::read(&[missing.clone(), binary.clone()], &Manifests::default());
     let problems: Vec<_> = manifests.problems().iter().map(ToString::to_string).collect();
     let expected = [
-        format!("{}:2: is not UTF-8 text", binary.display()),
-        format!("{}: there is no such file or directory", missing.display()),
+        format!("{}:2: must be UTF-8 text", binary.display()),
+        format!("{}: no such file or directory", missing.display()),
     ];
     assert_eq!(problems, expected);
 }

@@ -15,7 +15,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The name of the Service with the admin port, which is a label of DNS as well. */}}
+{{/* The name of the Service with the admin port, which is also a DNS label. */}}
 {{- define "switchyard.metricsName" -}}
 {{- printf "%s-metrics" (include "switchyard.fullname" . | trunc 55 | trimSuffix "-") -}}
 {{- end -}}
@@ -25,7 +25,7 @@ app.kubernetes.io/name: {{ include "switchyard.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{/* Of the pod of `helm test`, which must not be taken for a proxy by any selector. */}}
+{{/* For the pod of `helm test`, which no selector may match as a proxy. */}}
 {{- define "switchyard.testLabels" -}}
 app.kubernetes.io/name: {{ printf "%s-test" (include "switchyard.name" . | trunc 58 | trimSuffix "-") }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -69,7 +69,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $units := dict "h" 3600000 "m" 60000 "s" 1000 "ms" 1 -}}
 {{- $sum := 0 -}}
 {{- range regexFindAll "[0-9]+(ms|h|m|s)" . -1 -}}
-{{- /* Without its leading zeros, which would make it octal. */ -}}
+{{- /* Without leading zeros, which would make it octal. */ -}}
 {{- $number := regexReplaceAll "^0*([0-9]+)(ms|h|m|s)$" . "${1}" -}}
 {{- $sum = add $sum (mul (int64 $number) (get $units (regexFind "[a-z]+$" .))) -}}
 {{- end -}}
@@ -77,8 +77,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{/*
-How long a pod may take to stop. After the drain window, a request in flight or a tunnel that ends last has up to 11 s,
-and what is then cut has 2 s: 13, and a little for a node that is busy.
+Termination grace period of a pod. After the drain window, the last requests and tunnels have up to 11 s, and those that
+are then aborted have 2 s: 13, plus a margin for a busy node.
 */}}
 {{- define "switchyard.gracePeriod" -}}
 {{- $delay := include "switchyard.milliseconds" .Values.shutdownDelay | int64 -}}
@@ -88,13 +88,13 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- if not $given -}}
 {{- add $least 2 -}}
 {{- else if lt $given $least -}}
-{{- fail (printf "terminationGracePeriodSeconds (%d) must be %d or more, the sum of shutdownDelay, drainWindow and 13 s, or tunnels are cut; 0 derives it" $given $least) -}}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be at least %d, the sum of shutdownDelay, drainWindow and 13 s, or tunnels are aborted; 0 derives it" $given $least) -}}
 {{- else -}}
 {{- $given -}}
 {{- end -}}
 {{- end -}}
 
-{{/* The port that redirects lead to: where clients reach TLS, as far as the chart knows. */}}
+{{/* The port for redirects: where clients reach TLS, as far as the chart knows. */}}
 {{- define "switchyard.publicHttpsPort" -}}
 {{- if .Values.publicHttpsPort -}}
 {{- int .Values.publicHttpsPort -}}
@@ -107,12 +107,12 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- end -}}
 {{- end -}}
 
-{{/* Whether a value is given: 0 is one, null and the empty text are none. */}}
+{{/* Whether a value is set: 0 is, null and the empty string are not. */}}
 {{- define "switchyard.isGiven" -}}
 {{- if not (or (kindIs "invalid" .) (eq (toString .) "")) -}}true{{- end -}}
 {{- end -}}
 
-{{/* The target of CPU, 0 for none. A few busy tunnels reach the default, so it must not meddle where another one is given. */}}
+{{/* The CPU target, 0 for none. A few busy tunnels reach the default, so it must not override another target. */}}
 {{- define "switchyard.targetCPU" -}}
 {{- with .Values.autoscaling -}}
 {{- if include "switchyard.isGiven" .targetCPUUtilization -}}
@@ -125,14 +125,14 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- end -}}
 {{- end -}}
 
-{{/* Values that do not go together. */}}
+{{/* Values that contradict each other. */}}
 {{- define "switchyard.validate" -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- if eq .Values.kind "DaemonSet" -}}
-{{- fail "autoscaling.enabled needs kind: Deployment: a DaemonSet has a pod on each node" -}}
+{{- fail "autoscaling.enabled needs kind: Deployment: a DaemonSet runs one pod per node" -}}
 {{- end -}}
 {{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) -}}
-{{- fail "autoscaling.maxReplicas must be autoscaling.minReplicas or more" -}}
+{{- fail "autoscaling.maxReplicas must be at least autoscaling.minReplicas" -}}
 {{- end -}}
 {{- $resources := .Values.resources | default dict -}}
 {{- $shares := dict "targetCPUUtilization" (include "switchyard.targetCPU" .) "targetMemoryUtilization" .Values.autoscaling.targetMemoryUtilization -}}
@@ -144,27 +144,27 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- end -}}
 {{- end -}}
 {{- if and .Values.service.enabled (eq (int .Values.service.httpPort) (int .Values.service.httpsPort)) -}}
-{{- fail "service.httpPort and service.httpsPort must be two ports" -}}
+{{- fail "service.httpPort and service.httpsPort must be different ports" -}}
 {{- end -}}
 {{- if and .Values.hostPorts.enabled (eq (int .Values.hostPorts.http) (int .Values.hostPorts.https)) -}}
-{{- fail "hostPorts.http and hostPorts.https must be two ports" -}}
+{{- fail "hostPorts.http and hostPorts.https must be different ports" -}}
 {{- end -}}
 {{- if and .Values.service.httpNodePort (eq (int .Values.service.httpNodePort) (int .Values.service.httpsNodePort)) -}}
-{{- fail "service.httpNodePort and service.httpsNodePort must be two ports" -}}
+{{- fail "service.httpNodePort and service.httpsNodePort must be different ports" -}}
 {{- end -}}
 {{- $ours := include "switchyard.labels" . | fromYaml -}}
 {{- $others := dict "podLabels" .Values.podLabels "dashboard.labels" .Values.dashboard.labels "metrics.serviceMonitor.labels" .Values.metrics.serviceMonitor.labels -}}
 {{- range $where, $labels := $others -}}
 {{- range $label, $_ := $labels -}}
 {{- if hasKey $ours $label -}}
-{{- fail (printf "%s.%s is a label that the chart sets" $where $label) -}}
+{{- fail (printf "%s.%s must not override a label of the chart" $where $label) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.defaultCertificate .Values.watchNamespaces -}}
 {{- $namespace := splitList "/" .Values.defaultCertificate | first -}}
 {{- if not (has $namespace .Values.watchNamespaces) -}}
-{{- fail (printf "defaultCertificate is in the namespace %s, which watchNamespaces does not list" $namespace) -}}
+{{- fail (printf "defaultCertificate must be in one of watchNamespaces, got namespace %s" $namespace) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.service.enabled) -}}
@@ -175,7 +175,7 @@ and what is then cut has 2 s: 13, and a little for a node that is busy.
 {{- end -}}
 {{- end -}}
 
-{{/* The Lease of the replica that writes statuses, named as src/report/replicas/identity.rs does. */}}
+{{/* The Lease of the replica that writes statuses, named as in src/report/replicas/identity.rs. */}}
 {{- define "switchyard.leaderLease" -}}
 {{- $scope := "" -}}
 {{- with .Values.watchNamespaces -}}

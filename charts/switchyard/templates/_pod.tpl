@@ -1,4 +1,4 @@
-{{/* The template of the pods, the same for Deployment and DaemonSet. */}}
+{{/* The pod template, the same for Deployment and DaemonSet. */}}
 {{- define "switchyard.podTemplate" -}}
 metadata:
   labels:
@@ -13,7 +13,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "switchyard.serviceAccountName" . | quote }}
   automountServiceAccountToken: true
-  # Nothing reads them, and they have the names that our own variables begin with.
+  # Not used, and their names have the same prefix as our own variables.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "switchyard.gracePeriod" . }}
   {{- with .Values.priorityClassName }}
@@ -33,7 +33,7 @@ spec:
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     args:
       {{- include "switchyard.args" . | nindent 6 }}
-    # Who this is, for its Leases and Events.
+    # The pod's identity, for its Leases and Events.
     env:
     - name: POD_NAME
       valueFrom: {fieldRef: {fieldPath: metadata.name}}
@@ -41,7 +41,7 @@ spec:
       valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
     - name: POD_UID
       valueFrom: {fieldRef: {fieldPath: metadata.uid}}
-    # No route may make the proxy a backend of itself.
+    # Routes must not use the proxy itself as a backend.
     - name: POD_IPS
       valueFrom: {fieldRef: {fieldPath: status.podIPs}}
     ports:
@@ -57,12 +57,12 @@ spec:
       {{- end }}
     - name: admin
       containerPort: 9090
-    # Not ready before the first table is published; nothing that happens to the API server makes it unready again.
+    # Ready once the first table is published; problems with the API server do not make it unready again.
     readinessProbe:
       httpGet: {path: /readyz, port: admin}
       periodSeconds: 2
       failureThreshold: 2
-    # It answers from the start, so that no startup probe is needed.
+    # It responds from the start, so no startup probe is needed.
     livenessProbe:
       httpGet: {path: /livez, port: admin}
       periodSeconds: 10
@@ -87,7 +87,7 @@ spec:
   - name: session-key
     secret:
       secretName: {{ include "switchyard.sessionKeySecret" . | quote }}
-      # 0440; written so because versions of YAML read that differently.
+      # 0440; in decimal because YAML versions read octal differently.
       defaultMode: 288
       items:
       - {key: {{ .Values.sessionKey.entry | quote }}, path: keys}
@@ -123,7 +123,7 @@ spec:
     {{- if not .labelSelector }}
     {{- $ours := dict "labelSelector" (dict "matchLabels" (include "switchyard.selectorLabels" $ | fromYaml)) }}
     {{- if and (eq $.Values.kind "Deployment") (not (hasKey . "matchLabelKeys")) }}
-    {{- /* Each revision is spread for itself: old pods go, and must not push the new ones together. */}}
+    {{- /* Each revision is spread separately: old pods will stop, and must not crowd the new ones together. */}}
     {{- $_ := set $ours "matchLabelKeys" (list "pod-template-hash") }}
     {{- end }}
     {{- $constraint = merge $ours . }}

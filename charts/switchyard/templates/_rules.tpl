@@ -1,5 +1,5 @@
-{{/* All that the controller does with what is in a namespace: it lists and watches four kinds, writes the status of one,
-and tells of what changes there. */}}
+{{/* All permissions of the controller in a namespace: it lists and watches four kinds, writes the status of one, and
+creates Events. */}}
 {{- define "switchyard.rules" -}}
 - apiGroups: [switchyard.dev]
   resources: [websocketroutes]
@@ -13,12 +13,12 @@ and tells of what changes there. */}}
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]
-# Routes name certificates in their own namespace. Only Secrets of type kubernetes.io/tls are asked for, but RBAC cannot
-# tell types apart.
+# Routes reference certificates in their own namespace. Only Secrets of type kubernetes.io/tls are requested, but RBAC
+# cannot distinguish types.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [list, watch]
-# Events have generated names, so no rule can name them.
+# Events have generated names, so rules cannot restrict them by name.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

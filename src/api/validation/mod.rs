@@ -1,7 +1,7 @@
-//! Routes judged as an API server judges them, without one: the structure of the CRD's schema, then its rules.
+//! Validates routes as an API server would, without one: the structure of the CRD's schema, then its rules.
 //!
-//! The CRD states each rule in CEL; `rules` has the same rule in Rust. The tests hold the two against each other, with
-//! a CEL interpreter and with a real API server.
+//! The CRD states each rule in CEL; `rules` has the same rule in Rust. The tests compare the two, with a CEL
+//! interpreter and with a real API server.
 
 mod rules;
 mod structure;
@@ -12,33 +12,33 @@ use serde_json::{Value, json};
 
 use super::Fault;
 
-/// How an object came here.
+/// Where an object comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Somebody has written it: fields and values that the schema does not know are mistakes.
+    /// Written by a user: unknown fields and values are mistakes.
     Manifest,
-    /// An API server has stored it, perhaps under another version of the schema: what this version does not know is not a
-    /// mistake, and what it does know is still checked.
+    /// Stored by an API server, perhaps under another version of the schema: fields unknown to this version are not
+    /// mistakes; known ones are still checked.
     Stored,
 }
 
-/// The schema of this version's objects, in the form of `OpenAPI`.
+/// The OpenAPI schema of this version's objects.
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let mut schema = json!(super::crd())["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
-    // What the API server knows of every kind, and checks by rules of its own.
+    // Common to every kind, and checked by the API server itself.
     for field in ["apiVersion", "kind", "metadata"] {
         schema["properties"][field] = json!({});
     }
     schema
 });
 
-/// What is wrong with a route in a manifest; the nulls that an API server would drop are gone afterwards.
+/// The problems of a route in a manifest. Also drops the nulls that an API server would drop.
 pub fn check_object(object: &mut Value) -> Vec<Fault> {
     structure::drop_nulls(object, &SCHEMA);
     check(object, &SCHEMA, "", Origin::Manifest)
 }
 
-/// What is wrong with the spec of a route that an API server has stored.
+/// The problems of the spec of a route that an API server has stored.
 pub(super) fn check_stored(spec: &Value) -> Vec<Fault> {
     check(spec, &SCHEMA["properties"]["spec"], "spec", Origin::Stored)
 }
@@ -54,7 +54,7 @@ pub fn with_defaults(spec: &Value) -> Value {
 fn check(value: &Value, schema: &Value, path: &str, origin: Origin) -> Vec<Fault> {
     let mut findings = structure::Findings::of(origin);
     findings.walk(value, schema, path);
-    // Rules are written for objects of the right shape; the API server skips them for others, too.
+    // Rules assume the right structure; the API server also skips them otherwise.
     if !findings.is_shapeless || origin == Origin::Stored {
         rules::walk(value, schema, path, &mut findings.faults);
     }

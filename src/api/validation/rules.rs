@@ -1,4 +1,4 @@
-//! The CRD's CEL rules, in Rust. Each is found by the message that the CRD gives it.
+//! The CRD's CEL rules in Rust. Each is found by its message in the CRD.
 
 use std::sync::LazyLock;
 
@@ -7,23 +7,23 @@ use serde_json::Value;
 
 use super::{super::patterns, Fault, child, entry};
 
-/// Whether a value keeps a rule. A value of another shape than the rule is for keeps it: that is a fault of its own.
+/// Whether a value satisfies a rule. A value of the wrong type satisfies it: that is reported separately.
 type Holds = fn(&Value) -> bool;
 
-/// Each rule by the beginning of its message.
+/// Each rule with the beginning of its message.
 const RULES: &[(&str, Holds)] = &[
     ("must be a DNS label", |value| text(value).is_none_or(|text| matches(&DNS_LABEL, text))),
     ("must be the name of a Service", |value| text(value).is_none_or(|text| matches(&DNS_LABEL, text))),
     ("must be the name of a Secret", |value| text(value).is_none_or(|text| matches(&SECRET_NAME, text))),
-    ("must be a host name in lower case", |value| text(value).is_none_or(|text| matches(&HOSTNAME, text))),
+    ("must be a lower-case host name", |value| text(value).is_none_or(|text| matches(&HOSTNAME, text))),
     ("must be a host name, not an IP address", |value| text(value).is_none_or(|text| !matches(&ADDRESS, text))),
     ("must be a duration", |value| text(value).is_none_or(|text| matches(&DURATION, text))),
-    ("must begin with / and hold visible ASCII characters only, without ? and #", |value| {
+    ("must begin with / and contain only visible ASCII characters except ? and #", |value| {
         text(value).is_none_or(|text| matches(&PATH, text) && !text.contains(['?', '#']))
     }),
-    ("no request can have this path", |value| text(value).is_none_or(is_possible)),
+    ("must not contain dot segments", |value| text(value).is_none_or(is_possible)),
     ("must be a cookie name", |value| text(value).is_none_or(|text| matches(&COOKIE_NAME, text))),
-    ("must begin with / and hold visible ASCII characters only, without ;", |value| {
+    ("must begin with / and contain only visible ASCII characters except ;", |value| {
         text(value).is_none_or(|text| matches(&COOKIE_PATH, text))
     }),
     ("sameSite None needs a secure cookie", |cookie| cookie["sameSite"] != "None" || cookie["secure"] != "Never"),
@@ -35,13 +35,13 @@ const RULES: &[(&str, Holds)] = &[
     ("a path with %2F or %5C needs escapedSlashes", |rule| {
         rule["escapedSlashes"] == "Keep" || !paths(rule).any(|path| matches(&ESCAPED_SLASH, path))
     }),
-    ("the names of the rules of a route must differ", |rules| {
+    ("rule names must be unique within a route", |rules| {
         let names: Vec<_> = list(rules).filter_map(|rule| rule["name"].as_str()).collect();
         names.iter().enumerate().all(|(index, name)| !names[..index].contains(name))
     }),
 ];
 
-/// Checks the rules of a value and of all that is in it.
+/// Checks the rules of a value, recursively.
 pub(super) fn walk(value: &Value, schema: &Value, path: &str, faults: &mut Vec<Fault>) {
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
         let message = rule["message"].as_str().unwrap_or_default();
@@ -66,12 +66,12 @@ pub(super) fn walk(value: &Value, schema: &Value, path: &str, faults: &mut Vec<F
 
 fn holds(message: &str) -> Holds {
     let rule = RULES.iter().find(|(start, _)| message.starts_with(start));
-    rule.expect("a test sees that each rule of the CRD is here").1
+    rule.expect("a test checks that every rule of the CRD is listed").1
 }
 
 macro_rules! regexes {
     ($($name:ident = $pattern:expr;)+) => {
-        $(static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($pattern).expect("a test compiles it"));)+
+        $(static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($pattern).expect("compiled by a test"));)+
     };
 }
 

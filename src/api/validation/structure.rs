@@ -1,13 +1,13 @@
-//! The structure that a schema asks for: types, known fields, bounds.
+//! Structural validation: types, known fields, bounds.
 
 use serde_json::Value;
 
 use super::{Fault, Origin, child, entry};
 
-/// What is wrong with the structure of an object.
+/// The structural problems of an object.
 pub(super) struct Findings {
     pub(super) faults: Vec<Fault>,
-    /// Whether something has such a shape that an API server would not evaluate rules.
+    /// Whether the structure is so wrong that an API server would not evaluate the rules.
     pub(super) is_shapeless: bool,
     origin: Origin,
 }
@@ -17,11 +17,11 @@ impl Findings {
         Self { faults: Vec::new(), is_shapeless: false, origin }
     }
 
-    /// Checks a value and all that is in it.
+    /// Checks a value, recursively.
     pub(super) fn walk(&mut self, value: &Value, schema: &Value, path: &str) {
         let Some(wanted) = schema["type"].as_str() else { return };
         if !is_of_type(value, wanted) {
-            return self.shapeless(path, format!("must be {}, not {}", name_of(wanted), kind_of(value)));
+            return self.shapeless(path, format!("must be {}, got {}", name_of(wanted), kind_of(value)));
         }
         match value {
             Value::Object(fields) => self.walk_object(fields, schema, path),
@@ -36,7 +36,7 @@ impl Findings {
         let known = &schema["properties"];
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !fields.contains_key(name) {
-                self.shapeless(&child(path, name), "required, but missing".into());
+                self.shapeless(&child(path, name), "is required".into());
             }
         }
         for (name, value) in fields {
@@ -80,17 +80,17 @@ impl Findings {
         let options = schema["enum"].as_array().filter(|_| self.origin == Origin::Manifest);
         if let Some(options) = options.filter(|options| !options.iter().any(|option| option == text)) {
             let options: Vec<_> = options.iter().filter_map(Value::as_str).collect();
-            self.shapeless(path, format!("must be one of {}, not {text:?}", options.join(", ")));
+            self.shapeless(path, format!("must be one of {}, got {text:?}", options.join(", ")));
         }
     }
 
     fn check_number(&mut self, number: &serde_json::Number, schema: &Value, path: &str) {
         let value = number.as_f64().unwrap_or(f64::NAN);
         if let Some(least) = schema["minimum"].as_f64().filter(|least| value < *least) {
-            self.fault(path, format!("must be at least {least}, not {number}"));
+            self.fault(path, format!("must be at least {least}, got {number}"));
         }
         if let Some(most) = schema["maximum"].as_f64().filter(|most| value > *most) {
-            self.fault(path, format!("must be at most {most}, not {number}"));
+            self.fault(path, format!("must be at most {most}, got {number}"));
         }
     }
 
@@ -134,7 +134,7 @@ fn kind_of(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::String(text) => format!("the text {text:?}"),
+        Value::String(text) => format!("the string {text:?}"),
         Value::Array(_) => "a list".into(),
         Value::Object(_) => "an object".into(),
     }
@@ -144,7 +144,7 @@ fn entries(count: usize) -> String {
     if count == 1 { "1 entry".into() } else { format!("{count} entries") }
 }
 
-/// Drops the nulls of known fields, none of which is nullable, as an API server does before it validates.
+/// Drops the nulls of known fields, none of which is nullable, as an API server does before validation.
 pub(super) fn drop_nulls(value: &mut Value, schema: &Value) {
     match value {
         Value::Object(fields) => {
@@ -159,7 +159,7 @@ pub(super) fn drop_nulls(value: &mut Value, schema: &Value) {
     }
 }
 
-/// Adds the fields that are absent and have a default.
+/// Adds absent fields that have a default.
 pub(super) fn fill_defaults(value: &mut Value, schema: &Value) {
     match value {
         Value::Object(fields) => {

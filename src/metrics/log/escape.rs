@@ -1,4 +1,4 @@
-//! Which characters a log line shows as escapes, and the writers that see to it.
+//! Characters that log lines contain only as escapes, and the writers that escape them.
 
 use std::{
     fmt::{self, Write as _},
@@ -7,15 +7,15 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Whether a character could begin a line, drive a terminal, or show text in another order than it is in: the control
-/// characters of both sets (C0 with the line feed and ESC, DEL, C1 with CSI), the line and paragraph separators, and
-/// the controls and marks of bidirectional text (UAX #9).
+/// Whether a character could start a line, control a terminal, or reorder text: the control characters of both sets (C0
+/// with the line feed and ESC, DEL, C1 with CSI), the line and paragraph separators, and the controls and marks of
+/// bidirectional text (UAX #9).
 fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Passes text on, with unsafe characters as Rust writes them: `\n`, `\u{1b}`.
+/// Forwards text, with unsafe characters as in Rust literals: `\n`, `\u{1b}`.
 pub(super) struct Escaping<W>(pub W);
 
 impl<W: fmt::Write> fmt::Write for Escaping<W> {
@@ -32,7 +32,7 @@ impl<W: fmt::Write> fmt::Write for Escaping<W> {
     }
 }
 
-/// Makes writers that escape what JSON leaves as it is.
+/// Makes writers that escape what JSON leaves unescaped.
 pub(super) struct EscapingLines<W>(pub W);
 
 impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for EscapingLines<W> {
@@ -43,7 +43,7 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for EscapingLines<W> {
     }
 }
 
-/// Passes lines of JSON on, with the unsafe characters that JSON allows in strings as its escapes: `\u009b`.
+/// Forwards lines of JSON, with the unsafe characters that JSON allows in strings as JSON escapes: `\u009b`.
 pub(super) struct EscapingWriter<W>(W);
 
 impl<W: Write> Write for EscapingWriter<W> {
@@ -61,7 +61,7 @@ impl<W: Write> Write for EscapingWriter<W> {
     }
 }
 
-/// What is below U+0020 is escaped already, but for the end of the line.
+/// Characters below U+0020 are already escaped, except the end of the line.
 fn is_unsafe_in_json(character: char) -> bool {
     character != '\n' && is_unsafe(character)
 }
@@ -70,7 +70,7 @@ fn escaped(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len() + 16);
     for character in line.chars() {
         if is_unsafe_in_json(character) {
-            // All of them are in the basic plane, so that one escape is enough (RFC 8259 §7).
+            // All of them are in the basic plane, so one escape is enough (RFC 8259 §7).
             write!(escaped, "\\u{:04x}", u32::from(character)).expect("writing to a string does not fail");
         } else {
             escaped.push(character);

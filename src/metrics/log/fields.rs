@@ -19,8 +19,8 @@ const ITALIC: &str = "\x1b[3m";
 const DIMMED: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";
 
-/// Writes fields as the subscriber does by default, but lets no value leave its line. The default escapes the message
-/// alone, and leaves its line feeds.
+/// Writes fields as the subscriber does by default, but keeps values on their line. The default escapes only the
+/// message, and not even its line feeds.
 #[derive(Debug)]
 pub(super) struct EscapedFields;
 
@@ -44,7 +44,7 @@ impl FieldWriter<'_> {
             self.writer.write_char(' ')?;
         }
         if name != "message" {
-            // A name that is a keyword of Rust is written r#type.
+            // A name that is a Rust keyword is written r#type.
             let name = name.strip_prefix("r#").unwrap_or(name);
             let colours = self.writer.has_ansi_escapes();
             let [italic, dimmed, reset] = if colours { [ITALIC, DIMMED, RESET] } else { [""; 3] };
@@ -56,7 +56,7 @@ impl FieldWriter<'_> {
 
 impl Visit for FieldWriter<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Those of the `log` crate are in the line already: target, file and so on.
+        // Those of the `log` crate are already in the line: target, file and so on.
         if self.result.is_ok() && !field.name().starts_with("log.") {
             self.result = self.write(field.name(), value);
         }

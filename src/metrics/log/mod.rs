@@ -1,7 +1,7 @@
-//! Where log lines go, and in which form.
+//! The destination and format of log lines.
 //!
-//! Names of objects, paths and messages of peers reach the log. None of them may begin a line of its own or drive the
-//! terminal that shows it: `escape` says which characters are written as escapes.
+//! Object names, paths and messages of peers appear in the log. None of them may start a line or control the terminal
+//! that shows it: `escape` defines which characters are escaped.
 
 mod escape;
 mod fields;
@@ -13,14 +13,14 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt};
 
 use self::{escape::EscapingLines, fields::EscapedFields};
 
-/// What libraries say that only their authors can use, or that `source` says better: once, and with what to do about
-/// it. A filter that names one of them wins.
+/// Library messages that only their authors can use, or that `source` reports better: once, and with a remedy. A filter
+/// that names one of these libraries overrides this.
 const LIBRARIES: &str = "kube_client::client::builder=off,kube_runtime=error,notify=error";
 
-/// Sends log lines to standard error: standard output is for what a program may read.
+/// Sends log lines to standard error: standard output is reserved for machine-readable output.
 ///
 /// # Errors
-/// When `level` is no filter such as `info` or `info,switchyard::proxy=debug`.
+/// If `level` is not a filter such as `info` or `info,switchyard::proxy=debug`.
 pub fn init(json: bool, level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(with_quiet_libraries(level));
     let filter = filter.map_err(|error| anyhow::anyhow!("--log-level {level:?}: {error}"))?;
@@ -29,7 +29,7 @@ pub fn init(json: bool, level: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The form of lines.
+/// Format of the lines.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Text { colours: bool },
@@ -42,9 +42,9 @@ where
 {
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     match form {
-        // Field by field, since the line's own colours are escape sequences as well.
+        // Field by field, because the colours of the line itself are escape sequences too.
         Form::Text { colours } => lines.with_ansi(colours).fmt_fields(EscapedFields).with_writer(writer).into(),
-        // Whole lines: JSON itself escapes only what is below U+0020, and what is above occurs in strings alone.
+        // Whole lines: JSON only escapes what is below U+0020, and other unsafe characters occur only in strings.
         Form::Json => lines.with_ansi(false).json().flatten_event(true).with_writer(EscapingLines(writer)).into(),
     }
 }

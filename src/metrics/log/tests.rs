@@ -5,7 +5,7 @@ use std::{
 
 use super::*;
 
-/// What would begin a line, clear a terminal, set its title, or turn text round: as the name of a pod, say.
+/// Text that would start a line, clear a terminal, set its title, or reverse text: for example, as the name of a pod.
 const HOSTILE: &str = "pod\n2026-01-01T00:00:00Z  INFO forged\r\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\u{85}\u{2028}\u{2029}\
                        \u{202e}\u{2066}\u{200f}\u{61c}\u{7f}\u{8}\t\u{b}\u{c}\u{0}";
 
@@ -22,7 +22,7 @@ impl Write for Buffer {
     }
 }
 
-/// What a log of this form has after some events.
+/// The log in this format after some events.
 fn logged(form: Form, events: impl FnOnce()) -> String {
     let buffer = Buffer::default();
     let writer = buffer.clone();
@@ -31,7 +31,7 @@ fn logged(form: Form, events: impl FnOnce()) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Each way by which text can get into a line.
+/// Each way for text to get into a line.
 fn hostile_events() {
     let error = io::Error::other(HOSTILE);
     tracing::info!(endpoint = %HOSTILE, "shown");

@@ -1,4 +1,4 @@
-//! When a replica tells what it serves. Pure: instants come from the caller.
+//! When a replica reports what it serves. Pure: instants are passed in.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use super::election::RENEW;
 use crate::source::{Digests, Progress, Report};
 
-/// The shortest time between two Leases that tell of new tables.
+/// The minimum time between two reports of new tables.
 const SPACING: Duration = Duration::from_millis(200);
 
-/// What this replica serves, and what it has told of that.
+/// What this replica serves, and what it has reported.
 #[derive(Debug, Default)]
 pub(super) struct Announcement {
     serves: Option<Content>,
@@ -18,17 +18,17 @@ pub(super) struct Announcement {
     rest_until: Option<Instant>,
 }
 
-/// What is told.
+/// The content of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Content {
     /// How far the routes were followed.
     pub(super) progress: Progress,
-    /// What was made of them.
+    /// Digests of the routes served.
     pub(super) digests: Digests,
 }
 
 impl Announcement {
-    /// Notes what is served now.
+    /// Records what is served now.
     pub(super) fn serves(&mut self, report: &Report) {
         let Report { generation, verdicts: _, progress, digests } = report;
         if *generation > 0 {
@@ -36,7 +36,7 @@ impl Announcement {
         }
     }
 
-    /// What is to be told, and when; nothing before there is a table.
+    /// What to report, and when; `None` before there is a table.
     pub(super) fn next(&self, now: Instant) -> Option<(&Content, Instant)> {
         let serves = self.serves.as_ref()?;
         let at = match &self.told {
@@ -47,25 +47,25 @@ impl Announcement {
         Some((serves, self.rest_until.map_or(at, |rest| rest.max(at))))
     }
 
-    /// Notes that this was told.
+    /// Records that `content` was reported.
     pub(super) fn told(&mut self, content: Content, now: Instant) {
         self.told = Some((content, now));
         self.rest_until = None;
     }
 
-    /// Notes that it could not be told, and is not for a while.
+    /// Records a failure, after which there is no attempt for a while.
     pub(super) fn failed(&mut self, now: Instant, rest: Duration) {
         self.rest_until = Some(now + rest);
     }
 
-    /// Whether anything has been told.
+    /// Whether anything has been reported.
     pub(super) fn has_told(&self) -> bool {
         self.told.is_some()
     }
 }
 
 impl Content {
-    /// Versions that have only been seen go along with the next renewal: no route has changed in them.
+    /// Versions that were merely seen are reported with the next renewal: no route has changed in them.
     fn is_news_to(&self, serves: &Self) -> bool {
         self.progress.changed != serves.progress.changed || self.digests != serves.digests
     }

@@ -1,8 +1,8 @@
-//! Who writes statuses. Pure: instants come from the caller.
+//! Elects the replica that writes statuses. Pure: instants are passed in.
 //!
-//! A Lease belongs to whom it names until nobody has renewed it for as long as it says, measured by the clock of who
-//! looks at it, from when it was seen to change: the clocks of two machines are never compared. Its holder counts from
-//! before it asked for the renewal, and stops well before that time is over.
+//! A Lease belongs to its holder until it has not been renewed for its duration, measured by each observer's own clock
+//! from when it saw the Lease change: clocks of different machines are never compared. The holder measures from before
+//! it requested the renewal, and stops well before that time is over.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use tokio::time::Instant;
 
 use super::roll::{Leader, Seen};
 
-/// How long a Lease is good for without a renewal.
+/// How long a Lease is valid without a renewal.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 /// How often it is renewed.
 pub(super) const RENEW: Duration = Duration::from_secs(4);
-/// How long after the request for its last renewal a holder writes.
+/// How long a holder writes after it requested its last renewal.
 const HOLD: Duration = Duration::from_secs(10);
 
-/// This replica's part in it.
+/// This replica's part in the election.
 #[derive(Debug)]
 pub(super) struct Election {
     me: String,
-    /// When the renewal was asked for that succeeded last.
+    /// When the last successful renewal was requested.
     renewed: Option<Instant>,
-    /// No attempt before this.
+    /// No attempt before this time.
     rest_until: Option<Instant>,
 }
 
@@ -32,19 +32,19 @@ pub(super) struct Election {
 pub(super) enum Step {
     /// There is none: create it.
     Create,
-    /// It is ours, or free: write our name into the one of this version.
+    /// It is ours, or free: write our name into this version.
     Take,
-    /// Nothing before this.
+    /// Nothing until this time.
     Wait(Instant),
 }
 
 impl Election {
-    /// A replica that holds nothing.
+    /// A replica that does not hold the Lease.
     pub(super) fn new(me: &str) -> Self {
         Self { me: me.to_owned(), renewed: None, rest_until: None }
     }
 
-    /// What to do now, given the Lease as it was seen last.
+    /// What to do now, given the last known Lease.
     pub(super) fn step(&self, lease: Option<&Seen<Leader>>, now: Instant) -> Step {
         let (step, at) = match lease {
             None => (Step::Create, now),
@@ -56,20 +56,20 @@ impl Election {
         if at > now { Step::Wait(at) } else { step }
     }
 
-    /// Until when we hold the Lease as it was seen last; nothing where we do not.
+    /// Until when we hold the last known Lease; `None` if we do not.
     pub(super) fn held_until(&self, lease: Option<&Seen<Leader>>, now: Instant) -> Option<Instant> {
         let until = self.renewed? + HOLD;
         let is_ours = lease.is_some_and(|lease| lease.of.holder == self.me);
         (is_ours && now < until).then_some(until)
     }
 
-    /// Notes that a Lease with our name in it was written; the request for it began then.
+    /// Records that a Lease with our name was written; `began` is when the request started.
     pub(super) fn wrote(&mut self, began: Instant) {
         self.renewed = Some(began);
         self.rest_until = None;
     }
 
-    /// Notes that the Lease could not be written, and is left alone for a while.
+    /// Records a failed write, after which there is no attempt for a while.
     pub(super) fn failed(&mut self, now: Instant, rest: Duration) {
         self.rest_until = Some(now + rest);
     }

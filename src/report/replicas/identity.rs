@@ -1,27 +1,27 @@
-//! Who a replica is, and what its Leases are called.
+//! The identity of a replica, and the names of its Leases.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-/// What the API allows for the name of a Lease.
+/// The API's limit for the name of a Lease.
 const LONGEST_NAME: usize = 253;
-/// The hex digits of a hash in a name.
+/// The number of hash digits in a name.
 const HASH: usize = 8;
 
-/// Who this replica is.
+/// The identity of this replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    /// Its name, which no other replica has.
+    /// Its unique name.
     pub name: String,
-    /// The namespace that it runs in, where the Leases are.
+    /// The namespace that it runs in, with the Leases.
     pub namespace: String,
-    /// Its pod, which owns its Leases: they go with it, whatever becomes of us.
+    /// Its pod, which owns its Leases: they are deleted with it in any case.
     pub pod: Option<OwnerReference>,
 }
 
 impl Identity {
-    /// What the environment says: `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, else the name of the machine and the
-    /// namespace of the client's configuration.
+    /// From the environment: `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, or else the host name and the namespace of the
+    /// client's configuration.
     #[must_use]
     pub fn new(variable: impl Fn(&str) -> Option<String>, client_namespace: &str) -> Self {
         let variable = |name| variable(name).filter(|value| !value.is_empty());
@@ -42,7 +42,7 @@ fn machine() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// A name that nobody else takes, of characters that names of objects have.
+/// A unique name, of characters allowed in object names.
 fn distinct(name: &str) -> String {
     let fit = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c.to_ascii_lowercase() } else { '-' };
     let name: String = name.chars().map(fit).take(63).collect();
@@ -60,13 +60,13 @@ pub struct Names {
     pub leader: String,
     /// The class.
     pub class: String,
-    /// What is watched: `cluster`, or a hash of the names of namespaces.
+    /// The watched scope: `cluster`, or a hash of the names of namespaces.
     pub scope: String,
 }
 
 impl Names {
-    /// Those of the replicas that serve a class in these namespaces, the whole cluster where there are none. A dot,
-    /// which no class has in it, parts what makes up a name, so that no two are the same by accident.
+    /// The names for replicas that serve a class in these namespaces, or in the whole cluster if there are none. A dot,
+    /// which no class contains, separates the parts of a name, so that names cannot collide.
     #[must_use]
     pub fn new(class: &str, namespaces: &[String]) -> Self {
         let class = class.to_owned();
@@ -91,7 +91,7 @@ impl Names {
         format!("{}.replica.{}-{}", self.leader, &identity[..room], hash(identity))
     }
 
-    /// The labels of all of them.
+    /// The labels of all Leases.
     #[must_use]
     pub fn labels(&self) -> [(&'static str, &str); 2] {
         [("switchyard.dev/class", &self.class), ("switchyard.dev/scope", &self.scope)]

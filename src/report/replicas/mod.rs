@@ -1,8 +1,8 @@
-//! The replicas of a controller: who of them writes statuses, and what each of them serves.
+//! The replicas of a controller: which of them writes statuses, and what each of them serves.
 //!
-//! Both are told through Leases in the controller's own namespace. One names the replica that writes; each replica has
-//! another one, whose annotations say how far it has followed the routes. `election`, `announcement` and `roll` decide
-//! and are pure; here is the one task that talks to the API server about it.
+//! Both are published as Leases in the controller's own namespace. One names the replica that writes; each replica has
+//! another one, whose annotations state how far it has followed the routes. `election`, `announcement` and `roll` make
+//! the decisions and are pure; this module has the one task that talks to the API server.
 
 mod announcement;
 mod election;
@@ -42,49 +42,49 @@ use crate::source::{
     trouble::{self, Trouble},
 };
 
-/// The label that tells the Lease of a replica.
+/// The label that marks the Lease of a replica.
 const COMPONENT: (&str, &str) = ("switchyard.dev/component", "replica");
 /// The annotation with the versions up to which a replica has followed the routes.
 const APPLIED: &str = "switchyard.dev/applied";
-/// The annotation with the digests of what it made of them.
+/// The annotation with the digests of the routes it serves.
 const DIGESTS: &str = "switchyard.dev/digests";
 
-/// After this many seconds the watch is begun anew.
+/// After this many seconds the watch is restarted.
 const WATCH_SECONDS: u32 = 60;
-/// A request that has no answer after so long has failed.
+/// A request without a response after this time has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
-/// The rest after a write that somebody else was ahead of.
+/// The backoff after a write that lost a race.
 const AFTER_CONFLICT: Duration = Duration::from_millis(250);
-/// The rest after a write that failed.
+/// The backoff after a failed write.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// The rest after one that is not permitted.
+/// The backoff after a write that is not permitted.
 const AFTER_REFUSAL: Duration = Duration::from_secs(15);
 
-/// What this replica may do, and who else there is.
+/// What this replica may do, and the other replicas.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Standing {
-    /// Its part.
+    /// Its role.
     pub role: Role,
     /// The other replicas.
     pub others: Arc<[Replica]>,
-    /// Whether the others have been told of this one, or cannot be.
+    /// Whether the others know this one, or cannot.
     pub announced: bool,
 }
 
-/// The part of a replica in writing statuses.
+/// The role of a replica in writing statuses.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Role {
-    /// Another one writes, or nobody does for now.
+    /// Another replica writes, or none at the moment.
     #[default]
     Follower,
-    /// It writes, until then unless the Lease is renewed.
+    /// This replica writes, until the given time unless the Lease is renewed.
     Holder {
-        /// When it has to stop.
+        /// When it must stop.
         until: Instant,
     },
-    /// Nobody can be chosen, and nobody knows of the others.
+    /// No replica can be elected, and the others are unknown.
     Barred {
-        /// Why.
+        /// The cause.
         cause: Arc<str>,
     },
 }
@@ -96,13 +96,13 @@ pub struct Replica {
     pub name: String,
     /// How far it has followed the routes.
     pub applied: Versions,
-    /// The digests of what it made of them.
+    /// Digests of the routes it serves.
     pub digests: Digests,
 }
 
 impl Replica {
-    /// Whether it has followed the routes of each watch up to these versions, or makes the same of them as somebody with
-    /// these digests, who has.
+    /// Whether it has followed the routes of each watch up to these versions, or serves the same as a replica with
+    /// these digests, which has.
     #[must_use]
     pub fn serves(&self, needs: &Versions, digests: &Digests) -> bool {
         self.applied.cover(needs, |watch| self.digests.agree_on(watch, digests))
@@ -110,7 +110,7 @@ impl Replica {
 }
 
 impl Role {
-    /// Whether a write may be begun now.
+    /// Whether a write may start now.
     #[must_use]
     pub fn may_write(&self, now: Instant) -> bool {
         match self {
@@ -120,7 +120,7 @@ impl Role {
         }
     }
 
-    /// Whether it was chosen to write.
+    /// Whether it is the elected writer.
     #[must_use]
     pub fn is_holder(&self) -> bool {
         matches!(self, Self::Holder { .. })
@@ -137,16 +137,16 @@ pub struct Replicas {
     election: Election,
     announcement: Announcement,
     standing: watch::Sender<Standing>,
-    /// Why the Leases of others cannot be seen.
+    /// Why the Leases of others cannot be read.
     blind: Option<Arc<str>>,
-    /// Why our own cannot be written.
+    /// Why our own Lease cannot be written.
     mute: Option<Arc<str>>,
-    /// The failure that was told last.
+    /// The failure that was logged last.
     told: Option<String>,
 }
 
 impl Replicas {
-    /// A replica of those with these names; it tells `standing` what becomes of it.
+    /// A replica with these names; it publishes its standing to `standing`.
     #[must_use]
     pub fn new(client: Client, identity: Identity, names: Names, standing: watch::Sender<Standing>) -> Self {
         let own_name = names.replica(&identity.name);
@@ -165,12 +165,12 @@ impl Replicas {
         }
     }
 
-    /// Takes part until it is told to stop; then hands everything over.
+    /// Takes part until it is stopped; then hands everything over.
     pub async fn run(mut self, mut reports: watch::Receiver<Report>, mut stop: watch::Receiver<bool>) {
         let labels = self.names.labels().map(|(name, value)| format!("{name}={value}"));
         let config = watcher::Config::default().timeout(WATCH_SECONDS).labels(&labels.join(","));
         let mut events = watcher(self.api.clone(), config).boxed();
-        let mut trouble = Trouble::new("Lease", "it should be part of every cluster");
+        let mut trouble = Trouble::new("Lease", "every cluster should have it");
         let mut rest_until = None;
         loop {
             self.publish();
@@ -202,7 +202,7 @@ impl Replicas {
         });
     }
 
-    /// Takes what the watch says; tells how long it should rest.
+    /// Handles an event of the watch; returns how long to wait.
     fn see(&mut self, event: watcher::Result<Event<Lease>>, trouble: &mut Trouble) -> Option<Instant> {
         match event {
             Ok(event) => {
@@ -222,7 +222,7 @@ impl Replicas {
         }
     }
 
-    /// When there is something to do by itself.
+    /// When something is due without further events.
     fn due(&self) -> Option<Instant> {
         let now = Instant::now();
         let announcement = self.announcement.next(now).map(|(_, at)| at);
@@ -238,7 +238,7 @@ impl Replicas {
         }
     }
 
-    /// Nothing before all Leases have been seen, and ours is among them: who writes has a table.
+    /// No step before all Leases have been seen and ours is published: a writer must have a table.
     fn election_step(&self, now: Instant) -> Option<Step> {
         let may_stand = self.roll.is_synced() && self.announcement.has_told();
         may_stand.then(|| self.election.step(self.roll.leader(), now))
@@ -258,7 +258,7 @@ impl Replicas {
         }
     }
 
-    /// Writes the Lease for statuses with our name in it.
+    /// Writes our name into the Lease for statuses.
     async fn stand(&mut self, create: bool) {
         let began = Instant::now();
         let (lease, params) = (self.leader_lease(), PostParams::default());
@@ -274,7 +274,7 @@ impl Replicas {
                 self.succeeded();
             }
             Err(failure) => {
-                // What was not found is a namespace when it was to be created there, else it has just been deleted.
+                // 404 means a missing namespace on creation, and otherwise a Lease that has just been deleted.
                 let is_late = failure.code == 409 || failure.code == 404 && !create;
                 let rest = if is_late { AFTER_CONFLICT } else { self.failed(&failure) };
                 self.election.failed(Instant::now(), rest.mul_f64(1.0 + fastrand::f64() / 4.0));
@@ -298,20 +298,20 @@ impl Replicas {
         }
     }
 
-    /// Removes the Leases of replicas that went without a word.
+    /// Removes the Leases of replicas that vanished.
     async fn clean(&mut self, now: Instant) {
         while let Some((name, version)) = self.roll.forgotten(now) {
             let name = name.to_owned();
             match self.delete(&name, Some(version.to_owned())).await {
                 Ok(()) => info!(lease = name, "removed the Lease of a replica that is gone"),
-                Err(failure) => debug!(lease = name, cause = failure.cause, "the Lease of a replica stays"),
+                Err(failure) => debug!(lease = name, cause = failure.cause, "cannot remove the Lease of a replica"),
             }
-            // Should it still be there, the watch tells of it again.
+            // If it still exists, the watch reports it again.
             self.roll.remove(&name);
         }
     }
 
-    /// Hands everything over, so that the others need not wait for Leases to end.
+    /// Hands everything over, so that the others need not wait for Leases to expire.
     async fn resign(mut self) {
         let leader = self.roll.leader().filter(|leader| leader.of.holder == self.identity.name);
         let leader = leader.map(|leader| leader.version.clone());
@@ -383,11 +383,11 @@ impl Replicas {
     fn succeeded(&mut self) {
         self.mute = None;
         if self.told.take().is_some() {
-            info!("writing Leases again");
+            info!("Lease writes resumed");
         }
     }
 
-    /// Tells of a failure, once; gives back how long to rest.
+    /// Logs a failure once; returns the backoff.
     fn failed(&mut self, failure: &Failure) -> Duration {
         if matches!(failure.code, 403 | 404) {
             self.mute = Some(self.bar(&failure.cause, self.mute.as_ref()));
@@ -395,15 +395,15 @@ impl Replicas {
             return AFTER_REFUSAL;
         }
         if self.told.as_ref() == Some(&failure.cause) {
-            debug!(cause = failure.cause, "still cannot write Leases");
+            debug!(cause = failure.cause, "Lease writes still failing");
         } else {
-            warn!(cause = failure.cause, "cannot write Leases, trying again; routing is not concerned");
+            warn!(cause = failure.cause, "cannot write Leases; retrying; routing is not affected");
             self.told = Some(failure.cause.clone());
         }
         AFTER_FAILURE
     }
 
-    /// Says, once, why nobody can be chosen.
+    /// Logs once why no replica can be elected.
     fn bar(&self, cause: &str, before: Option<&Arc<str>>) -> Arc<str> {
         if let Some(before) = before.filter(|before| &***before == cause) {
             return before.clone();
@@ -412,7 +412,7 @@ impl Replicas {
         warn!(
             cause,
             namespace,
-            "cannot use Leases: every replica writes statuses, and Programmed stays Pending; routing is not concerned"
+            "cannot use Leases: every replica writes statuses, and Programmed stays Pending; routing is not affected"
         );
         cause.into()
     }
@@ -424,7 +424,7 @@ fn json(of: &impl Serialize) -> String {
 
 fn tell_turn(before: &Role, now: &Role) {
     match (before.is_holder(), now.is_holder()) {
-        (false, true) => info!("this replica writes statuses now"),
+        (false, true) => info!("this replica now writes statuses"),
         (true, false) => info!("this replica no longer writes statuses"),
         _ => {}
     }
@@ -432,15 +432,15 @@ fn tell_turn(before: &Role, now: &Role) {
 
 fn left(lease: &str, answer: Result<(), Failure>) {
     match answer {
-        Ok(()) => debug!(lease, "gave up a Lease"),
-        Err(Failure { cause, .. }) => warn!(lease, cause, "cannot give up a Lease; others wait until it ends"),
+        Ok(()) => debug!(lease, "released a Lease"),
+        Err(Failure { cause, .. }) => warn!(lease, cause, "cannot release a Lease; others wait until it expires"),
     }
 }
 
-/// Why a request failed.
+/// The reason a request failed.
 #[derive(Debug)]
 struct Failure {
-    /// The HTTP status, where there was an answer.
+    /// The HTTP status, or 0 without a response.
     code: u16,
     cause: String,
 }
@@ -448,11 +448,11 @@ struct Failure {
 async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
     match timeout(REQUEST_TIMEOUT, request).await {
         Ok(answer) => answer.map_err(|error| match error {
-            // The API server names the account, the verb and the resource.
+            // The message names the account, the verb and the resource.
             kube::Error::Api(status) => Failure { code: status.code, cause: status.message.clone() },
             other => Failure { code: 0, cause: trouble::chain(&other) },
         }),
-        Err(_) => Err(Failure { code: 0, cause: "the API server does not answer".to_owned() }),
+        Err(_) => Err(Failure { code: 0, cause: "no response from the API server".to_owned() }),
     }
 }
 
@@ -468,6 +468,6 @@ async fn next<T>(events: &mut (impl Stream<Item = T> + Unpin), rest_until: Optio
 }
 
 async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
-    // Nobody left who could tell is a reason to stop, too.
+    // If the sender is gone, stop too.
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -1,5 +1,5 @@
-//! The Leases as they were seen: who holds the one for statuses, and who else serves. Pure: instants come from the
-//! caller.
+//! The Leases as observed: who holds the one for statuses, and which other replicas serve. Pure: instants are passed
+//! in.
 
 use std::{collections::BTreeMap, mem, time::Duration};
 
@@ -10,30 +10,30 @@ use tokio::time::Instant;
 
 use super::{APPLIED, COMPONENT, DIGESTS, Replica, election::LEASE};
 
-/// How long after its end the Lease of a replica that went without a word is removed.
+/// How long after its expiry the Lease of a vanished replica is removed.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// A Lease, and when it was seen to be renewed.
+/// A Lease, and when its renewal was observed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Seen<T> {
-    /// What it says.
+    /// Its content.
     pub(super) of: T,
-    /// How long it is good for.
+    /// How long it is valid.
     pub(super) duration: Duration,
     /// Its version.
     pub(super) version: String,
-    /// When it was seen to be renewed.
+    /// When its renewal was observed.
     pub(super) since: Instant,
 }
 
 /// The Lease of the replica that writes statuses.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Leader {
-    /// Whose it is; nobody's when empty.
+    /// The holder; empty if there is none.
     pub(super) holder: String,
-    /// How often it has changed hands.
+    /// How often the holder has changed.
     pub(super) transitions: i32,
-    /// Since when it is the holder's.
+    /// Since when the holder has it.
     pub(super) acquired: Option<MicroTime>,
 }
 
@@ -46,14 +46,14 @@ pub(super) struct Roll {
     leader: Option<Seen<Leader>>,
     others: BTreeMap<String, Seen<Replica>>,
     list: Option<BTreeMap<String, Lease>>,
-    /// When the watch told something last; nothing before all Leases have been seen. Our own renewals come that way
-    /// too, so that is seconds ago at the most while it works.
+    /// When the watch last reported anything; `None` before all Leases have been seen. Our own renewals arrive this way
+    /// too, so this is at most seconds ago while the watch works.
     heard: Option<Instant>,
-    /// The version of our own last write, of which the watch tells later.
+    /// The version of our own last write, which the watch reports later.
     floor: u64,
 }
 
-/// What tells a renewal from another change.
+/// Distinguishes a renewal from other changes.
 #[derive(Clone, Debug, PartialEq)]
 struct Known {
     holder: Option<String>,
@@ -62,14 +62,14 @@ struct Known {
 }
 
 impl<T> Seen<T> {
-    /// When it is no longer good for anything, unless it is renewed.
+    /// When it expires unless it is renewed.
     pub(super) fn expires(&self) -> Instant {
         self.since + self.duration
     }
 }
 
 impl Roll {
-    /// Nothing seen yet. The Lease of that name is the one for statuses; our own is not looked at.
+    /// Nothing observed yet. `leader` names the Lease for statuses; our `own` Lease is ignored.
     pub(super) fn new(leader: &str, own: &str) -> Self {
         Self {
             leader_name: leader.to_owned(),
@@ -93,25 +93,25 @@ impl Roll {
         self.leader.as_ref()
     }
 
-    /// The other replicas whose Lease is good, as far as the watch has told: whoever hears nothing takes nobody for
-    /// gone.
+    /// The other replicas with a valid Lease, as far as the watch has reported: without reports, no replica is
+    /// considered gone.
     pub(super) fn present(&self) -> impl Iterator<Item = &Replica> {
         let is_good = |seen: &&Seen<Replica>| self.heard.is_none_or(|heard| heard < seen.expires());
         self.others.values().filter(is_good).map(|seen| &seen.of)
     }
 
-    /// The Leases that ended long ago, by name and version.
+    /// The Leases that expired long ago, by name and version.
     pub(super) fn forgotten(&self, now: Instant) -> Option<(&str, &str)> {
         let mut forgotten = self.others.iter().filter(|(_, seen)| seen.expires() + FORGOTTEN <= now);
         forgotten.next().map(|(name, seen)| (name.as_str(), seen.version.as_str()))
     }
 
-    /// When there will be another one of those, if nothing else happens.
+    /// When there will be another one, if nothing else happens.
     pub(super) fn next_forgotten(&self) -> Option<Instant> {
         self.others.values().map(|seen| seen.expires() + FORGOTTEN).min()
     }
 
-    /// Takes an event of the watch.
+    /// Applies an event of the watch.
     pub(super) fn apply(&mut self, event: Event<Lease>, now: Instant) {
         match event {
             Event::Init => {
@@ -130,13 +130,13 @@ impl Roll {
         self.heard = Some(now);
     }
 
-    /// Takes the API server's answer to our own write of the Lease for statuses.
+    /// Applies the API server's response to our own write of the Lease for statuses.
     pub(super) fn wrote(&mut self, lease: Lease, now: Instant) {
         self.floor = version(&lease).unwrap_or_default();
         self.take(lease, now);
     }
 
-    /// Forgets a Lease, which is gone.
+    /// Removes a deleted Lease.
     pub(super) fn remove(&mut self, name: &str) {
         self.known.remove(name);
         self.others.remove(name);
@@ -190,7 +190,7 @@ impl Roll {
         }
     }
 
-    /// Since when the Lease is as good as it is now.
+    /// Since when the Lease is valid in its current form.
     fn note(&mut self, name: &str, lease: &Lease, now: Instant) -> Instant {
         let spec = lease.spec.clone().unwrap_or_default();
         let fresh = Known { holder: spec.holder_identity, renewed: spec.renew_time, since: now };
@@ -202,7 +202,7 @@ impl Roll {
     }
 }
 
-/// What cannot be read is empty, and counts for nothing.
+/// Unreadable content counts as empty.
 fn read<T: Default + DeserializeOwned>(annotations: &BTreeMap<String, String>, name: &str) -> T {
     annotations.get(name).and_then(|value| serde_json::from_str(value).ok()).unwrap_or_default()
 }
@@ -250,7 +250,7 @@ mod tests {
         roll.present().map(|replica| replica.name.clone()).collect()
     }
 
-    /// Our own renewal, as the watch tells of it.
+    /// Our own renewal, as reported by the watch.
     fn hear(roll: &mut Roll, now: Instant) {
         roll.apply(Event::Apply(lease("me", "me", 100, 1)), now);
     }

@@ -1,4 +1,4 @@
-//! Tells of each change of a condition by an Event, beside the route that it is about.
+//! Publishes an Event for each change of a condition, next to the route.
 
 use std::sync::{
     Arc,
@@ -19,23 +19,23 @@ use crate::{
     source::trouble::chain,
 };
 
-/// How many Events may wait for the API server. More are dropped, and counted: they are best effort.
+/// The maximum number of Events waiting for the API server. Further ones are dropped and counted: they are best effort.
 const WAITING: usize = 10_000;
-/// After so many a new recorder is taken: it looks at all that it remembers at each, for six minutes.
+/// After this many Events a new recorder is used: each Event scans everything the recorder remembers, for six minutes.
 const REMEMBERED: usize = 256;
-/// What the API allows of a note, in bytes.
+/// The API's limit for a note, in bytes.
 const LONGEST_NOTE: usize = 1_024;
 
-/// Takes Events to be published, in their order, one by one: statuses do not wait for them.
+/// Queues Events, which are published in order, one by one: statuses do not wait for them.
 #[derive(Clone, Debug)]
 pub(super) struct Events {
     waiting: mpsc::Sender<(Event, ObjectReference)>,
-    /// How many were dropped that nobody has been told of.
+    /// The number of dropped Events not logged yet.
     dropped: Arc<AtomicU64>,
 }
 
 impl Events {
-    /// Publishes as a replica of a class, for as long as there is somebody to give Events.
+    /// Publishes as a replica of a class, as long as there are senders.
     pub(super) fn start(client: Client, class: &str, replica: &str) -> Self {
         let reporter = Reporter { controller: format!("{GROUP}/{class}"), instance: Some(replica.to_owned()) };
         let (waiting, receiver) = mpsc::channel(WAITING);
@@ -44,7 +44,7 @@ impl Events {
         Self { waiting, dropped }
     }
 
-    /// Tells what a write of `after` has changed of `before`.
+    /// Queues Events for the changes from `before` to `after`.
     pub(super) fn tell(&self, route: &RouteObject, before: &[Condition], after: &[Condition]) {
         for (type_, after) in turns(before, after).filter(|(type_, _)| *type_ != ConditionType::BackendsReady) {
             if self.waiting.try_send((event(type_, after), reference(route))).is_err() {
@@ -68,14 +68,14 @@ async fn publish(
             recorder = Recorder::new(client.clone(), reporter.clone());
         }
         match recorder.publish(&event, &reference).await {
-            Ok(()) if told.take().is_some() => info!("publishing Events again"),
+            Ok(()) if told.take().is_some() => info!("Events resumed"),
             Ok(()) => {}
             Err(error) => {
                 let cause = cause(&error);
                 if told.as_ref() == Some(&cause) {
-                    debug!(%cause, "still cannot publish Events");
+                    debug!(%cause, "Events still failing");
                 } else {
-                    warn!(%cause, "cannot publish Events; statuses are not concerned");
+                    warn!(%cause, "cannot publish Events; statuses are not affected");
                     told = Some(cause);
                 }
             }
@@ -86,27 +86,27 @@ async fn publish(
     }
 }
 
-/// Told once a flood is over, and now and then while it lasts; not for each of them.
+/// Logged once after a flood, and now and then during it; not for each Event.
 fn tell_dropped(dropped: &AtomicU64) {
     let dropped = dropped.swap(0, Ordering::Relaxed);
     if dropped > 0 {
         warn!(
             dropped,
-            "more than {WAITING} Events waited for the API server, the rest was dropped; statuses are not concerned"
+            "Event queue full ({WAITING} waiting for the API server), further Events dropped; statuses are not affected"
         );
     }
 }
 
-/// The cause without what names the single Event.
+/// The cause, without the name of the Event.
 fn cause(error: &kube::Error) -> Arc<str> {
     match error {
         kube::Error::Api(status) if status.code == 403 => status.message.as_str().into(),
-        kube::Error::Api(status) => format!("the API server says {} {}", status.code, status.reason).into(),
+        kube::Error::Api(status) => format!("the API server responded with {} {}", status.code, status.reason).into(),
         other => chain(other).into(),
     }
 }
 
-/// The Event of a condition that has become this, or is gone.
+/// The Event for a condition with a new value, or that is gone.
 fn event(type_: ConditionType, after: Option<&Condition>) -> Event {
     let name = type_.as_str();
     let (is_good, reason, note) = match after {

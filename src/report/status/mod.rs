@@ -1,7 +1,7 @@
-//! Tells users what became of their routes: the conditions in their status.
+//! Writes the conditions in the status of routes.
 //!
-//! Verdicts come from the rebuild loop and the stored status from the routes' watch; only where they differ something
-//! is written, so our own writes cannot loop. Whatever the API server does, the rebuild loop is never held up.
+//! Verdicts come from the rebuild loop and the stored status from the routes' watch; only differences are written, so
+//! our own writes cannot loop. The API server never delays the rebuild loop.
 
 mod events;
 mod plan;
@@ -40,22 +40,22 @@ use crate::{
     table::ObjectName,
 };
 
-/// How many writes are on their way at once.
+/// The number of concurrent writes.
 const WRITES_AT_ONCE: usize = 8;
-/// The least time between two looks at all routes: our own writes come back as events, hundreds at a time after a
-/// start. Meanwhile writes go on.
+/// The minimum time between two scans of all routes: our own writes come back as events, hundreds at a time after
+/// startup. Writes continue in the meantime.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// As many times what a look took passes until the next one: with very many routes a fifth of a processor goes into
-/// them at most.
+/// The next scan waits this many times the duration of the last one: with very many routes, scans use at most a fifth
+/// of a processor.
 const REST_PER_LOOK: u32 = 4;
-/// The longest such rest: a look may seem to take long because the whole machine stood still.
+/// The longest such wait: a scan may seem long because the whole machine was stalled.
 const LONGEST_REST: Duration = Duration::from_secs(2);
-/// A write that has no answer after so long has failed.
+/// A write without a response after this time has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the last write of a replica that could not renew its Lease may take; the Lease is good for longer still.
+/// How long the last write of a replica that could not renew its Lease may take; the Lease is valid for longer.
 const LAST_WRITE: Duration = Duration::from_secs(3);
 
-/// Writes the status of the routes of a class, where this replica is the one that does.
+/// Writes the status of a class's routes, if this replica is the elected one.
 pub struct StatusWriter {
     client: Client,
     writer: Arc<Writer>,
@@ -68,8 +68,7 @@ pub struct StatusWriter {
     queue: VecDeque<ObjectName>,
     busy: HashSet<ObjectName>,
     writes: JoinSet<Outcome>,
-    /// The failures of all writes one after the other that were the API server's fault, and the end of the rest that
-    /// they earned.
+    /// Consecutive failures of any writes that were the API server's fault, and the end of the resulting backoff.
     failures: u32,
     rest_until: Option<Instant>,
     told: Option<String>,
@@ -85,18 +84,18 @@ struct Write {
     before: Arc<RouteObject>,
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Debug)]
 struct Outcome {
     write: Write,
     answer: Result<RouteObject, Failure>,
 }
 
-/// Why a write failed.
+/// The reason a write failed.
 #[derive(Debug)]
 struct Failure {
     cause: String,
-    /// Whether it concerns this route only: other writes may well succeed.
+    /// Whether it affects only this route: other writes may well succeed.
     only_this: bool,
 }
 
@@ -122,9 +121,9 @@ impl StatusWriter {
         }
     }
 
-    /// Writes until the sender of the reports is gone.
+    /// Writes until the sender of the reports is dropped.
     pub async fn run(mut self, mut reports: watch::Receiver<Report>, mut standings: watch::Receiver<Standing>) {
-        // Before the first build there is no verdict on anything, so nothing to tell of any route.
+        // Before the first build there are no verdicts, so there is nothing to write.
         while reports.changed().await.is_ok() {
             if reports.borrow_and_update().generation > 0 {
                 break;
@@ -142,7 +141,7 @@ impl StatusWriter {
         }
     }
 
-    /// Takes what was built last.
+    /// Takes the result of the last build.
     fn hear(&mut self, report: &Report) {
         if !Arc::ptr_eq(&self.verdicts, &report.verdicts) {
             self.needs.note(report, Instant::now());
@@ -150,8 +149,8 @@ impl StatusWriter {
         }
     }
 
-    /// Finds the routes whose status has to be written; tells when to look again if nothing happens until then. Whoever
-    /// does not write finds none.
+    /// Finds the routes whose status must be written; returns when to scan again if nothing happens until then.
+    /// Followers find none.
     fn look(&mut self) -> Option<Instant> {
         self.queue.clear();
         if self.standing.role == Role::Follower {
@@ -189,8 +188,8 @@ impl StatusWriter {
         Opinion { generation: verdict.generation, conditions, hold_until }
     }
 
-    /// Writes what is in the queue until it is time to look at all routes again: at `next`, or after any news, which the
-    /// writes take into account at once; in neither case before `soon`. Nothing when there will be no news any more.
+    /// Writes the queue until it is time to scan all routes again: at `next`, or after any news, which the writes take
+    /// into account at once; but never before `soon`. `None` if there will be no more news.
     async fn work(
         &mut self,
         reports: &mut watch::Receiver<Report>,
@@ -228,8 +227,7 @@ impl StatusWriter {
         Some(())
     }
 
-    /// Starts as many writes as may be on their way. Each is planned anew: what led to its place in the queue may be
-    /// old.
+    /// Starts as many writes as allowed. Each is planned again: the reason for its place in the queue may be outdated.
     fn start_writes(&mut self) {
         while self.standing.role.may_write(Instant::now())
             && self.writes.len() < WRITES_AT_ONCE
@@ -246,7 +244,7 @@ impl StatusWriter {
         }
     }
 
-    /// When a write that is begun now has failed if there is no answer: not after another replica may write.
+    /// When a write that starts now has failed without a response: before another replica may write.
     fn give_up_at(&self) -> Instant {
         let limit = Instant::now() + WRITE_TIMEOUT;
         match self.standing.role {
@@ -255,7 +253,7 @@ impl StatusWriter {
         }
     }
 
-    /// Notes what became of a write; tells whether the queue still holds all that has to be written.
+    /// Records the result of a write; returns whether the queue still holds everything that must be written.
     fn note(&mut self, outcome: Outcome) -> bool {
         let Outcome { write: Write { name, wish, stored, before }, answer } = outcome;
         self.busy.remove(&name);
@@ -263,18 +261,18 @@ impl StatusWriter {
         match answer {
             Ok(answer) => {
                 debug!(route = %name, conditions = wish.len(), "wrote the status");
-                // Where we let go of a route, another class may have written already: then nothing is gone.
+                // After we released a route, another class may have written already: then no condition is gone.
                 self.events.tell(&answer, &stored, &answer.status.conditions);
                 memory.wrote(wish, &before, answer, Instant::now());
                 self.failures = 0;
                 if self.told.take().is_some() {
-                    info!("writing statuses again");
+                    info!("status writes resumed");
                 }
-                // What was decided about the route while its write was on its way waits for another look.
+                // Decisions about the route during its write wait for the next scan.
                 let route = self.routes.object(&name).unwrap_or(before);
                 self.plan(&name, &route, now()) == Plan::Nothing
             }
-            // It was deleted meanwhile, and its status with it.
+            // It was deleted in the meantime, and its status with it.
             Err(failure) if failure.only_this && self.routes.object(&name).is_none() => true,
             Err(failure) => {
                 let is_first = memory.failed(Instant::now());
@@ -287,7 +285,7 @@ impl StatusWriter {
     fn tell(&mut self, name: &ObjectName, failure: Failure, is_first: bool) {
         let Failure { cause, only_this } = failure;
         if only_this && is_first {
-            warn!(route = %name, cause, "cannot write the status of a route, trying again");
+            warn!(route = %name, cause, "cannot write the status of a route; retrying");
         }
         if only_this {
             return;
@@ -295,15 +293,15 @@ impl StatusWriter {
         self.rest_until = Some(Instant::now() + retry_after(self.failures));
         self.failures += 1;
         if self.told.as_ref() == Some(&cause) {
-            debug!(route = %name, cause, "still cannot write statuses");
+            debug!(route = %name, cause, "status writes still failing");
         } else {
-            warn!(cause, "cannot write the status of routes, trying again; routing is not concerned");
+            warn!(cause, "cannot write the status of routes; retrying; routing is not affected");
             self.told = Some(cause);
         }
     }
 }
 
-/// The time between a look that took so long and the next one.
+/// The time between a scan of this duration and the next one.
 fn rest_after(look: Duration) -> Duration {
     look.saturating_mul(REST_PER_LOOK).clamp(LOOK_INTERVAL, LONGEST_REST)
 }
@@ -317,18 +315,18 @@ impl Write {
         let Self { name, wish, stored: _, before } = &self;
         let answer = match timeout_at(give_up_at, apply(client, &writer, name, wish, before)).await {
             Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-            Err(_) => Err(Failure { cause: "the API server does not answer".to_owned(), only_this: false }),
+            Err(_) => Err(Failure { cause: "no response from the API server".to_owned(), only_this: false }),
         };
         if answer.as_ref().is_err_and(|failure| failure.only_this) {
-            // The route has most likely been deleted: let the watch tell of it before anybody hears of this.
+            // The route has most likely been deleted: let the watch report that before this is logged.
             sleep(LOOK_INTERVAL).await;
         }
         Outcome { write: self, answer }
     }
 }
 
-/// Server-side apply. It fails for an object that does not fit the schema, one from an older CRD say, even though only
-/// the status is applied; there the status is replaced instead.
+/// Server-side apply. For an object that does not fit the schema, such as one from an older CRD, it fails even though
+/// only the status is applied; the status is then replaced instead.
 async fn apply(
     client: Client,
     writer: &Writer,
@@ -348,7 +346,7 @@ async fn apply(
     }
 }
 
-/// What is applied: all that this writer holds. Without conditions it holds nothing, and lets go of what it had.
+/// The content to apply: everything that this writer owns. Without conditions, it releases what it owned.
 fn body(name: &ObjectName, wish: &[Condition]) -> Value {
     let mut body = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
@@ -365,9 +363,9 @@ impl Failure {
     fn of(error: &kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self {
-                // The API server names the account, the verb and the resource.
-                cause: format!("the API server says {}: {}", status.code, status.message),
-                // Also an internal error may be the doing of one object: it must not hold up all others.
+                // The message names the account, the verb and the resource.
+                cause: format!("the API server responded with {}: {}", status.code, status.message),
+                // Even an internal error may be caused by one object: it must not delay all others.
                 only_this: !matches!(status.code, 401 | 403 | 429 | 502..=504),
             },
             other => Self { cause: chain(other), only_this: false },

@@ -1,4 +1,4 @@
-//! What to write of a route's status, and when. Pure: times are arguments.
+//! Plans status writes: what to write, and when. Pure: times are passed in.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::{
     compile::VerdictCondition,
 };
 
-/// Nothing but small changes is written at most this often for a route: pods come and go, and each write is one for
-/// the API server and for everybody who watches routes.
+/// Minor changes are written at most this often per route: pods come and go, and each write costs the API server and
+/// everyone who watches routes.
 const SMALL_INTERVAL: Duration = Duration::from_secs(10);
-/// A write that failed is tried again after this long, then after twice as long, and so on.
+/// Delay before the first retry of a failed write; it doubles each time.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// The longest time between two tries.
+/// The longest delay between two retries.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// A write of what was written before, sooner after it than this, means that somebody else writes as well.
+/// Repeating a write sooner than this after it means that another writer is active.
 const CONTEST: Duration = Duration::from_secs(60);
-/// What the API allows.
+/// The API's limit.
 const LONGEST_MESSAGE: usize = 32_768;
 
 const OURS: [ConditionType; 5] = [
@@ -33,7 +33,7 @@ const OURS: [ConditionType; 5] = [
     ConditionType::Programmed,
 ];
 
-/// Who writes.
+/// The writer's identity.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
     /// The class whose routes are written.
@@ -42,39 +42,39 @@ pub(super) struct Writer {
     pub(super) manager: String,
 }
 
-/// The moment of a look, on both clocks.
+/// The current moment, on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
     /// For intervals.
     pub(super) instant: Instant,
-    /// For people.
+    /// For timestamps.
     pub(super) time: Timestamp,
 }
 
-/// What a route should say.
+/// The desired status of a route.
 #[derive(Clone, Debug)]
 pub(super) struct Opinion {
-    /// The generation of the spec that was judged; 0 where there is none.
+    /// The generation of the spec that was judged; 0 if there is none.
     pub(super) generation: i64,
     /// The conditions.
     pub(super) conditions: Vec<VerdictCondition>,
-    /// When it will not differ for the better any more, if that is to be waited for.
+    /// Until when a better one may still come, if it is worth waiting for.
     pub(super) hold_until: Option<Instant>,
 }
 
-/// What is remembered of the writes to one route.
+/// The history of the writes to one route.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     written: Option<Written>,
     small_at: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
-    /// How often in a row the same was written, because somebody had written something else: a replica of another
-    /// version, say. Each time the next write waits longer, so that two who differ do not write without end.
+    /// How often in a row the same was written because another writer had changed it, such as a replica of another
+    /// version. Each time the next write waits longer, so that two writers who disagree do not write endlessly.
     contested: u32,
 }
 
-/// The last write, and what the API server made of it.
+/// The last write, and the API server's response.
 #[derive(Debug)]
 struct Written {
     wish: Vec<Condition>,
@@ -87,11 +87,11 @@ struct Written {
 /// What to do about a route.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Plan {
-    /// Its status is as it should be, or not our business.
+    /// Its status is up to date, or not ours to write.
     Nothing,
-    /// Write this; nothing in it removes what we hold.
+    /// Write this; it removes nothing that we own.
     Write(Vec<Condition>),
-    /// Look again then.
+    /// Check again at this time.
     Later(Instant),
 }
 
@@ -118,8 +118,8 @@ impl Writer {
         }
     }
 
-    /// The conditions that a route should have of us, none for one that we only have to let go. Nothing where it is
-    /// not ours to write, or not yet: the opinion of its newest spec is on its way.
+    /// The conditions that we should write, none for a route that we only have to release. `None` if it is not ours to
+    /// write, or not yet: the verdict on its newest spec is still to come.
     fn wish(
         &self,
         route: &RouteObject,
@@ -136,14 +136,14 @@ impl Writer {
             .then(|| conditions(opinion, memory.stored(route), now.time))
     }
 
-    /// Whether fields of the route's status belong to this writer.
+    /// Whether this writer owns fields of the route's status.
     fn holds(&self, route: &RouteObject) -> bool {
         route.metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_ref() == Some(&self.manager))
     }
 }
 
 impl Memory {
-    /// Notes a write of `wish` that replaced `before`, and its answer.
+    /// Records a write of `wish` that replaced `before`, and its response.
     pub(super) fn wrote(&mut self, wish: Vec<Condition>, before: &RouteObject, answer: RouteObject, now: Instant) {
         let stored = self.stored(before);
         let mut differing = differing(&wish, stored).into_iter().peekable();
@@ -162,14 +162,14 @@ impl Memory {
         self.retry_at = None;
     }
 
-    /// Notes that a write failed; tells whether it is the first one to do so.
+    /// Records a failed write; returns whether it is the first failure in a row.
     pub(super) fn failed(&mut self, now: Instant) -> bool {
         self.retry_at = Some(now + retry_after(self.failures));
         self.failures += 1;
         self.failures == 1
     }
 
-    /// The conditions that the API server holds, as far as we know: its answer may be ahead of the watch.
+    /// The conditions that the API server has, as far as we know: its last response may be newer than the watch.
     pub(super) fn stored<'a>(&'a self, route: &'a RouteObject) -> &'a [Condition] {
         match &self.written {
             Some(written) if self.is_ahead_of(route) => &written.answer,
@@ -177,12 +177,12 @@ impl Memory {
         }
     }
 
-    /// Whether the watch has not yet told of our last write.
+    /// Whether the watch has not reported our last write yet.
     fn is_ahead_of(&self, route: &RouteObject) -> bool {
         self.written.as_ref().is_some_and(|written| written.before == route.metadata.resource_version)
     }
 
-    /// Whether the route is what the API server made of the very same wish: somebody else holds what differs.
+    /// Whether the route is the API server's result of the very same write: another manager owns the difference.
     fn was_in_vain(&self, wish: &[Condition], route: &RouteObject) -> bool {
         self.written.as_ref().is_some_and(|written| {
             let unchanged = written.after == route.metadata.resource_version || self.is_ahead_of(route);
@@ -194,7 +194,7 @@ impl Memory {
         self.written.as_ref().is_some_and(|written| say_same(wish, &written.wish) && now < written.at + CONTEST)
     }
 
-    /// The time before which nothing is written, if that is not over.
+    /// The time before which nothing may be written, if it is in the future.
     fn not_before(&self, wish: &[Condition], is_small: bool, now: Instant) -> Option<Instant> {
         let small = self.small_at.filter(|_| is_small).map(|at| at + SMALL_INTERVAL);
         let contested = self.written.as_ref().filter(|_| self.contested > 0 && self.was_written_lately(wish, now));
@@ -203,12 +203,12 @@ impl Memory {
     }
 }
 
-/// How long to wait after so many failures before the one that has just happened.
+/// The delay after this many earlier failures.
 pub(super) fn retry_after(failures: u32) -> Duration {
     FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(LONGEST_RETRY)
 }
 
-/// The conditions of an opinion. The time of one whose status is the stored one's is taken over from there.
+/// The conditions of an opinion. If the status is unchanged, the stored transition time is kept.
 fn conditions(opinion: &Opinion, stored: &[Condition], now: Timestamp) -> Vec<Condition> {
     let generation = (opinion.generation > 0).then_some(opinion.generation);
     opinion.conditions.iter().map(|condition| written(condition, generation, stored, now)).collect()
@@ -218,7 +218,7 @@ fn written(condition: &VerdictCondition, generation: Option<i64>, stored: &[Cond
     let VerdictCondition { type_, status, reason, message } = condition;
     let status = if *status { "True" } else { "False" };
     let before = find(stored, *type_).filter(|before| before.status == status);
-    // The API has no fractions of a second: with them, what we wish would never equal what is stored.
+    // The API has no fractions of a second: with them, the desired conditions would never equal the stored ones.
     let now = || Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
     Condition {
         type_: type_.as_str().to_owned(),
@@ -235,7 +235,7 @@ fn shortened(message: &str) -> String {
     message[..end.unwrap_or_default()].to_owned()
 }
 
-/// What a condition of a type has become in `after`, where it is another outcome than before.
+/// The conditions in `after` whose status or reason has changed.
 pub(super) fn turns<'a>(
     before: &'a [Condition],
     after: &'a [Condition],
@@ -247,7 +247,7 @@ pub(super) fn turns<'a>(
     })
 }
 
-/// Our types of condition that say something else in the two lists, or are in one of them only.
+/// Our condition types that differ between the two lists, or are in only one of them.
 fn differing(wish: &[Condition], stored: &[Condition]) -> Vec<ConditionType> {
     let differs = |type_: &ConditionType| match (find(wish, *type_), find(stored, *type_)) {
         (Some(wish), Some(stored)) => !says_same(wish, stored),
@@ -257,7 +257,7 @@ fn differing(wish: &[Condition], stored: &[Condition]) -> Vec<ConditionType> {
     OURS.into_iter().filter(differs).collect()
 }
 
-/// Whether what is new about a condition can wait: that backends are ready or not, or which replicas are late.
+/// Whether the change of a condition can wait: readiness of backends, or which replicas are late.
 fn is_small(type_: ConditionType, wish: &[Condition], stored: &[Condition]) -> bool {
     match type_ {
         ConditionType::BackendsReady => true,
@@ -277,7 +277,7 @@ fn say_same(one: &[Condition], other: &[Condition]) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(|(one, other)| says_same(one, other))
 }
 
-/// Whether two conditions say the same, whenever they did so first.
+/// Whether two conditions are equal, except for their transition times.
 fn says_same(one: &Condition, other: &Condition) -> bool {
     let Condition { type_, status, reason, message, observed_generation, last_transition_time: _ } = one;
     *type_ == other.type_

@@ -1,4 +1,4 @@
-//! Whether every replica serves a route as it is written now. Pure: instants come from the caller.
+//! Whether every replica serves the current version of a route. Pure: instants are passed in.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,35 +14,35 @@ use crate::{
     table::ObjectName,
 };
 
-const EVERYWHERE: &str = "Every replica serves the route as it is written";
-/// Replicas that a message names one by one; more are counted.
+const EVERYWHERE: &str = "Every replica serves the current version of the route";
+/// The number of replicas that a message names; further ones are counted.
 const NAMED: usize = 4;
-/// How long nothing is written of a route that is served here, so that what the other replicas say a moment later goes
+/// How long to wait before writing about a route that is served here, so that reports of other replicas in that time go
 /// into the same write.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What each route needs of a replica, so that it serves it as it is written now.
+/// What a replica must have followed to serve the current version of each route.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
     routes: HashMap<ObjectName, Need>,
-    /// The last changes, as far as they were known when a table was noted last.
+    /// The last changes known when a table was last recorded.
     changed: Arc<Versions>,
     digests: Digests,
 }
 
-/// What one route needs.
+/// The requirement of one route.
 #[derive(Clone, Debug)]
 struct Need {
-    /// What this need is of: the route, its spec, and whether that is served.
+    /// What it applies to: the route, its generation, and whether it is accepted.
     of: (Option<Arc<str>>, i64, bool),
-    /// The changes that led to it. Routes share them.
+    /// The changes that led to it. Shared between routes.
     versions: Arc<Versions>,
     since: Instant,
 }
 
 impl Needs {
-    /// Notes what is served here now. What was not before needs all changes that this table is made of; what was
-    /// keeps the need that it has; of a version in it that was not known, the first one that is counts.
+    /// Records what is served here now. A route that was not served before needs all changes in this table; others keep
+    /// their need; for an unknown version in it, the first known one counts.
     pub(super) fn note(&mut self, report: &Report, now: Instant) {
         let Report { generation: _, verdicts, progress, digests } = report;
         let versions = Arc::new(progress.changed.clone());
@@ -68,19 +68,19 @@ impl Needs {
         }
     }
 
-    /// The condition of a route whose stored conditions are these, and until when others may be waited for.
+    /// The condition of a route with these stored conditions, and until when to wait for other replicas.
     pub(super) fn condition(
         &self,
         verdict: &Verdict,
         stored: &[Condition],
         standing: &Standing,
     ) -> (VerdictCondition, Option<Instant>) {
-        // Once said of a generation it stays said: a replica that joins has the routes before it is ready.
+        // Not withdrawn for the same generation: a replica that joins has the routes before it is ready.
         if !verdict.is_accepted() || says_programmed(stored, verdict.generation) {
             return (served(verdict, EVERYWHERE), None);
         }
         if let Role::Barred { cause } = &standing.role {
-            return (pending(format!("What other replicas serve cannot be known: {cause}")), None);
+            return (pending(format!("Unknown what other replicas serve: {cause}")), None);
         }
         let Some(need) = self.routes.get(&verdict.route) else {
             return (pending("The route is not served yet".to_owned()), None);
@@ -94,10 +94,10 @@ impl Needs {
     }
 }
 
-/// `Programmed` as this replica would say it by itself, of a verdict on what it serves.
+/// `Programmed` for this replica alone, from a verdict on what it serves.
 #[must_use]
 pub fn programmed_here(verdict: &Verdict) -> VerdictCondition {
-    served(verdict, "This replica serves the route as it is written")
+    served(verdict, "This replica serves the current version of the route")
 }
 
 fn served(verdict: &Verdict, message: &'static str) -> VerdictCondition {
@@ -124,7 +124,7 @@ fn name_late(late: &[&str], replicas: usize) -> String {
     let named = late[..late.len().min(NAMED)].join(", ");
     let more = late.len().saturating_sub(NAMED);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    format!("{} of {replicas} replicas have not told that they serve this generation: {named}{more}", late.len())
+    format!("{} of {replicas} replicas have not reported this generation yet: {named}{more}", late.len())
 }
 
 #[cfg(test)]
@@ -178,7 +178,7 @@ mod tests {
         ]
     }
 
-    /// Status, reason and message of a route of generation 3 that needs version 7.
+    /// Status, reason and message for a route of generation 3 that needs version 7.
     fn told(standing: &Standing, stored: &[Condition]) -> (bool, ConditionReason, String) {
         let mut needs = Needs::default();
         needs.note(&report(verdict(3, true), 7), Instant::now());

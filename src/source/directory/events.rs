@@ -1,4 +1,4 @@
-//! When a directory is worth another read.
+//! Decides when to read a directory again.
 
 use std::{
     collections::HashSet,
@@ -16,14 +16,14 @@ use notify::{
 
 use super::POLL_INTERVAL;
 
-/// An editor's save is several events, a few milliseconds apart at most; they belong together.
+/// The events of one save, which are at most a few milliseconds apart, belong together.
 const QUIET: Duration = Duration::from_millis(10);
-/// Nobody waits longer for a save to end, nor for a writer that does not close its file.
+/// The longest wait for a save to end, or for a writer to close its file.
 const LONGEST: Duration = Duration::from_millis(500);
-/// How often a directory is looked for that has gone.
+/// How often a missing directory is looked for.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What the thread is told.
+/// Messages to the thread.
 #[derive(Debug)]
 pub(super) enum Message {
     Event(Event),
@@ -32,7 +32,7 @@ pub(super) enum Message {
     Stop,
 }
 
-/// Watches a directory, the path rather than the inode: it may go and come back.
+/// Watches a directory by path rather than by inode: it may be removed and recreated.
 pub(super) struct Watch {
     directory: PathBuf,
     sender: Sender<Message>,
@@ -41,17 +41,17 @@ pub(super) struct Watch {
 
 enum State {
     Watching {
-        /// Ends with the value.
+        /// Stops when dropped.
         _watcher: RecommendedWatcher,
         identity: (u64, u64),
     },
-    /// The directory has gone.
+    /// The directory is missing.
     Away,
     Polling(Duration),
 }
 
 impl Watch {
-    /// Begins to watch, or to poll where an interval is given.
+    /// Starts watching, or polling if an interval is given.
     pub(super) fn new(directory: PathBuf, sender: Sender<Message>, interval: Option<Duration>) -> Self {
         let state = interval.map_or(State::Away, State::Polling);
         let mut watch = Self { directory, sender, state };
@@ -59,7 +59,7 @@ impl Watch {
         watch
     }
 
-    /// Waits until the directory is worth another read; false at the end.
+    /// Waits until the directory should be read again; false at the end.
     pub(super) fn wait(&mut self, messages: &Receiver<Message>) -> bool {
         let patience = match self.state {
             State::Watching { .. } => Duration::MAX,
@@ -75,7 +75,7 @@ impl Watch {
         goes_on
     }
 
-    /// Waits until the events that belong to `first` have come, and written files are closed; false at the end.
+    /// Waits until all events that belong to `first` have arrived and written files are closed; false at the end.
     fn settle(&mut self, first: Message, messages: &Receiver<Message>) -> bool {
         let deadline = Instant::now() + LONGEST;
         let mut being_written = HashSet::new();
@@ -97,8 +97,8 @@ impl Watch {
         }
     }
 
-    /// Watches anew if the directory is another one than before. To be called before it is read, so that nothing
-    /// changes unseen in between.
+    /// Starts a new watch if the directory is a different one. To be called before reading, so that no change in
+    /// between is missed.
     fn renew(&mut self) {
         let now = identity(&self.directory);
         match (&self.state, now) {
@@ -107,7 +107,7 @@ impl Watch {
             (_, None) => self.state = State::Away,
             (_, Some(identity)) => match self.watcher() {
                 Ok(watcher) => self.state = State::Watching { _watcher: watcher, identity },
-                // Gone again since it was looked at.
+                // Removed again in the meantime.
                 Err(_) if self::identity(&self.directory).is_none() => self.state = State::Away,
                 Err(error) => self.poll(&error),
             },
@@ -132,22 +132,22 @@ impl Watch {
 
     fn poll(&mut self, error: &notify::Error) {
         let directory = self.directory.display();
-        tracing::warn!("cannot watch {directory}, so it is read every {POLL_INTERVAL:?}: {error}");
+        tracing::warn!("cannot watch {directory}; polling every {POLL_INTERVAL:?}: {error}");
         self.state = State::Polling(POLL_INTERVAL);
     }
 }
 
-/// The directory that a path leads to, links followed.
+/// The identity of the directory at a path, following links.
 fn identity(directory: &PathBuf) -> Option<(u64, u64)> {
     fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Reads are events, too: ours would make us read for ever.
+/// Reads are events too: ours would trigger each other for ever.
 fn is_telling(kind: EventKind) -> bool {
     !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
-/// Follows which files are in the middle of being written.
+/// Tracks which files are being written.
 fn note(event: Event, being_written: &mut HashSet<PathBuf>) {
     let Event { kind, paths, .. } = event;
     if matches!(kind, EventKind::Modify(ModifyKind::Data(_))) {

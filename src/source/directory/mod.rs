@@ -1,4 +1,4 @@
-//! Objects from a directory of manifests, which is read again whenever something in it changes.
+//! Objects from a directory of manifests, which is read again on every change.
 
 mod events;
 
@@ -21,26 +21,26 @@ use super::{
 use crate::{compile::ClusterView, table::ObjectName};
 use events::{Message, Watch};
 
-/// How often a directory is read that cannot be watched.
+/// How often an unwatchable directory is polled.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why a directory cannot serve as a source.
+/// Why a directory cannot be used as a source.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It is not there, or is no directory.
+    /// It does not exist, or is not a directory.
     #[error("cannot read the manifests in {}: {error}", path.display())]
     Directory {
-        /// The path that was given.
+        /// The given path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         error: io::Error,
     },
-    /// The system has no thread for it.
+    /// The system cannot start another thread.
     #[error("cannot start the thread that watches the manifests: {0}")]
     Thread(#[source] io::Error),
 }
 
-/// A directory of manifests. Clones share one watch, which ends with the last of them.
+/// A directory of manifests. Clones share one watch, which ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct DirectorySource {
     shared: Arc<Shared>,
@@ -54,18 +54,18 @@ struct Shared {
 }
 
 impl DirectorySource {
-    /// Reads a directory and watches it from now on. `changes` is touched once at first, then whenever the objects
-    /// have changed. This blocks until the first read is done.
+    /// Reads a directory and watches it from now on. `changes` is touched once at first, then whenever the objects have
+    /// changed. Blocks until the first read is done.
     ///
-    /// Where the system cannot watch, the directory is polled instead, and a warning says so.
+    /// If the system cannot watch it, the directory is polled instead, and a warning is logged.
     ///
     /// # Errors
-    /// When there is no such directory. One that vanishes later is a problem of its own until it is back.
+    /// If the directory does not exist. If it vanishes later, that is a problem until it is back.
     pub fn open(directory: impl Into<PathBuf>, changes: Changes) -> Result<Self, OpenError> {
         Self::start(directory.into(), changes, None)
     }
 
-    /// The same, but the directory is polled: for file systems that do not tell of changes.
+    /// The same, but polling: for file systems that do not report changes.
     ///
     /// # Errors
     /// As [`DirectorySource::open`].
@@ -85,7 +85,7 @@ impl DirectorySource {
         let shared = Arc::new(Shared { current: ArcSwap::default(), revision: watch::Sender::new(0) });
         let watch = Watch::new(directory.clone(), sender.clone(), interval);
         let worker = Worker { directory, shared: shared.clone(), changes, watch, messages };
-        // Watched before it is read: what changes in between is read again.
+        // Watched before it is read: changes in between cause another read.
         worker.read();
         worker.changes.touch();
         let spawned = thread::Builder::new().name("manifests".into()).spawn(move || worker.run());
@@ -93,25 +93,25 @@ impl DirectorySource {
         Ok(Self { shared, _stop: Arc::new(StopOnDrop(sender)) })
     }
 
-    /// What was read last.
+    /// The result of the last read.
     #[must_use]
     pub fn manifests(&self) -> Arc<Manifests> {
         self.shared.current.load_full()
     }
 
-    /// What is wrong with the files now.
+    /// The current problems of the files.
     #[must_use]
     pub fn problems(&self) -> Arc<[FileProblem]> {
         self.shared.current.load().problems().clone()
     }
 
-    /// The file and the line of a field of an object.
+    /// The file and line of an object's field.
     #[must_use]
     pub fn locate(&self, kind: Kind, name: &ObjectName, field: &str) -> Option<(PathBuf, usize)> {
         self.shared.current.load().locate(kind, name, field)
     }
 
-    /// Counts the reads after which the objects or the problems were others than before.
+    /// Counts the reads that changed the objects or the problems.
     #[must_use]
     pub fn revision(&self) -> watch::Receiver<u64> {
         self.shared.revision.subscribe()
@@ -134,12 +134,12 @@ struct StopOnDrop(mpsc::Sender<Message>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        // Without a receiver the thread has ended already.
+        // Without a receiver the thread has already ended.
         let _ = self.0.send(Message::Stop);
     }
 }
 
-/// The thread that reads.
+/// The reading thread.
 struct Worker {
     directory: PathBuf,
     shared: Arc<Shared>,
@@ -160,7 +160,7 @@ impl Worker {
         let manifests = Manifests::read(std::slice::from_ref(&self.directory), &previous);
         let have_objects_changed = !manifests.same_objects(&previous);
         let has_changed = have_objects_changed || manifests.problems() != previous.problems();
-        tell(previous.problems(), manifests.problems());
+        log_changes(previous.problems(), manifests.problems());
         self.shared.current.store(Arc::new(manifests));
         if have_objects_changed {
             self.changes.touch();
@@ -171,16 +171,16 @@ impl Worker {
     }
 }
 
-/// Logs what is newly wrong, and the files that nothing is wrong with any more.
-fn tell(before: &[FileProblem], now: &[FileProblem]) {
-    // A problem that only moved to another line is none that people have not seen.
+/// Logs new problems, and files without problems again.
+fn log_changes(before: &[FileProblem], now: &[FileProblem]) {
+    // A problem that only moved to another line is not new.
     let essence = |problem: &FileProblem| (problem.path.clone(), problem.field.clone(), problem.message.clone());
     let known: HashSet<_> = before.iter().map(essence).collect();
     for problem in now.iter().filter(|problem| !known.contains(&essence(problem))) {
         tracing::warn!("{problem}");
     }
     for path in files(before).difference(&files(now)) {
-        tracing::info!("{}: nothing is wrong any more", path.display());
+        tracing::info!("{}: no problems any more", path.display());
     }
 }
 

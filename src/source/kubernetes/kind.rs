@@ -1,4 +1,4 @@
-//! What is kept of each kind, and which changes of it matter.
+//! What is kept of each kind, and which of its changes matter.
 
 use std::fmt::Debug;
 
@@ -10,18 +10,18 @@ use crate::{
     compile::{SecretObject, ServiceObject, SliceObject, trim},
 };
 
-/// What an event changes.
+/// The effect of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Change {
-    /// Nothing that is kept: the stored object stays, the very same `Arc`, so that what was built of it does too.
+    /// No change: the stored object stays, the very same `Arc`, and so does everything built from it.
     Nothing,
-    /// Only what routing does not look at, such as a status.
+    /// Only fields that do not affect routing, such as a status.
     Told,
-    /// What routing depends on.
+    /// Fields that routing depends on.
     Routing,
 }
 
-/// A kind that is watched.
+/// A watched kind.
 pub(super) trait Watched:
     kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
     + k8s_openapi::Resource<Scope = NamespaceResourceScope>
@@ -32,23 +32,22 @@ pub(super) trait Watched:
     + Sync
     + 'static
 {
-    /// What a person can do when the API server does not know the kind.
-    const WHEN_UNKNOWN: &'static str = "it should be part of every cluster";
+    /// What to do if the API server does not know the kind.
+    const WHEN_UNKNOWN: &'static str = "every cluster should have it";
 
-    /// Drops what nobody reads.
+    /// Drops unused fields.
     fn trim(&mut self) {
         trim(self.meta_mut());
     }
 
-    /// What becomes different when this replaces `before`.
+    /// The effect of replacing `before` with this object.
     fn change(&self, before: &Self) -> Change;
 }
 
 impl Watched for RouteObject {
-    const WHEN_UNKNOWN: &'static str =
-        "install the CustomResourceDefinition, which `switchyard crd` prints: switchyard crd | kubectl apply -f -";
+    const WHEN_UNKNOWN: &'static str = "install the CustomResourceDefinition: switchyard crd | kubectl apply -f -";
 
-    /// The status writer needs to know which managers hold a status.
+    /// Keeps the managers: the status writer needs to know which of them own a status.
     fn trim(&mut self) {
         let mut managers = self.metadata.managed_fields.take();
         for entry in managers.iter_mut().flatten() {
@@ -98,7 +97,7 @@ fn routing_unless(same: bool) -> Change {
     if same { Change::Nothing } else { Change::Routing }
 }
 
-/// Whether two versions of an object have the same metadata, as far as routing goes.
+/// Whether two versions of an object have the same metadata, as far as routing is concerned.
 fn same(one: &ObjectMeta, other: &ObjectMeta) -> bool {
     one.uid == other.uid
         && one.generation == other.generation

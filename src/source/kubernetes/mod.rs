@@ -1,7 +1,7 @@
-//! Objects from a cluster: a watch for each kind goes into a store, and the stores make up a view.
+//! Objects from a cluster: a watch for each kind fills a store, and the stores make up a view.
 //!
-//! `kind` says what is kept of each kind and which changes matter; `store` holds the objects; `watch` keeps a store
-//! up to date through whatever happens to the API server; `trouble` tells people what does.
+//! `kind` defines what is kept of each kind and which changes matter; `store` holds the objects; `watch` keeps a store
+//! up to date through API server failures; `trouble` logs those failures.
 
 mod kind;
 mod store;
@@ -25,31 +25,31 @@ use crate::{
     table::ObjectName,
 };
 
-/// After this many seconds the API server ends a watch, and the next one goes on where it ended. A connection that
-/// died without a word is noticed a little later: routing on what has long changed costs more than four requests.
+/// After this many seconds the API server ends a watch, and the next one continues where it ended. This detects a dead
+/// connection a little later: routing by stale data costs more than four requests.
 const WATCH_SECONDS: u32 = 60;
 
-/// No way to reach a cluster was found, or what was found is not usable.
+/// No cluster configuration was found, or it is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Neither a kubeconfig nor an account of a pod.
-    #[error("no cluster to connect to: set KUBECONFIG to a usable kubeconfig, or run in a pod with a service account")]
+    /// Neither a kubeconfig nor a pod's service account.
+    #[error("no cluster found: set KUBECONFIG to a valid kubeconfig, or run in a pod with a service account")]
     NotConfigured(#[from] kube::config::InferConfigError),
-    /// A client cannot be made of the configuration.
-    #[error("the configuration of the cluster's client is not usable")]
+    /// The configuration does not yield a client.
+    #[error("the configuration of the Kubernetes client is not usable")]
     Unusable(#[from] kube::Error),
 }
 
-/// A client for the cluster that the kubeconfig names, else for the one that this pod runs in. Nothing is sent yet.
+/// A client for the kubeconfig's cluster, or else for the one this pod runs in. Sends nothing yet.
 ///
 /// # Errors
-/// When neither is there, or what is there cannot be used.
+/// If neither exists, or it cannot be used.
 pub async fn connect() -> Result<Client, ConnectError> {
     let config = Config::infer().await?;
     Ok(Client::try_from(config)?)
 }
 
-/// Watches the cluster, or some namespaces of it.
+/// Watches the cluster, or some of its namespaces.
 ///
 /// The watches end when it is dropped.
 #[derive(Debug)]
@@ -63,18 +63,18 @@ pub struct KubernetesSource {
     watches: JoinSet<()>,
 }
 
-/// The routes as the cluster has them, with their status; shared with whoever writes it.
+/// The routes of the cluster with their status, shared with the status writer.
 #[derive(Clone, Debug)]
 pub struct Routes {
     stores: Stores<RouteObject>,
     seen: signal::Receiver<()>,
 }
 
-/// The objects of one kind: a store for each watch.
+/// The objects of one kind, with one store per watch.
 #[derive(Clone, Debug)]
 struct Stores<K>(Arc<[(Scope, Store<K>)]>);
 
-/// What one watch watches.
+/// The scope of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Scope {
     Cluster,
@@ -82,15 +82,15 @@ enum Scope {
 }
 
 impl KubernetesSource {
-    /// Starts to watch these namespaces, the whole cluster where there are none; `changes` is touched whenever
-    /// something changes that routing depends on.
+    /// Starts watching these namespaces, or the whole cluster if there are none; `changes` is touched on every change
+    /// that affects routing.
     #[must_use]
     pub fn start(client: &Client, namespaces: &[String], changes: &Changes) -> Self {
         let (synced_sender, synced) = signal::channel(0);
         let (routes_sender, routes_seen) = signal::channel(());
         let teller = Teller::new(changes.clone(), synced_sender);
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
-        // Other Secrets, such as the accounts' tokens, are none of our business and would only cost memory.
+        // Other Secrets, such as service account tokens, are not needed and would only cost memory.
         let tls_only = config.clone().fields(&format!("type={TLS_SECRET_TYPE}"));
         let scopes = Scope::of(namespaces);
         let mut watches = JoinSet::new();
@@ -106,11 +106,11 @@ impl KubernetesSource {
         }
     }
 
-    /// Waits until every watch has finished its first list. A view from before lacks objects that exist.
+    /// Waits until every watch has finished its first list. Earlier views are incomplete.
     pub async fn synced(&self) {
         let all = self.watches.len();
         let mut synced = self.synced.clone();
-        // The senders live in the watches, which end with `self` only.
+        // The senders live in the watches, which only end with `self`.
         let _ = synced.wait_for(|synced| *synced == all).await;
     }
 
@@ -139,22 +139,22 @@ impl Source for KubernetesSource {
 }
 
 impl Routes {
-    /// All of them, in no order.
+    /// All routes, in no particular order.
     #[must_use]
     pub fn objects(&self) -> Vec<Arc<RouteObject>> {
         self.stores.objects()
     }
 
-    /// One of them.
+    /// One route.
     #[must_use]
     pub fn object(&self, name: &ObjectName) -> Option<Arc<RouteObject>> {
         self.stores.object(name)
     }
 
-    /// Waits until any of them, or its status, has changed since this was last waited for.
+    /// Waits until any route, or its status, has changed since the last call.
     pub async fn changed(&mut self) {
         if self.seen.changed().await.is_err() {
-            // The watch has ended with the source, so nothing changes any more.
+            // The watch ended with the source, so there are no more changes.
             std::future::pending::<()>().await;
         }
     }

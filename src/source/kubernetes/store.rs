@@ -1,8 +1,8 @@
-//! The objects of one kind as the API server last told of them.
+//! The objects of one kind, as last reported by the API server.
 //!
-//! kube's own reflector does not tell whether an event changed anything, least of all a list that is read again, and
-//! gives every object a new `Arc` then. Here both matter: builds reuse what comes from the same `Arc`, and nothing is
-//! built when nothing has changed.
+//! kube's own reflector does not report whether an event changed anything, especially for a repeated list, which gives
+//! every object a new `Arc`. Both matter here: builds reuse what comes from the same `Arc`, and nothing is built if
+//! nothing changed.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use crate::{compile::object_name, table::ObjectName};
 
 type Objects<K> = HashMap<ObjectName, Arc<K>>;
 
-/// The reading side, which any number may share.
+/// The reading side, which can be shared.
 #[derive(Debug)]
 pub(super) struct Store<K>(Arc<RwLock<Kept<K>>>);
 
@@ -27,22 +27,22 @@ struct Kept<K> {
     reached: Reached,
 }
 
-/// How far a watch has come. Nothing where a version is no number.
+/// How far a watch has come. `None` if a version is not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reached {
     /// All events up to this version are in the store.
     pub(super) seen: Option<u64>,
-    /// The version of the last event that routing depends on; nothing after a list with a change.
+    /// The version of the last event that affects routing; `None` after a list with a change.
     pub(super) changed: Option<u64>,
 }
 
-/// The writing side. There is one.
+/// The only writer.
 #[derive(Debug)]
 pub(super) struct Writer<K> {
     store: Store<K>,
-    /// A list on its way: it replaces everything once it is complete, so that a list that breaks off does no harm.
+    /// A list in progress: it replaces everything once it is complete, so an aborted list does no harm.
     list: Objects<K>,
-    /// The newest version in it. The list may be newer than that, which nobody tells.
+    /// The newest version in it. The list itself may be newer, but its version is unknown.
     newest: Option<u64>,
 }
 
@@ -60,12 +60,12 @@ impl<K> Clone for Store<K> {
 }
 
 impl<K> Store<K> {
-    /// All objects, in no order.
+    /// All objects, in no particular order.
     pub(super) fn objects(&self) -> Vec<Arc<K>> {
         self.read(|kept| kept.objects.values().cloned().collect())
     }
 
-    /// All objects, in no order, and how far the watch had come when they were like this.
+    /// All objects, in no particular order, and how far the watch had come at that point.
     pub(super) fn objects_and_reached(&self) -> (Vec<Arc<K>>, Reached) {
         self.read(|kept| (kept.objects.values().cloned().collect(), kept.reached))
     }
@@ -86,12 +86,12 @@ impl<K> Store<K> {
 }
 
 impl<K: Watched> Writer<K> {
-    /// Takes an event, and tells what it changed.
+    /// Applies an event, and returns what it changed.
     pub(super) fn apply(&mut self, event: Event<K>) -> Change {
         match event {
             Event::Init => (self.list, self.newest) = (HashMap::new(), Some(0)),
             Event::InitApply(object) => {
-                // No number is no newest version, whatever the others are.
+                // If any version is not a number, the newest is unknown.
                 self.newest = self.newest.zip(version(object.meta())).map(|(one, other)| one.max(other));
                 self.list.insert(object_name(object.meta()), Arc::new(object));
             }
@@ -134,7 +134,7 @@ impl<K: Watched> Writer<K> {
         self.write(|kept| {
             kept.objects = list;
             kept.reached.seen = self.newest;
-            // What the list lacks may have been deleted, or have come and gone, after all that it has.
+            // Objects missing from the list may have been deleted, or even created and deleted, after all those in it.
             if change == Change::Routing {
                 kept.reached.changed = None;
             }
@@ -156,12 +156,12 @@ impl Reached {
     }
 }
 
-/// The version of an object. Those of one kind grow with each write.
+/// The version of an object. The versions of one kind grow with each write.
 fn version(metadata: &ObjectMeta) -> Option<u64> {
     metadata.resource_version.as_ref()?.parse().ok()
 }
 
-/// Puts the stored object in the place of a listed one that is no different.
+/// Replaces a listed object with the stored one if it is unchanged.
 fn keep_if_same<K: Watched>(object: &mut Arc<K>, before: Option<&Arc<K>>) -> Change {
     let Some(before) = before else { return Change::Routing };
     let change = object.change(before);

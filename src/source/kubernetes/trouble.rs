@@ -1,4 +1,4 @@
-//! What people are told of a watch that does not work, and how long it rests.
+//! Logs watch failures, and backs off after them.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use kube::{core::Status, runtime::watcher};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// How long a watch rests after its first failure.
+/// Backoff after the first failure.
 const FIRST_REST: Duration = Duration::from_millis(250);
-/// How long it rests at most: also how long a new API server may wait to be noticed.
+/// Maximum backoff, and thus how long it may take to notice a new API server.
 const LONGEST_REST: Duration = Duration::from_secs(5);
-/// A watch that has not failed for so long starts with a short rest again.
+/// After this long without failures, a watch starts with the first backoff again.
 const CALM: Duration = Duration::from_secs(30);
 
-/// The failures of one watch. Each cause is told once, and that it is over.
+/// The failures of one watch. Each cause is logged once, and so is recovery.
 #[derive(Debug)]
 pub(crate) struct Trouble {
     kind: &'static str,
@@ -24,12 +24,12 @@ pub(crate) struct Trouble {
 }
 
 impl Trouble {
-    /// No trouble yet with a kind; `when_unknown` says what to do when the API server does not know it.
+    /// No failures yet for a kind; `when_unknown` is the advice if the API server does not know it.
     pub(crate) fn new(kind: &'static str, when_unknown: &'static str) -> Self {
         Self { kind, when_unknown, told: None, failures: 0, last: None }
     }
 
-    /// Notes a failure; gives back how long to rest.
+    /// Records a failure; returns how long to wait.
     pub(crate) fn begins(&mut self, error: &watcher::Error, now: Instant) -> Duration {
         if self.last.is_some_and(|last| now.duration_since(last) > CALM) {
             self.failures = 0;
@@ -38,28 +38,28 @@ impl Trouble {
         let rest = FIRST_REST.saturating_mul(1 << self.failures.min(10)).min(LONGEST_REST);
         self.failures += 1;
         self.last = Some(now + rest);
-        // Replicas that lost the same API server do not come back in step.
+        // Jitter, so that replicas that lost the same API server do not retry in step.
         rest.mul_f64(0.75 + fastrand::f64() / 2.0)
     }
 
-    /// Notes that objects arrive.
+    /// Records that objects arrive.
     pub(crate) fn is_over(&mut self) {
         if self.told.take().is_some() {
-            info!(kind = self.kind, "watching again");
+            info!(kind = self.kind, "watch resumed");
         }
     }
 
     fn tell(&mut self, error: &watcher::Error) {
         if status(error).is_some_and(|status| status.code == 410) {
-            debug!(kind = self.kind, "the watch is too old to go on, listing again");
+            debug!(kind = self.kind, "watch expired; listing again");
             return;
         }
         let cause = self.cause(error);
         if self.told.as_ref() == Some(&cause) {
-            debug!(kind = self.kind, cause, "still cannot watch");
+            debug!(kind = self.kind, cause, "watch still failing");
             return;
         }
-        warn!(kind = self.kind, cause, "cannot watch; going on with what is known, and trying again");
+        warn!(kind = self.kind, cause, "watch failed; serving the last known state and retrying");
         self.told = Some(cause);
     }
 
@@ -68,28 +68,28 @@ impl Trouble {
             Some(status) if status.code == 404 => {
                 format!("the API server does not know {}: {}", self.kind, self.when_unknown)
             }
-            // The API server names the account, the verb and the resource.
+            // The message names the account, the verb and the resource.
             Some(status) if status.code == 403 => format!("not permitted: {}", status.message),
-            Some(status) => format!("the API server says {}: {}", status.code, status.message),
+            Some(status) => format!("the API server responded with {}: {}", status.code, status.message),
             None => chain(error),
         }
     }
 }
 
-/// Whether a watch that failed like this has to list again. kube goes on with the version that it has, which is of no
-/// use when the API server refuses it: one that was set up anew, say.
+/// Whether a watch that failed like this must list again. kube continues with the version it has, which is useless if
+/// the API server rejects it, for example after it was set up again.
 pub(super) fn needs_list(error: &watcher::Error) -> bool {
     let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else { return false };
     !matches!(status.code, 401 | 403 | 429 | 500 | 503)
 }
 
-/// Whether a watch failed because the API server, one that is older or told not to, takes no part in streaming lists.
+/// Whether a watch failed because the API server is too old, or configured not to stream lists.
 pub(super) fn refuses_streams(error: &watcher::Error) -> bool {
     let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else { return false };
     matches!(status.code, 400 | 422)
 }
 
-/// What the API server said, if it did.
+/// The API server's response, if there was one.
 pub(crate) fn status(error: &watcher::Error) -> Option<&Status> {
     use kube::Error::Api;
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
@@ -102,7 +102,7 @@ pub(crate) fn status(error: &watcher::Error) -> Option<&Status> {
     }
 }
 
-/// An error and its causes. Many errors repeat their cause in their own text; it is not said twice.
+/// An error and its causes. Many errors repeat their cause in their own text; it is not repeated then.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

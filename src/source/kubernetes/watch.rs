@@ -20,7 +20,7 @@ use super::{
 };
 use crate::source::Changes;
 
-/// Tells others of what a watch sees.
+/// Notifies others of what a watch sees.
 #[derive(Clone, Debug)]
 pub(super) struct Teller {
     changes: Changes,
@@ -34,7 +34,7 @@ impl Teller {
         Self { changes, synced: Arc::new(synced), seen: None }
     }
 
-    /// Tells `seen` of every change, those that routing does not depend on included.
+    /// Also notifies `seen` of every change, including those that do not affect routing.
     pub(super) fn with_seen(self, seen: signal::Sender<()>) -> Self {
         Self { seen: Some(Arc::new(seen)), ..self }
     }
@@ -49,7 +49,7 @@ impl Teller {
     }
 }
 
-/// Watches for ever. Whatever goes wrong, the store keeps what it has, and the watch is tried again.
+/// Watches for ever. After any failure, the store keeps its content, and the watch is retried.
 pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut writer: Writer<K>, teller: Teller) {
     let mut lists = Lists::Streamed;
     let mut events = watcher(api.clone(), lists.config(&config)).boxed();
@@ -58,12 +58,12 @@ pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut wr
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) if listing && lists == Lists::Streamed => {
-                // The stream has ended without the word that the list is complete: it was not understood.
-                lists = Lists::fall_back(K::KIND, "it does not tell where they end");
+                // The stream ended without marking the list as complete: the API server did not understand the request.
+                lists = Lists::fall_back(K::KIND, "it does not mark their end");
                 events = watcher(api.clone(), lists.config(&config)).boxed();
             }
             Ok(event) => {
-                // The beginning of a list is not heard of the API server: it is what comes before asking.
+                // This event comes before the request, not from the API server.
                 listing = matches!(event, Event::Init | Event::InitApply(_));
                 if !matches!(event, Event::Init) {
                     trouble.is_over();
@@ -79,7 +79,7 @@ pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut wr
                 events = watcher(api.clone(), lists.config(&config)).boxed();
             }
             Err(error) => {
-                // What comes next is another try, whose list may well begin anew.
+                // The next event is from a retry, which may start a new list.
                 listing = false;
                 if needs_list(&error) {
                     events = watcher(api.clone(), lists.config(&config)).boxed();
@@ -90,12 +90,12 @@ pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut wr
     }
 }
 
-/// How the objects that exist are asked for.
+/// How existing objects are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lists {
     /// As the first events of a watch, one by one: neither side has to hold all of them at once.
     Streamed,
-    /// In pages, which every API server knows.
+    /// In pages, which every API server supports.
     Paged,
 }
 

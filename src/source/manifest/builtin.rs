@@ -1,4 +1,4 @@
-//! Services, EndpointSlices and Secrets: what an API server checks of the fields that routing reads.
+//! Services, EndpointSlices and Secrets: the API server's checks of the fields that routing reads.
 
 use std::{
     collections::HashSet,
@@ -23,7 +23,7 @@ use crate::compile::{
 
 type Read<T> = Result<T, Vec<Violation>>;
 
-/// A Service, as far as routing needs it.
+/// A Service, with the fields that routing needs.
 pub(super) fn service(value: &Value) -> Read<ServiceObject> {
     let Service { metadata, spec, .. } = typed::read(value, "")?;
     let spec = spec.unwrap_or_default();
@@ -31,10 +31,10 @@ pub(super) fn service(value: &Value) -> Read<ServiceObject> {
     let is_portless = spec.type_.as_deref() == Some("ExternalName") || spec.cluster_ip.as_deref() == Some("None");
     let mut violations = service_faults(&ports);
     if ports.is_empty() && !is_portless {
-        violations.push(violation("spec.ports", "required, but missing"));
+        violations.push(violation("spec.ports", "is required"));
     }
     if let Some(unknown) = spec.type_.as_deref().filter(|type_| !SERVICE_TYPES.contains(type_)) {
-        violations.push(violation("spec.type", format!("must be one of {}, not {unknown}", SERVICE_TYPES.join(", "))));
+        violations.push(violation("spec.type", format!("must be one of {}, got {unknown}", SERVICE_TYPES.join(", "))));
     }
     sound(violations, ServiceObject { metadata, spec: ServiceSpec { type_: spec.type_, ports } })
 }
@@ -55,27 +55,27 @@ fn service_faults(ports: &[ServicePort]) -> Vec<Violation> {
         violations.extend(protocol_fault(format!("{field}.protocol"), port.protocol.as_deref()));
         let name = port.name.as_deref().unwrap_or_default();
         if name.is_empty() && ports.len() > 1 {
-            violations.push(violation(format!("{field}.name"), "required where a Service has several ports"));
+            violations.push(violation(format!("{field}.name"), "is required for a Service with several ports"));
         } else if !name.is_empty() && !names.insert(name) {
-            violations.push(violation(format!("{field}.name"), format!("another port is named {name} already")));
+            violations.push(violation(format!("{field}.name"), format!("duplicate of another port's name {name}")));
         }
         if !numbers.insert((port.port, port.protocol.as_deref().unwrap_or("TCP"))) {
-            violations.push(violation(format!("{field}.port"), format!("{} is there already", port.port)));
+            violations.push(violation(format!("{field}.port"), format!("duplicate of {}", port.port)));
         }
     }
     violations
 }
 
-/// An EndpointSlice, as far as routing needs it.
+/// An EndpointSlice, with the fields that routing needs.
 pub(super) fn slice(value: &Value) -> Read<SliceObject> {
     let EndpointSlice { metadata, address_type, endpoints, ports } = typed::read(&without_newer_hints(value), "")?;
     let mut violations = Vec::new();
     if !metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(SERVICE_NAME_LABEL)) {
         let field = format!("metadata.labels[{SERVICE_NAME_LABEL}]");
-        violations.push(violation(field, "required, but missing: it names the Service of these endpoints"));
+        violations.push(violation(field, "is required: it names the Service of these endpoints"));
     }
     if !matches!(&*address_type, "IPv4" | "IPv6" | "FQDN") {
-        violations.push(violation("addressType", format!("must be IPv4, IPv6 or FQDN, not {address_type:?}")));
+        violations.push(violation("addressType", format!("must be IPv4, IPv6 or FQDN, got {address_type:?}")));
     }
     for (index, endpoint) in endpoints.iter().enumerate() {
         address_faults(&address_type, index, endpoint, &mut violations);
@@ -89,7 +89,7 @@ pub(super) fn slice(value: &Value) -> Read<SliceObject> {
     sound(violations, SliceObject { metadata, address_type, endpoints, ports })
 }
 
-/// Clusters write hints that the oldest supported version of the types does not know.
+/// Removes hints, which clusters write and the oldest supported version of the types does not know.
 fn without_newer_hints(value: &Value) -> Value {
     let mut value = value.clone();
     for endpoint in value.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -131,12 +131,15 @@ fn address_faults(address_type: &str, index: usize, endpoint: &Endpoint, violati
             _ => true,
         };
         if !is_right {
-            violations.push(violation(format!("{field}[{number}]"), format!("{address} is no {address_type} address")));
+            violations.push(violation(
+                format!("{field}[{number}]"),
+                format!("must be an {address_type} address, got {address}"),
+            ));
         }
     }
 }
 
-/// A Secret, as far as TLS needs it.
+/// A Secret, with the fields that TLS needs.
 pub(super) fn secret(value: &Value) -> Read<SecretObject> {
     let unencoded = base64_faults(value);
     if !unencoded.is_empty() {
@@ -151,32 +154,28 @@ pub(super) fn secret(value: &Value) -> Read<SecretObject> {
     if type_.as_deref() == Some(crate::compile::TLS_SECRET_TYPE) {
         for (key, value) in [("tls.crt", &data.certificate), ("tls.key", &data.key)] {
             if value.is_none() {
-                violations.push(violation(format!("data[{key}]"), "required, but missing"));
+                violations.push(violation(format!("data[{key}]"), "is required"));
             }
         }
     }
     sound(violations, SecretObject { metadata, type_, data })
 }
 
-/// The type would only tell which byte is wrong.
+/// The type's own error would only report which byte is invalid.
 fn base64_faults(secret: &Value) -> Vec<Violation> {
     let values = secret.get("data").and_then(Value::as_object).into_iter().flatten();
     let texts = values.filter_map(|(key, value)| Some((key, value.as_str()?)));
     let unencoded = texts.filter(|(_, text)| STANDARD.decode(text).is_err());
-    unencoded
-        .map(|(key, _)| {
-            violation(child("data", key), "is not base64: encode it, or write it as it is under stringData")
-        })
-        .collect()
+    unencoded.map(|(key, _)| violation(child("data", key), "must be base64; put plain text under stringData")).collect()
 }
 
 fn port_fault(field: String, port: i32) -> Option<Violation> {
-    (!(1..=65535).contains(&port)).then(|| violation(field, format!("must be 1 to 65535, not {port}")))
+    (!(1..=65535).contains(&port)).then(|| violation(field, format!("must be between 1 and 65535, got {port}")))
 }
 
 fn protocol_fault(field: String, protocol: Option<&str>) -> Option<Violation> {
     let unknown = protocol.filter(|protocol| !PROTOCOLS.contains(protocol))?;
-    Some(violation(field, format!("must be one of {}, not {unknown:?}", PROTOCOLS.join(", "))))
+    Some(violation(field, format!("must be one of {}, got {unknown:?}", PROTOCOLS.join(", "))))
 }
 
 fn violation(field: impl Into<String>, message: impl Into<String>) -> Violation {

@@ -1,4 +1,4 @@
-//! One file: its documents, the objects in them, and what is wrong.
+//! One file: its documents, their objects, and the problems.
 
 use std::{collections::HashSet, fmt, mem, path::Path, sync::Arc};
 
@@ -14,16 +14,16 @@ use super::{
 };
 use crate::table::ObjectName;
 
-/// Something wrong with a file; printed as `file:line: field: message`.
+/// A problem with a file; printed as `file:line: field: message`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileProblem {
-    /// The file, or the path that was to be read.
+    /// The file, or the path that could not be read.
     pub path: Arc<Path>,
-    /// The line, counted from 1; 0 where the problem is not in the text.
+    /// The line, counted from 1; 0 if the problem has no line.
     pub line: usize,
     /// The field, such as `spec.rules[0].backendRefs[1].port`; may be empty.
     pub field: String,
-    /// What is wrong, and how to mend it.
+    /// What is wrong and how to fix it.
     pub message: String,
 }
 
@@ -40,11 +40,11 @@ impl fmt::Display for FileProblem {
     }
 }
 
-/// Where an object is written.
+/// Where an object is in its file.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) path: Arc<Path>,
-    /// Where it stands in its document: `items[3]`, or empty.
+    /// Its path in the document: `items[3]`, or empty.
     pub(super) prefix: Arc<str>,
     pub(super) positions: Arc<Positions>,
 }
@@ -55,7 +55,7 @@ impl Place {
     }
 }
 
-/// An object and where it is written.
+/// An object and its location.
 #[derive(Clone, Debug)]
 pub(super) struct Written {
     pub(super) kind: Kind,
@@ -64,14 +64,14 @@ pub(super) struct Written {
     pub(super) place: Place,
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) objects: Vec<Written>,
     pub(super) problems: Vec<FileProblem>,
 }
 
-/// Reads the text of a file.
+/// Reads a file.
 pub(super) fn read(path: &Arc<Path>, bytes: &[u8]) -> Contents {
     let mut reader = Reader { path, contents: Contents { objects: Vec::new(), problems: Vec::new() } };
     let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
@@ -80,7 +80,7 @@ pub(super) fn read(path: &Arc<Path>, bytes: &[u8]) -> Contents {
         Ok(text) => yaml::documents(text, syntax).into_iter().for_each(|document| reader.document(document)),
         Err(error) => {
             let line = 1 + String::from_utf8_lossy(&bytes[..error.valid_up_to()]).matches('\n').count();
-            reader.fault(Fault { line, field: String::new(), message: "is not UTF-8 text".into() });
+            reader.fault(Fault { line, field: String::new(), message: "must be UTF-8 text".into() });
         }
     }
     let mut contents = reader.contents;
@@ -94,7 +94,7 @@ struct Reader<'a> {
     contents: Contents,
 }
 
-/// A document that is being taken apart.
+/// A document that is being processed.
 struct Parts {
     positions: Arc<Positions>,
     faults: Vec<Fault>,
@@ -112,7 +112,7 @@ impl Reader<'_> {
             self.value(value, "", None, &mut parts);
         } else if !value.is_null() {
             let line = parts.positions.line("");
-            self.fault(Fault { line, field: String::new(), message: "is no Kubernetes object".into() });
+            self.fault(Fault { line, field: String::new(), message: "must be a Kubernetes object".into() });
         }
         parts.faults.into_iter().for_each(|fault| self.fault(fault));
     }
@@ -125,8 +125,8 @@ impl Reader<'_> {
             Meaning::Read(kind) => self.object(kind, value, prefix, parts),
             Meaning::List(item_kind) => self.list(value, prefix, item_kind, parts),
             Meaning::PassedOver => {
-                tracing::debug!(file = %self.path.display(), kind = %value["kind"], "passed over");
-                // How it is written is the affair of whoever reads it.
+                tracing::debug!(file = %self.path.display(), kind = %value["kind"], "ignored");
+                // Its syntax is not our concern.
                 parts.faults.retain(|fault| !is_within(&fault.field, prefix));
             }
             Meaning::Wrong(violation) => self.violation(&violation, prefix, &parts.positions),
@@ -156,8 +156,7 @@ impl Reader<'_> {
         let miswritten = violations_within(&parts.faults, prefix);
         violations.splice(0..0, miswritten.iter().cloned());
         let (object, violations) = object::object(kind, &name, value, violations);
-        // What is miswritten is told by the document, with the lines that it was found on; what else seems wrong with
-        // such a field follows from that.
+        // The document reports syntax problems with their lines; further problems of such a field are consequences.
         let follows = |violation: &Violation| miswritten.iter().any(|earlier| earlier.field == violation.field);
         for violation in violations.iter().filter(|violation| !follows(violation)) {
             self.violation(violation, prefix, &parts.positions);
@@ -176,7 +175,7 @@ impl Reader<'_> {
     }
 }
 
-/// What is wrong with the writing of an object, in terms of its own fields.
+/// The syntax problems of an object, in terms of its own fields.
 fn violations_within(faults: &[Fault], prefix: &str) -> Vec<Violation> {
     let within = faults.iter().filter(|fault| is_within(&fault.field, prefix));
     let own_field = |field: &str| field[prefix.len()..].trim_start_matches('.').to_owned();

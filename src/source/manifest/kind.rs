@@ -1,4 +1,4 @@
-//! What an object's `apiVersion` and `kind` mean to the reader.
+//! What the reader does with an object, by its `apiVersion` and `kind`.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind as manifests name it.
+    /// The kind as written in manifests.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,12 +39,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What an object's `kind` means to the reader.
+/// What the reader does with an object.
 pub(super) enum Meaning {
     Read(Kind),
     /// A list of objects; those of a typed list need not repeat their kind.
     List(Option<&'static str>),
-    /// Something that people keep beside their routes.
+    /// An object of another kind, as found next to routes.
     PassedOver,
     Wrong(Violation),
 }
@@ -92,11 +92,11 @@ const PASSED_OVER: &[&str] = &[
     "StorageClass",
 ];
 
-/// What a value is, by its `apiVersion` and `kind`.
+/// What to do with a value, by its `apiVersion` and `kind`.
 pub(super) fn meaning(value: &Value) -> Meaning {
     let (Some(version), Some(kind)) = (value["apiVersion"].as_str(), value["kind"].as_str()) else {
         let field = if value["kind"].is_string() { "apiVersion" } else { "kind" };
-        return Meaning::Wrong(Violation { field: field.into(), message: "required, but missing".into() });
+        return Meaning::Wrong(Violation { field: field.into(), message: "is required".into() });
     };
     let (known, expected) = match kind.strip_suffix("List").unwrap_or(kind) {
         api::KIND => (Kind::WebSocketRoute, "switchyard.dev/v1alpha1"),
@@ -108,14 +108,13 @@ pub(super) fn meaning(value: &Value) -> Meaning {
         _ => return Meaning::Wrong(unknown_kind(kind)),
     };
     if version != expected {
-        let message = format!("{known} is read as {expected}, not as {version}");
+        let message = format!("must be {expected} for a {known}, got {version}");
         return Meaning::Wrong(Violation { field: "apiVersion".into(), message });
     }
     if kind == known.as_str() { Meaning::Read(known) } else { Meaning::List(Some(known.as_str())) }
 }
 
 fn unknown_kind(kind: &str) -> Violation {
-    let message =
-        format!("{kind} is not read here; WebSocketRoute, Service, EndpointSlice, Secret and ReferenceGrant are");
+    let message = format!("must be WebSocketRoute, Service, EndpointSlice or Secret, got {kind}");
     Violation { field: "kind".into(), message }
 }

@@ -1,4 +1,4 @@
-//! Names of objects, and what an API server checks of their metadata.
+//! Names of objects, and the API server's checks of their metadata.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
     table::ObjectName,
 };
 
-/// The name of an object, and what is wrong with its metadata. Without a usable name there is no object.
+/// The name of an object, and the problems of its metadata. Without a usable name there is no object.
 pub(super) fn read(value: &Value, kind: Kind) -> (Option<ObjectName>, Vec<Violation>) {
     let metadata = match value.get("metadata").filter(|metadata| !metadata.is_null()) {
         Some(metadata) => typed::read(metadata, "metadata"),
@@ -22,17 +22,17 @@ pub(super) fn read(value: &Value, kind: Kind) -> (Option<ObjectName>, Vec<Violat
     let mut violations = Vec::new();
     let name = metadata.name.as_deref().unwrap_or_default();
     if name.is_empty() {
-        violations.push(Violation { field: "metadata.name".into(), message: "required, but missing".into() });
+        violations.push(Violation { field: "metadata.name".into(), message: "is required".into() });
         return (None, violations);
     }
-    // A Service's name is a label in DNS names; those of the others are only ever paths.
+    // The name of a Service is a DNS label; those of other kinds are only used in paths.
     let is_right = if kind == Kind::Service { is_dns_label(name) } else { is_dns_subdomain(name) };
     if !is_right {
-        let message = format!("{name:?} must be a DNS name: lower-case letters, digits and -");
+        let message = format!("must be a DNS name of lower-case letters, digits and -, got {name:?}");
         violations.push(Violation { field: "metadata.name".into(), message });
     }
     if let Some(namespace) = metadata.namespace.as_deref().filter(|namespace| !is_dns_label(namespace)) {
-        let message = format!("{namespace:?} must be a DNS label: lower-case letters, digits and -");
+        let message = format!("must be a DNS label of lower-case letters, digits and -, got {namespace:?}");
         violations.push(Violation { field: "metadata.namespace".into(), message });
     }
     (Some(object_name(&metadata)), violations)

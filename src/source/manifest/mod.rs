@@ -1,7 +1,7 @@
-//! Kubernetes manifests without a cluster: files in, view and problems out.
+//! Kubernetes manifests without a cluster: from files to a view and problems.
 //!
-//! The reader gives the verdicts that an API server would give under strict validation, from the same CRD, and names
-//! the file and the line of each.
+//! The reader returns the verdicts of an API server with strict validation, from the same CRD, with the file and line
+//! of each problem.
 
 mod builtin;
 mod file;
@@ -34,10 +34,10 @@ use crate::{api::RouteObject, compile::ClusterView, table::ObjectName};
 use file::{Contents, Place, Written};
 use object::Object;
 
-/// No object of the API is larger than a few MiB.
+/// API objects are at most a few MiB.
 const MAX_FILE_SIZE: u64 = 64 << 20;
 
-/// All that a set of paths holds.
+/// The content of a set of paths.
 #[derive(Debug, Default)]
 pub struct Manifests {
     view: ClusterView,
@@ -54,9 +54,9 @@ struct File {
 }
 
 impl Manifests {
-    /// Reads all manifests in files and directories. What has not changed since `previous` is taken from it.
+    /// Reads all manifests in files and directories. Unchanged files are reused from `previous`.
     ///
-    /// This never fails: what cannot be read is a problem, and the rest is there.
+    /// Never fails: what cannot be read is a problem, and the rest is still read.
     #[must_use]
     pub fn read(paths: &[PathBuf], previous: &Self) -> Self {
         let mut manifests = Self::default();
@@ -67,7 +67,7 @@ impl Manifests {
             for path in files {
                 match read_file(&path, previous) {
                     Ok(file) => drop(manifests.files.insert(Arc::from(path), file)),
-                    // Gone since it was listed: another read follows.
+                    // Deleted since it was listed: another read follows.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => problems.push(tree::unreadable(&path, &error)),
                 }
@@ -77,32 +77,32 @@ impl Manifests {
         manifests
     }
 
-    /// The objects. Those that were the same in the previous read are the same `Arc`s.
+    /// The objects. Those unchanged since the previous read are the same `Arc`s.
     #[must_use]
     pub fn view(&self) -> &ClusterView {
         &self.view
     }
 
-    /// What is wrong, in the order of files and lines.
+    /// The problems, ordered by file and line.
     #[must_use]
     pub fn problems(&self) -> &Arc<[FileProblem]> {
         &self.problems
     }
 
-    /// How many files were read.
+    /// The number of files read.
     #[must_use]
     pub fn files(&self) -> usize {
         self.files.len()
     }
 
-    /// The file and the line of a field of an object, or of the nearest field around it that is written.
+    /// The file and line of an object's field, or of its nearest parent that is written.
     #[must_use]
     pub fn locate(&self, kind: Kind, name: &ObjectName, field: &str) -> Option<(PathBuf, usize)> {
         let Place { path, .. } = self.place(kind, name)?;
         Some((path.to_path_buf(), self.place(kind, name)?.line(field)))
     }
 
-    /// A problem with a field of an object, at its place.
+    /// A problem with an object's field, with its location.
     #[must_use]
     pub fn problem(&self, kind: Kind, name: &ObjectName, field: &str, message: &str) -> Option<FileProblem> {
         let place = self.place(kind, name)?;
@@ -111,7 +111,7 @@ impl Manifests {
         Some(FileProblem { path: place.path.clone(), line, field, message: message.to_owned() })
     }
 
-    /// Whether both hold the same objects.
+    /// Whether both contain the same objects.
     #[must_use]
     pub fn same_objects(&self, other: &Self) -> bool {
         let is_there =
@@ -129,7 +129,7 @@ impl Manifests {
     }
 
     fn place(&self, kind: Kind, name: &ObjectName) -> Option<&Place> {
-        // The key owns its name, so a borrowed one has to be cloned: two counters.
+        // The key owns its name, so a borrowed one must be cloned: two counters.
         self.places.get(&(kind, name.clone())).map(|written| &written.place)
     }
 
@@ -147,13 +147,13 @@ impl Manifests {
         self.view = view(&self.places);
     }
 
-    /// The first object of a name counts; another one is a problem.
+    /// The first object with a name counts; further ones are problems.
     fn add(&mut self, mut written: Written, previous: &Self) -> Option<FileProblem> {
         let key = (written.kind, written.name.clone());
         if let Some(first) = self.places.get(&key) {
             let Place { path, .. } = &written.place;
             let (there, line) = (first.place.path.display(), first.place.line(""));
-            let message = format!("{} {} is there already, at {there}:{line}", written.kind, written.name);
+            let message = format!("duplicate of {} {} at {there}:{line}", written.kind, written.name);
             let field = position::join(&written.place.prefix, "metadata.name");
             let line = written.place.positions.line(&field);
             return Some(FileProblem { path: path.clone(), line, field, message });
@@ -168,7 +168,7 @@ impl Manifests {
 
 fn read_file(path: &Path, previous: &Manifests) -> io::Result<Arc<File>> {
     if fs::metadata(path)?.len() > MAX_FILE_SIZE {
-        return Err(io::Error::other("is too large for a manifest"));
+        return Err(io::Error::other(format!("must be at most {MAX_FILE_SIZE} bytes long")));
     }
     let bytes = fs::read(path)?;
     match previous.files.get(path) {

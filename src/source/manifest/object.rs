@@ -1,4 +1,4 @@
-//! One object of a document: its name, and the verdict on the rest of it.
+//! One object of a document: its name, and the verdict on the rest.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) enum Object {
 }
 
 impl Object {
-    /// Whether both are one object in memory.
+    /// Whether both are the same object in memory.
     pub(super) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Route(one), Self::Route(other)) => Arc::ptr_eq(one, other),
@@ -33,7 +33,7 @@ impl Object {
         }
     }
 
-    /// Whether both say the same.
+    /// Whether both have the same content.
     pub(super) fn equals(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Route(one), Self::Route(other)) => {
@@ -48,8 +48,8 @@ impl Object {
     }
 }
 
-/// An object whose metadata is as it should be, or what is wrong with the rest of it. A route is there in both cases,
-/// so that it keeps its claims.
+/// An object with valid metadata, and the problems of the rest. An invalid route is still returned, so that it keeps
+/// its claims.
 pub(super) fn object(
     kind: Kind,
     name: &ObjectName,
@@ -77,7 +77,7 @@ pub(super) fn object(
     match read {
         Ok(object) if earlier.is_empty() => (Some(object), earlier),
         Ok(_) => (None, earlier),
-        // Reading the whole object finds what is wrong with its metadata once more.
+        // Reading the whole object reports the problems of its metadata again.
         Err(found) => (None, merged(earlier, found)),
     }
 }
@@ -91,7 +91,7 @@ fn merged(mut violations: Vec<Violation>, more: Vec<Violation>) -> Vec<Violation
     violations
 }
 
-/// What a store would hold of an object's metadata.
+/// Completes the metadata as an API server would.
 fn settle(metadata: &mut ObjectMeta, name: &ObjectName) {
     trim(metadata);
     metadata.name = Some(name.name.to_string());
@@ -99,7 +99,7 @@ fn settle(metadata: &mut ObjectMeta, name: &ObjectName) {
 }
 
 fn route(name: &ObjectName, value: &mut Value, earlier: Vec<Violation>) -> (RouteObject, Vec<Violation>) {
-    // The status is a subresource: an API server ignores what a manifest says of it.
+    // The status is a subresource: an API server ignores the status in a manifest.
     if let Some(fields) = value.as_object_mut() {
         fields.remove("status");
     }

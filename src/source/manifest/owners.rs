@@ -1,4 +1,4 @@
-//! The file of `--hostname-owners`: which namespaces hostnames are reserved for.
+//! The file of `--hostname-owners`, which reserves hostnames for namespaces.
 
 use serde_json::Value;
 
@@ -11,12 +11,12 @@ use crate::{
     table::{HostPattern, HostnameOwners},
 };
 
-/// What is wrong with the file; printed as `line N: field: message`.
+/// The problems of the file; printed as `line N: field: message`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct OwnersError(Vec<OwnersFault>);
 
-/// One of the things that are wrong.
+/// One of the problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OwnersFault(Fault);
 
@@ -33,9 +33,8 @@ impl std::fmt::Display for OwnersFault {
 
 /// Reads a YAML map from namespaces to lists of hostnames and wildcards.
 ///
-/// # Errors
-/// When any of it cannot be used, and when there is no map at all: an empty file is more likely to be a mishap than the
-/// wish to reserve nothing, which is written `{}`.
+/// If any of it is invalid, or if there is no map at all: an empty file is more likely to be a mistake than an intent
+/// to reserve nothing, which is written `{}`.
 pub fn hostname_owners(text: &str) -> Result<HostnameOwners, OwnersError> {
     read(text).map_err(|faults| OwnersError(faults.into_iter().map(OwnersFault).collect()))
 }

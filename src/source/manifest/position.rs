@@ -1,17 +1,17 @@
-//! Where each field of a document stands.
+//! The line of each field of a document.
 
 use std::collections::HashMap;
 
 pub(super) use crate::api::validation::{child, entry};
 
-/// The lines of a document's fields, by path in the form that Kubernetes writes: `spec.rules[0].backendRefs[1].port`.
+/// The lines of a document's fields, by path as Kubernetes writes it: `spec.rules[0].backendRefs[1].port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Positions {
     lines: HashMap<String, usize>,
 }
 
 impl Positions {
-    /// The line of a field, or of the nearest field around it that the document has.
+    /// The line of a field, or of its nearest parent in the document.
     #[must_use]
     pub(super) fn line(&self, field: &str) -> usize {
         let mut field = Some(field);
@@ -24,7 +24,7 @@ impl Positions {
         1
     }
 
-    /// The line of a field that has been noted.
+    /// The line of a recorded field.
     pub(super) fn exact(&self, field: &str) -> Option<usize> {
         self.lines.get(field).copied()
     }
@@ -49,7 +49,7 @@ pub(super) fn is_within(field: &str, prefix: &str) -> bool {
     field.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
-/// The path of what holds a field; the whole document's is empty.
+/// The parent of a field; empty for the whole document.
 fn parent(field: &str) -> Option<&str> {
     if field.is_empty() {
         return None;

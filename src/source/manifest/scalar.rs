@@ -1,11 +1,11 @@
-//! Plain scalars that YAML 1.1 and YAML 1.2 read as different things.
+//! Plain scalars that YAML 1.1 and YAML 1.2 interpret differently.
 //!
-//! kubectl reads YAML 1.1 (`on` is a boolean, `010` is eight), `serde_yaml` reads YAML 1.2. What only one of them
-//! takes for a boolean or a number must be quoted, or the same file would mean two things.
+//! kubectl reads YAML 1.1 (`on` is a boolean, `010` is eight), `serde_yaml` reads YAML 1.2. Scalars that only one of
+//! them reads as a boolean or a number must be quoted, so that a file has one meaning.
 
-/// What YAML 1.1 or 1.2 takes a plain scalar for, where the other one disagrees.
+/// What YAML 1.1 or 1.2 takes a plain scalar to be, if the other one disagrees.
 ///
-/// Values that both read alike, timestamps, image tags and versions are nothing of the kind.
+/// `None` for values that both read alike, timestamps, image tags and versions.
 #[must_use]
 pub fn ambiguity(text: &str) -> Option<&'static str> {
     match text {
@@ -66,7 +66,7 @@ fn underscored(digits: &str) -> bool {
         && digits.matches('.').count() <= 1
 }
 
-/// `1e3` is a thousand in 1.2; 1.1 wants a point and a signed exponent.
+/// `1e3` is a thousand in 1.2; 1.1 requires a point and a signed exponent.
 fn exponent(digits: &str) -> bool {
     let Some((mantissa, exponent)) = digits.split_once(['e', 'E']) else { return false };
     let unsigned = exponent.strip_prefix(['-', '+']);

@@ -1,4 +1,4 @@
-//! The files of a directory that hold manifests.
+//! The manifest files in a directory.
 
 use std::{
     collections::HashSet,
@@ -11,11 +11,11 @@ use std::{
 
 use super::file::FileProblem;
 
-/// Deeper than people nest, and far from any limit of the system.
+/// Deeper than in practice, and far from any limit of the system.
 const MAX_DEPTH: usize = 32;
 
-/// The files below a path in the order of their names, and what could not be listed. A path that is a file stands for
-/// itself, whatever its name.
+/// The files below a path, sorted by name, and what could not be listed. If the path is a file, it is the only one,
+/// regardless of its name.
 pub(super) fn files(root: &Path) -> (Vec<PathBuf>, Vec<FileProblem>) {
     let mut walk = Walk::default();
     match fs::metadata(root) {
@@ -30,14 +30,14 @@ pub(super) fn files(root: &Path) -> (Vec<PathBuf>, Vec<FileProblem>) {
 struct Walk {
     files: Vec<PathBuf>,
     problems: Vec<FileProblem>,
-    /// The devices and inodes of the folders so far: links may lead to one again, even from within.
+    /// The devices and inodes of the folders so far: links may lead to the same one again, even from within.
     visited: HashSet<(u64, u64)>,
 }
 
 impl Walk {
     fn directory(&mut self, path: &Path, metadata: &fs::Metadata, depth: usize) {
         if !self.visited.insert((metadata.dev(), metadata.ino())) {
-            return self.problem(path, &io::Error::other("is a folder that is read already, by another path"));
+            return self.problem(path, &io::Error::other("must not be included twice, by another path"));
         }
         if depth > MAX_DEPTH {
             return self.problem(path, &io::Error::other("directories are nested too deep"));
@@ -53,14 +53,14 @@ impl Walk {
         }
     }
 
-    /// Links are followed: a mounted ConfigMap is links into a hidden directory, which is swapped as a whole.
+    /// Links are followed: a mounted ConfigMap consists of links into a hidden directory, which is swapped as a whole.
     fn entry(&mut self, path: PathBuf, depth: usize) {
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => self.directory(&path, &metadata, depth + 1),
-            // A pipe would be waited for.
+            // Reading a pipe would block.
             Ok(metadata) => self.files.extend((metadata.is_file() && is_manifest(&path)).then_some(path)),
             Err(error) => {
-                // Gone since it was listed: there is nothing to tell. A link to nothing stays, and is told.
+                // Deleted since it was listed: nothing to report. A dangling link remains, and is reported.
                 if is_manifest(&path) && fs::symlink_metadata(&path).is_ok() {
                     self.problem(&path, &error);
                 }
@@ -73,21 +73,21 @@ impl Walk {
     }
 }
 
-/// A path that cannot be read.
+/// The problem of a path that cannot be read.
 pub(super) fn unreadable(path: &Path, error: &io::Error) -> FileProblem {
     let message = match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file or directory".into(),
+        io::ErrorKind::NotFound => "no such file or directory".into(),
         _ => error.to_string(),
     };
     FileProblem { path: Arc::from(path), line: 0, field: String::new(), message }
 }
 
-/// Hidden are what editors keep beside a file, and the directories behind a mounted ConfigMap.
+/// Hidden files: editors' temporary files, and the directories behind a mounted ConfigMap.
 fn is_hidden(path: &Path) -> bool {
     path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// `chat.yaml~`, `#chat.yaml#` and `4913` are none.
+/// Not `chat.yaml~`, `#chat.yaml#` or `4913`.
 fn is_manifest(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
     matches!(extension.as_deref(), Some("yaml" | "yml" | "json"))

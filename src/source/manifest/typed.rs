@@ -1,4 +1,4 @@
-//! Values into Kubernetes' own types, with nothing ignored in silence.
+//! Converts values into Kubernetes' own types without silently ignoring anything.
 
 use serde::de::DeserializeOwned;
 use serde_ignored::Path as IgnoredPath;
@@ -10,8 +10,7 @@ use super::{
     violation::Violation,
 };
 
-/// Reads a value that stands at `field`. Fields that the type does not know are violations, as an API server has it
-/// under strict validation.
+/// Reads the value at `field`. Unknown fields are violations, as in an API server with strict validation.
 pub(super) fn read<T: DeserializeOwned>(value: &Value, field: &str) -> Result<T, Vec<Violation>> {
     let mut violations = Vec::new();
     let mut track = Track::new();

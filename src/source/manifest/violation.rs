@@ -1,8 +1,8 @@
-//! What is wrong with an object of a manifest.
+//! Problems of an object in a manifest.
 
 use crate::api::Fault;
 
-/// What is wrong with a field.
+/// A problem with a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Violation {
     pub(super) field: String,

@@ -1,4 +1,4 @@
-//! Follows the events of a document: where its fields stand, and what a plain tree no longer shows.
+//! Follows the events of a document, for the positions of its fields and for details that the plain tree loses.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::{
     yaml::{Fault, Syntax},
 };
 
-/// The other parser allows a little more; people do not come near it.
+/// The other parser allows a little more; real files stay far below.
 const MAX_DEPTH: usize = 100;
 /// The longest key that YAML allows on one line.
 const MAX_KEY_LENGTH: usize = 1024;
@@ -26,20 +26,20 @@ pub(super) struct Walk {
     pub(super) faults: Vec<Fault>,
 }
 
-/// What the walk is in the middle of.
+/// What the walk is inside of.
 enum Frame {
     Map { path: String, seen: HashSet<String>, key: Option<String> },
     List { path: String, next: usize },
 }
 
-/// What a node is to the node that holds it.
+/// The role of a node in its parent.
 enum Place {
     Key,
     Value(String),
 }
 
 impl Walk {
-    /// A walk through a document that begins after so many lines of its file.
+    /// A walk through a document that starts after `lines_before` lines of its file.
     pub(super) fn new(syntax: Syntax, lines_before: usize) -> Self {
         Self { syntax, lines_before, ..Self::default() }
     }
@@ -72,10 +72,10 @@ impl Walk {
         if self.documents == 1 {
             return Ok(());
         }
-        Err(Fault { line, field: String::new(), message: "write --- before the next document".into() })
+        Err(Fault { line, field: String::new(), message: "must be preceded by ---, as every further document".into() })
     }
 
-    /// Where the node that begins now belongs.
+    /// The place of the node that starts now.
     fn place(&mut self, line: usize) -> Place {
         let path = match self.frames.last_mut() {
             None => String::new(),
@@ -92,14 +92,14 @@ impl Walk {
         Place::Value(path)
     }
 
-    /// The same for what cannot be a key in JSON, which all of it must become.
+    /// The same for containers, which cannot be keys in JSON.
     fn container_place(&mut self, line: usize) -> Result<String, Fault> {
         match self.place(line) {
             Place::Value(_) if self.frames.len() > MAX_DEPTH => {
-                Err(Fault { line, field: String::new(), message: "is nested too deep".into() })
+                Err(Fault { line, field: String::new(), message: "must not be nested so deeply".into() })
             }
             Place::Value(path) => Ok(path),
-            Place::Key => Err(self.fault(line, "", "a key must be written out as text".into())),
+            Place::Key => Err(self.fault(line, "", "a key must be a plain string".into())),
         }
     }
 
@@ -107,19 +107,19 @@ impl Walk {
         let path = match self.place(line) {
             Place::Value(path) => path,
             Place::Key if text.len() > MAX_KEY_LENGTH => {
-                return Err(self.fault(line, "", format!("a key is longer than {MAX_KEY_LENGTH} bytes")));
+                return Err(self.fault(line, "", format!("a key must be at most {MAX_KEY_LENGTH} bytes long")));
             }
             Place::Key => self.key(text, line),
         };
         self.tag(tag, &path, line);
         let is_plain = style == ScalarStyle::Plain && tag.is_none() && self.syntax == Syntax::Yaml;
         if let Some(kind) = is_plain.then(|| scalar::ambiguity(text)).flatten() {
-            let mending = match kind {
+            let advice = match kind {
                 "a boolean" => "write true or false, or quote it",
                 "a number" => "write it as a plain number, or quote it",
-                _ => "quote it, or write out what it stands for",
+                _ => "quote it, or write out its meaning",
             };
-            let message = format!("{text} is {kind} in one of YAML 1.1 and 1.2 but not in the other: {mending}");
+            let message = format!("{text} is {kind} in only one of YAML 1.1 and 1.2: {advice}");
             let fault = self.fault(line, &path, message);
             self.faults.push(fault);
         }
@@ -134,7 +134,7 @@ impl Walk {
             self.positions.note(path.clone(), line);
         } else {
             let first = self.positions.exact(&path).unwrap_or(line);
-            let fault = self.fault(line, &path, format!("is there already, on line {first}"));
+            let fault = self.fault(line, &path, format!("duplicate of line {first}"));
             self.faults.push(fault);
         }
         path
@@ -144,7 +144,7 @@ impl Walk {
         let Some(tag) = tag else { return };
         let known = matches!(&*tag.suffix, "str" | "int" | "float" | "bool" | "null" | "map" | "seq");
         if !(tag.is_yaml_core_schema() && known) {
-            let fault = self.fault(line, path, format!("the tag {tag} means nothing here: leave it out"));
+            let fault = self.fault(line, path, format!("unsupported tag {tag}: leave it out"));
             self.faults.push(fault);
         }
     }

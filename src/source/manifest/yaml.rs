@@ -1,8 +1,7 @@
-//! From the text of a file to values with positions.
+//! Parses a file into values with positions.
 //!
-//! Two parsers read every document: the event parser for where things stand and for what a plain tree no longer shows
-//! (quotes, tags, duplicate keys), `serde_yaml` for the values. The latter is a port of libyaml,
-//! as what kubectl uses is.
+//! Two parsers read every document: the event parser for positions and for details that the plain tree loses (quotes,
+//! tags, duplicate keys), `serde_yaml` for the values. The latter is a port of libyaml, like kubectl's parser.
 
 use std::mem;
 
@@ -11,16 +10,16 @@ use serde_json::Value;
 
 use super::{position::Positions, walk::Walk};
 
-/// A document and where its fields stand.
+/// A document and the positions of its fields.
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) value: Value,
     pub(super) positions: Positions,
-    /// What is wrong with how it is written, although it can be read.
+    /// Syntax problems of a readable document.
     pub(super) faults: Vec<Fault>,
 }
 
-/// Something wrong at a place.
+/// A problem at a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) line: usize,
@@ -28,7 +27,7 @@ pub(super) struct Fault {
     pub(super) message: String,
 }
 
-/// How a file is written.
+/// The syntax of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Syntax {
     #[default]
@@ -36,7 +35,7 @@ pub(super) enum Syntax {
     Json,
 }
 
-/// The documents of a file; a fault in one leaves the others alone.
+/// The documents of a file; a fault in one does not affect the others.
 pub(super) fn documents(text: &str, syntax: Syntax) -> Vec<Result<Document, Vec<Fault>>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let parts = match syntax {
@@ -47,7 +46,8 @@ pub(super) fn documents(text: &str, syntax: Syntax) -> Vec<Result<Document, Vec<
     parts.map(|(lines_before, part)| document(part, lines_before, syntax)).collect()
 }
 
-/// Cuts at the lines that begin a document, as kubectl does before it parses: each part with the number of lines before.
+/// Splits at the lines that start a document, as kubectl does before parsing: each part with the number of lines before
+/// it.
 fn split(text: &str) -> Vec<(usize, &str)> {
     let mut parts = Vec::new();
     let (mut start, mut lines_before, mut offset) = (0, 0, 0);
@@ -62,7 +62,7 @@ fn split(text: &str) -> Vec<(usize, &str)> {
     parts
 }
 
-/// Whether there is nothing but comments, directives and markers.
+/// Whether it has only comments, directives and markers.
 fn is_blank(part: &str) -> bool {
     part.lines().all(|line| {
         let content = line.strip_prefix("---").unwrap_or(line).trim();
@@ -85,13 +85,13 @@ fn document(text: &str, lines_before: usize, syntax: Syntax) -> Result<Document,
             whole_numbers(&mut value);
             Ok(Document { value, positions: walk.positions, faults: walk.faults })
         }
-        // A tag that means nothing here has no value either; saying the first is enough.
+        // An unsupported tag has no value either; one message is enough.
         Err(_) if !walk.faults.is_empty() => Err(walk.faults),
         Err(fault) => Err(vec![fault]),
     }
 }
 
-/// Writes `8080.0` as `8080`, as kubectl does on the way to the API server.
+/// Writes `8080.0` as `8080`, as kubectl does before it sends objects.
 pub fn whole_numbers(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
@@ -113,7 +113,7 @@ fn scan_fault(error: &ScanError, lines_before: usize) -> Fault {
 fn yaml_fault(error: &serde_yaml::Error, lines_before: usize) -> Fault {
     let line = lines_before + error.location().map_or(1, |location| location.line());
     let message = error.to_string();
-    // The line is told apart, and counted from the start of the file instead of the document.
+    // The line is passed separately, counted from the start of the file instead of the document.
     let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
     Fault { line, field: String::new(), message }
 }
@@ -125,7 +125,7 @@ fn json_fault(error: &serde_json::Error) -> Fault {
 }
 
 impl Document {
-    /// Takes the value out.
+    /// Takes the value.
     pub(super) fn take_value(&mut self) -> Value {
         mem::take(&mut self.value)
     }
