@@ -49,6 +49,7 @@ use crate::proxy::{
 const MAX_PIECES: usize = 8;
 
 /// What became of the first request of a connection.
+#[expect(clippy::large_enum_variant, reason = "it nearly always is the large one")]
 pub(crate) enum Opened {
     /// The client has its 101.
     Tunnel(Tunnel),
@@ -157,16 +158,19 @@ fn is_plain_target(target: &str) -> bool {
 /// Serves a handshake. `received` is its head, with what came behind it.
 async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: WholeHead<'_>, received: &[u8]) -> Opened {
     let settings = &shared.settings;
-    let mut account = Account::open(shared);
+    let account = Account::open(shared);
     let mut early = received[head.length..].to_vec();
     let mut charge = Charge::new(early.len());
     let (closes, json) = (head.fields.has_token(&CONNECTION, "close"), reply::wants_json(&head.fields));
     let asked = tokio::select! {
         biased;
-        asked = ask(shared, peer, head, &mut account) => asked,
-        gone = gone(&mut client, &mut early, &mut charge, settings.half_closed_timeout) => {
-            return gone.map_or(Opened::Gone, |()| Opened::Left(client));
-        }
+        asked = ask(shared, peer, head, &account) => asked,
+        gone = async {
+            let gone = gone(&mut client, &mut early, &mut charge, settings.half_closed_timeout).await;
+            // Before the endpoint is given up.
+            account.leave();
+            gone
+        } => return gone.map_or(Opened::Gone, |()| Opened::Left(client)),
     };
     let denied = match asked {
         Ok(Switched { head, opening }) => {
@@ -179,7 +183,7 @@ async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: Whol
         }
         Err(denied) => denied,
     };
-    let mut response = reply::denied(denied, json, &mut account);
+    let mut response = reply::denied(denied, json, &account);
     if closes || shared.is_leaving() {
         response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -196,12 +200,7 @@ async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: Whol
 }
 
 /// Takes a handshake to its backend.
-async fn ask(
-    shared: &Arc<Shared>,
-    peer: &Peer,
-    head: WholeHead<'_>,
-    account: &mut Account,
-) -> Result<Switched, Denied> {
+async fn ask(shared: &Arc<Shared>, peer: &Peer, head: WholeHead<'_>, account: &Account) -> Result<Switched, Denied> {
     let WholeHead { target, mut fields, .. } = head;
     let (method, version, intent) = (&Method::GET, Version::HTTP_11, Intent::Upgrade);
     let parts = TargetParts { scheme: None, authority: None, path_and_query: target };
@@ -211,7 +210,7 @@ async fn ask(
     let request = written(target, &fields);
     let _charge = Charge::new(request.len());
     let exchanged = in_time(routed.deadline(), exchange(&mut routed, &request, &accept)).await;
-    account.endpoint = routed.tried.take();
+    account.tried(routed.tried.take());
     exchanged
 }
 

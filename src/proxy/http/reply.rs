@@ -41,7 +41,7 @@ fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> f32 {
 }
 
 /// The response to a request that does not get what it asked for, which is counted with it.
-pub(crate) fn denied(denied: Denied, json: bool, account: &mut Account) -> Response<Body> {
+pub(crate) fn denied(denied: Denied, json: bool, account: &Account) -> Response<Body> {
     match denied {
         Denied::Refused(refusal) => {
             account.refuse(&refusal);
@@ -52,7 +52,7 @@ pub(crate) fn denied(denied: Denied, json: bool, account: &mut Account) -> Respo
 }
 
 /// A backend's response, which is counted with it.
-pub(crate) fn answered(mut response: Response<Body>, account: &mut Account) -> Response<Body> {
+pub(crate) fn answered(mut response: Response<Body>, account: &Account) -> Response<Body> {
     account.respond(response.status());
     upgrade_required(&mut response);
     response

@@ -60,10 +60,10 @@ impl Service {
         answering: Answering,
     ) -> Result<Response<Body>, Infallible> {
         let json = reply::wants_json(request.headers());
-        let mut account = Account::open(&self.shared);
-        let served = self.serve(request, &mut account).await;
+        let account = Account::open(&self.shared);
+        let served = self.serve(request, &account).await;
         self.stage.interim.end();
-        let mut response = served.unwrap_or_else(|denied| reply::denied(denied, json, &mut account));
+        let mut response = served.unwrap_or_else(|denied| reply::denied(denied, json, &account));
         if self.shared.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -71,7 +71,7 @@ impl Service {
         Ok(response.map(|body| Body::new(Guarded::new(Metered::new(body, meter), answering))))
     }
 
-    async fn serve(&self, mut request: Request<Incoming>, account: &mut Account) -> Result<Response<Body>, Denied> {
+    async fn serve(&self, mut request: Request<Incoming>, account: &Account) -> Result<Response<Body>, Denied> {
         request.extensions_mut().insert(self.stage.to_client.clone());
         let retarget = self.stage.retarget.take();
         let (mut head, body) = request.into_parts();
@@ -85,7 +85,7 @@ impl Service {
         readdress(&mut head);
         let request = Request::from_parts(head, body);
         let exchanged = self.exchange(&mut routed, (intent, version), request, account).await;
-        account.endpoint = routed.tried.take();
+        account.tried(routed.tried.take());
         exchanged
     }
 
@@ -94,7 +94,7 @@ impl Service {
         routed: &mut Routed,
         (intent, version): (Intent, Version),
         request: Request<Incoming>,
-        account: &mut Account,
+        account: &Account,
     ) -> Result<Response<Body>, Denied> {
         let settings = &self.shared.settings;
         let (request, hold) =

@@ -1,6 +1,9 @@
 //! What a request leaves behind: its counts, and its line in the log where it was refused.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -21,11 +24,11 @@ pub(crate) struct Account {
     /// When its head was complete.
     pub started: Instant,
     /// The route that it is for, once that is known.
-    pub route: Option<ObjectName>,
+    route: OnceLock<ObjectName>,
     /// The endpoint that was tried last.
-    pub endpoint: Option<Arc<Endpoint>>,
-    is_handshake: bool,
-    is_counted: bool,
+    endpoint: OnceLock<Arc<Endpoint>>,
+    is_handshake: AtomicBool,
+    is_counted: AtomicBool,
 }
 
 impl Account {
@@ -34,43 +37,60 @@ impl Account {
         Self {
             shared: shared.clone(),
             started: Instant::now(),
-            route: None,
-            endpoint: None,
-            is_handshake: false,
-            is_counted: false,
+            route: OnceLock::new(),
+            endpoint: OnceLock::new(),
+            is_handshake: AtomicBool::new(false),
+            is_counted: AtomicBool::new(false),
         }
     }
 
     /// Notes what it asks for: handshakes are counted by their results as well.
-    pub(super) fn asks_for(&mut self, intent: Intent) {
-        self.is_handshake = intent != Intent::Plain;
+    pub(super) fn asks_for(&self, intent: Intent) {
+        self.is_handshake.store(intent != Intent::Plain, Ordering::Relaxed);
     }
 
     /// The client has a WebSocket connection.
-    pub(crate) fn switch(&mut self) {
+    pub(crate) fn switch(&self) {
         self.count(StatusCode::SWITCHING_PROTOCOLS, "switched");
         self.shared.metrics.handshake_duration(self.started.elapsed());
     }
 
     /// The client gets this response of a backend's.
-    pub(crate) fn respond(&mut self, status: StatusCode) {
+    pub(crate) fn respond(&self, status: StatusCode) {
         self.count(status, "refused");
     }
 
     /// The client gets a response of our own.
-    pub(crate) fn refuse(&mut self, refusal: &Refusal) {
+    pub(crate) fn refuse(&self, refusal: &Refusal) {
         self.log(refusal);
         self.count(refusal.status(), refusal.label());
     }
 
-    fn count(&mut self, status: StatusCode, result: &'static str) {
-        self.shared.metrics.request(self.route.as_ref(), status.as_u16());
+    /// The client went away before it was answered.
+    pub(crate) fn leave(&self) {
+        if self.route.get().is_some() {
+            self.count_handshake("client_gone");
+        }
+    }
+
+    /// Notes the route that it is for.
+    pub(super) fn belongs_to(&self, route: &ObjectName) {
+        let _first = self.route.set(route.clone());
+    }
+
+    /// Notes the endpoint that was tried last.
+    pub(crate) fn tried(&self, endpoint: Option<Arc<Endpoint>>) {
+        endpoint.map(|endpoint| self.endpoint.set(endpoint));
+    }
+
+    fn count(&self, status: StatusCode, result: &'static str) {
+        self.shared.metrics.request(self.route.get(), status.as_u16());
         self.count_handshake(result);
     }
 
-    fn count_handshake(&mut self, result: &'static str) {
-        if !std::mem::replace(&mut self.is_counted, true) && self.is_handshake {
-            self.shared.metrics.handshake(self.route.as_ref(), result);
+    fn count_handshake(&self, result: &'static str) {
+        if !self.is_counted.swap(true, Ordering::Relaxed) && self.is_handshake.load(Ordering::Relaxed) {
+            self.shared.metrics.handshake(self.route.get(), result);
         }
     }
 
@@ -79,7 +99,7 @@ impl Account {
     fn log(&self, refusal: &Refusal) {
         let (side, _, label) = refusal.facts();
         let about = refusal.subject().map(tracing::field::display);
-        let (route, endpoint) = (self.route.as_ref().map(ToString::to_string), self.endpoint.as_deref());
+        let (route, endpoint) = (self.route.get().map(ToString::to_string), self.endpoint.get());
         if side == Side::Client {
             tracing::debug!(route, %refusal, about, "request refused");
             return;
@@ -97,8 +117,6 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        if self.route.is_some() {
-            self.count_handshake("client_gone");
-        }
+        self.leave();
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn match_request(
     shared: &Shared,
     view: &View<'_>,
     fields: &impl Fields,
-    account: &mut Account,
+    account: &Account,
 ) -> Result<Arc<Rule>, Refusal> {
     let table = shared.table.load();
     check_connection(&table, view, shared.settings.public_https_port)?;
@@ -28,11 +28,11 @@ pub(super) fn match_request(
     let request = RequestView { path: view.target.path.as_str(), query, is_upgrade, headers: &Read(fields) };
     match table.find(&view.host, &request) {
         Found::Rule(rule) => {
-            account.route = Some(rule.route.clone());
+            account.belongs_to(&rule.route);
             Ok(rule.clone())
         }
         Found::Unreadable(name) => {
-            account.route = Some(name.clone());
+            account.belongs_to(name);
             Err(Refusal::Unreadable(name.clone()))
         }
         Found::Nothing if view.target.path.has_escaped_slash() => Err(Refusal::EscapedSlash),

@@ -73,7 +73,7 @@ pub(crate) async fn route(
     shared: &Arc<Shared>,
     arrived: Arrived<'_>,
     fields: &mut impl Fields,
-    account: &mut Account,
+    account: &Account,
 ) -> Result<Routed, Denied> {
     let Arrived { peer, method, version, target, intent, pinned } = arrived;
     account.asks_for(intent);

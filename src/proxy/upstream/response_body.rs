@@ -44,6 +44,8 @@ pub(crate) enum Chunk {
     End,
     /// A line of the trailers, or the empty one behind them. They are dropped, as they may be (RFC 9110 §6.5.1).
     Trailers,
+    /// Nothing: the body is over.
+    Nothing,
 }
 
 impl Framing {
@@ -60,7 +62,7 @@ impl Framing {
     }
 
     fn is_over(self) -> bool {
-        self == Self::Length(0)
+        matches!(self, Self::Length(0) | Self::Chunked(Chunk::Nothing))
     }
 }
 
@@ -95,6 +97,7 @@ fn next_part(framing: &mut Framing, received: &mut BytesMut) -> Result<Option<By
     loop {
         match framing {
             _ if received.is_empty() => return Ok(None),
+            Framing::Chunked(Chunk::Nothing) => return Ok(None),
             Framing::Length(left) | Framing::Chunked(Chunk::Data(left)) => {
                 let length = received.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= length as u64;
@@ -105,19 +108,15 @@ fn next_part(framing: &mut Framing, received: &mut BytesMut) -> Result<Option<By
             }
             Framing::Close => return Ok(Some(received.split().freeze())),
             Framing::Chunked(chunk) => match next_line(*chunk, received)? {
-                Some(Some(next)) => *chunk = next,
-                Some(None) => *framing = Framing::Length(0),
+                Some(next) => *chunk = next,
                 None => return Ok(None),
             },
-        }
-        if framing.is_over() {
-            return Ok(None);
         }
     }
 }
 
-/// Takes a line that is not data, and gives what comes after it: nothing after the last one.
-fn next_line(chunk: Chunk, received: &mut BytesMut) -> Result<Option<Option<Chunk>>, BodyError> {
+/// Takes a line that is not data, and gives what comes after it: `None` if the line is not whole.
+fn next_line(chunk: Chunk, received: &mut BytesMut) -> Result<Option<Chunk>, BodyError> {
     let (length, next) = match chunk {
         Chunk::Size => match httparse::parse_chunk_size(received).map_err(|_| "malformed chunk size")? {
             Status::Complete((length, 0)) => (length, Some(Chunk::Trailers)),
@@ -128,20 +127,17 @@ fn next_line(chunk: Chunk, received: &mut BytesMut) -> Result<Option<Option<Chun
         Chunk::End if received.len() == 1 && received[0] == b'\r' => (0, None),
         Chunk::End => return Err("a chunk is longer than its size".into()),
         Chunk::Trailers => match received.iter().position(|byte| *byte == b'\n') {
-            Some(end) if received[..end].trim_ascii().is_empty() => {
-                received.advance(end + 1);
-                return Ok(Some(None));
-            }
+            Some(end) if received[..end].trim_ascii().is_empty() => (end + 1, Some(Chunk::Nothing)),
             Some(end) => (end + 1, Some(Chunk::Trailers)),
             None => (0, None),
         },
-        Chunk::Data(_) => unreachable!("data is not a line"),
+        Chunk::Data(_) | Chunk::Nothing => unreachable!("these are not lines"),
     };
     if next.is_none() && received.len() > MAX_LINES {
         return Err("the lines between chunks are too long".into());
     }
     received.advance(length);
-    Ok(next.map(Some))
+    Ok(next)
 }
 
 impl<G: Unpin> Body for ResponseBody<G> {
