@@ -18,7 +18,7 @@ fn shown(tunnel: &TunnelHandle) -> OpenTunnel {
         route: tunnel.route.clone(),
         rule: tunnel.rule.clone(),
         service: tunnel.service.clone(),
-        endpoint: tunnel.endpoint.clone(),
+        endpoint: tunnel.endpoint.name.clone(),
         client: tunnel.client,
         since: tunnel.since,
         bytes: EachWay::of(|direction| tunnel.bytes(direction)),

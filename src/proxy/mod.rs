@@ -24,7 +24,7 @@ mod transport;
 mod tunnel;
 mod upstream;
 
-use std::{io, iter, sync::Arc};
+use std::{io, iter, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -34,7 +34,7 @@ pub use self::{
     accept::listen::{self, Listener, Scheme},
     fields::protected::ProtectedFields,
     settings::Settings,
-    tunnel::{Cause, Closer, TunnelEnd, TunnelHandle, Tunnels, frames},
+    tunnel::{Cause, Closer, Ending, Selector, TunnelEnd, TunnelHandle, Tunnels, frames},
 };
 use self::{
     accept::{Acceptor, workers::Workers},
@@ -106,12 +106,12 @@ impl Proxy {
         // A request may take its grace, and a tunnel that ends last takes time to end in order.
         let grace = self.settings.request_grace.max(2 * self.settings.close_timeout + self.settings.linger_timeout);
         let drained = async {
-            self.tunnels.drain(window).await;
+            self.tunnels.drain(window, Ending::SHUTDOWN).await;
             tasks.wait().await;
         };
         if tokio::time::timeout(window + grace, drained).await.is_err() {
             cut.cancel();
-            self.tunnels.end_all();
+            self.tunnels.drain(Duration::ZERO, Ending::SHUTDOWN).await;
             let _ = tokio::time::timeout(2 * self.settings.linger_timeout, tasks.wait()).await;
         }
     }

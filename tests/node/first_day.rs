@@ -279,7 +279,7 @@ fn roll(day: &Day, site: &Site, fleet: &Fleet, begin: impl FnOnce()) {
     assert!(kept.is_empty(), "each is replaced: {kept:?}");
     day.saw("the old ones are gone");
     let ends = settled(fleet);
-    each_ended_with(&ends, SERVICE_RESTART, "the proxy stops, connect again");
+    each_ended_with(&ends, SERVICE_RESTART, "server restarting, please reconnect");
     each_kept_its_pod(&ends);
     assert_eq!(fleet.by_pod(), pods);
     assert!(ends.len() >= fleet.len(), "each user was with a replica that is gone");
@@ -310,7 +310,7 @@ fn delete_a_replica(day: &Day, site: &Site, fleet: &Fleet) {
     day.programmed("chat");
     day.wait_for_replicas(REPLICAS);
     let ends = settled(fleet);
-    each_ended_with(&ends, SERVICE_RESTART, "the proxy stops, connect again");
+    each_ended_with(&ends, SERVICE_RESTART, "server restarting, please reconnect");
     assert!(ends.len() < fleet.len(), "other replicas keep their sockets");
     let longest = SHUTDOWN_DELAY + DRAIN_WINDOW + LEEWAY;
     assert!(ends.iter().all(|end| end.at - deleted < longest), "within the drain window: {ends:?}");

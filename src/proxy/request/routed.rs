@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{retarget::Retarget, session::Sticky};
 use crate::{
-    proxy::{shared::Shared, tunnel::TunnelNames},
+    proxy::{shared::Shared, tunnel::TunnelOrigin},
     table::{Candidates, Endpoint, InUse, Rule},
 };
 
@@ -49,13 +49,13 @@ impl Routed {
         self.rule.policy.timeouts.handshake.map(|limit| self.started + limit)
     }
 
-    /// What a tunnel to this endpoint is known by.
-    pub(crate) fn names(&self, endpoint: &Endpoint) -> TunnelNames {
-        TunnelNames {
+    /// The origin of a tunnel to this endpoint.
+    pub(crate) fn origin(&self, endpoint: &Arc<Endpoint>) -> TunnelOrigin {
+        TunnelOrigin {
             route: self.rule.route.clone(),
             rule: self.rule.name.clone(),
             service: self.candidates.service().clone(),
-            endpoint: endpoint.name.clone(),
+            endpoint: endpoint.clone(),
             client: self.client,
         }
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Ending, Tunnel,
+    Ending, Outcome, Tunnel,
     end::{Cause, Closer},
     frames::{MAX_CONTROL_PAYLOAD, Opcode, Piece},
     side::{Failure, Passed, Side},
@@ -47,22 +47,24 @@ impl Heard {
 
 const GOING_AWAY: u16 = 1001;
 const INTERNAL_ERROR: u16 = 1011;
-const SERVICE_RESTART: u16 = 1012;
 
 impl Farewell {
-    /// Nothing where it was the peers who ended it.
-    pub(super) fn of(ending: Ending) -> Option<Self> {
-        let (code, reason) = match (ending.cause, ending.closer) {
+    /// `None` if the peers ended it. `ending` is why [`Tunnels`](super::Tunnels) ended it, if it did.
+    pub(super) fn of(outcome: Outcome, ending: Option<Ending>) -> Option<Self> {
+        let (code, reason) = match (outcome.cause, outcome.closer) {
+            (cause, _) if ending.is_some_and(|ending| ending.cause == cause) => {
+                ending.map(|it| (it.code, it.reason))?
+            }
             (Cause::Closed | Cause::Reset, _) => return None,
-            (Cause::Shutdown, _) => (SERVICE_RESTART, "the proxy stops, connect again"),
-            (Cause::Idle, _) => (GOING_AWAY, "no bytes for as long as timeouts.idle allows"),
-            (Cause::MaxDuration, _) => (GOING_AWAY, "open for as long as timeouts.maxDuration allows"),
-            (Cause::HalfClosed, _) => (GOING_AWAY, "half closed, and silent since"),
-            (Cause::PingTimeout, Closer::Backend) => (INTERNAL_ERROR, "the backend does not answer pings"),
-            (Cause::PingTimeout, _) => (GOING_AWAY, "the client does not answer pings"),
+            (Cause::Shutdown, _) => (Ending::SHUTDOWN.code, Ending::SHUTDOWN.reason),
+            (Cause::Idle, _) => (GOING_AWAY, "idle timeout"),
+            (Cause::MaxDuration, _) => (GOING_AWAY, "maximum duration reached"),
+            (Cause::HalfClosed, _) => (GOING_AWAY, "half closed and idle"),
+            (Cause::PingTimeout, Closer::Backend) => (INTERNAL_ERROR, "backend not responding to pings"),
+            (Cause::PingTimeout, _) => (GOING_AWAY, "client not responding to pings"),
             (Cause::Stalled, _) => (GOING_AWAY, "stalled"),
         };
-        let gone = (ending.cause == Cause::PingTimeout).then_some(ending.closer);
+        let gone = (outcome.cause == Cause::PingTimeout).then_some(outcome.closer);
         Some(Self { code, reason, gone })
     }
 

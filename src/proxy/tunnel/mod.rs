@@ -10,6 +10,7 @@
 mod clock;
 mod closing;
 mod end;
+mod ending;
 pub mod frames;
 mod pinger;
 mod registry;
@@ -26,7 +27,8 @@ use tokio::time::{Instant, Sleep};
 
 pub(super) use clock::TunnelLimits;
 pub use end::{Cause, Closer, TunnelEnd};
-pub(super) use registry::TunnelNames;
+pub use ending::{Ending, Selector};
+pub(super) use registry::TunnelOrigin;
 pub use registry::{TunnelHandle, Tunnels};
 
 use self::{
@@ -48,7 +50,7 @@ pub(super) struct Opening {
     pub backend: Stream,
     /// What the 101 says of extensions.
     pub extensions: Extensions,
-    pub names: TunnelNames,
+    pub origin: TunnelOrigin,
     pub limits: TunnelLimits,
     pub keepalive: Keepalive,
     pub in_use: InUse,
@@ -72,12 +74,12 @@ struct Broken {
     client: bool,
     backend: bool,
     /// What that makes of the end.
-    end: Option<Ending>,
+    end: Option<Outcome>,
 }
 
-/// Who ends a tunnel, and why.
+/// Who has ended a tunnel, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ending {
+struct Outcome {
     closer: Closer,
     cause: Cause,
 }
@@ -102,9 +104,9 @@ fn pinger(pings: Option<Pings>, now: Instant) -> Option<Box<Pinger>> {
 impl Tunnel {
     /// Opens a tunnel: from here on it is listed and counted, before anything runs it.
     pub(super) fn open(tunnels: &Arc<Tunnels>, metrics: Arc<Metrics>, client: Stream, opening: Opening) -> Self {
-        let Opening { backend, extensions, names, limits, keepalive, in_use } = opening;
-        metrics.tunnel_opened(&names.route, &names.service, &names.endpoint);
-        let registered = tunnels.register(names);
+        let Opening { backend, extensions, origin, limits, keepalive, in_use } = opening;
+        metrics.tunnel_opened(&origin.route, &origin.service, &origin.endpoint.name);
+        let registered = tunnels.register(origin);
         log_open(&registered);
         let now = Instant::now();
         Self {
@@ -123,9 +125,9 @@ impl Tunnel {
         Running::Passing(self)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
-        if self.accounts.registered.handle.poll_ending(cx).is_ready() {
-            return Poll::Ready(Ending { closer: Closer::Proxy, cause: Cause::Shutdown });
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Poll::Ready(Ending { cause, .. }) = self.accounts.registered.handle.poll_ending(cx) {
+            return Poll::Ready(Outcome { closer: Closer::Proxy, cause });
         }
         let now = Instant::now();
         let to_client = self.poll_direction(cx, Direction::ToClient, now);
@@ -150,9 +152,9 @@ impl Tunnel {
         self.client.close.is_some() && self.backend.close.is_some()
     }
 
-    fn closed(&self) -> Ending {
+    fn closed(&self) -> Outcome {
         let closer = self.first_close.or(self.clock.first_end).unwrap_or(Closer::Proxy);
-        Ending { closer, cause: Cause::Closed }
+        Outcome { closer, cause: Cause::Closed }
     }
 
     /// Ready when a direction has come to its end.
@@ -195,20 +197,20 @@ impl Tunnel {
     /// One side is of no more use, which also starts the time that the other has to take what was said before.
     fn note_break(&mut self, side: Closer, cause: Cause, now: Instant) {
         self.clock.note_end(side, now);
-        let end = if cause == Cause::Closed { self.closed() } else { Ending { closer: side, cause } };
+        let end = if cause == Cause::Closed { self.closed() } else { Outcome { closer: side, cause } };
         self.broken.end.get_or_insert(end);
         *(if side == Closer::Client { &mut self.broken.client } else { &mut self.broken.backend }) = true;
     }
 
     /// Does what is due although no byte came. Ready when that is the end.
-    fn poll_times(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Ending> {
+    fn poll_times(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Outcome> {
         loop {
             let limit = self.clock.next();
             if let Some((_, cause)) = limit.filter(|(deadline, _)| *deadline <= now) {
                 // What still had to be passed on after a break was not taken in time: the break is the cause.
-                return Poll::Ready(self.broken.end.unwrap_or(Ending { closer: Closer::Proxy, cause }));
+                return Poll::Ready(self.broken.end.unwrap_or(Outcome { closer: Closer::Proxy, cause }));
             }
-            let given_up = |closer| Poll::Ready(Ending { closer, cause: Cause::PingTimeout });
+            let given_up = |closer| Poll::Ready(Outcome { closer, cause: Cause::PingTimeout });
             let Pinged::Wait(client) = ping(cx, now, &mut self.client, &self.backend) else {
                 return given_up(Closer::Client);
             };
@@ -228,18 +230,19 @@ impl Tunnel {
         }
     }
 
-    async fn finish(mut self, mut ending: Ending) -> TunnelEnd {
-        let farewell = Farewell::of(ending);
+    async fn finish(mut self, mut outcome: Outcome) -> TunnelEnd {
+        let ending = self.accounts.registered.handle.ending();
+        let farewell = Farewell::of(outcome, ending);
         let mut heard = Heard::default();
         if let Some(farewell) = farewell {
             heard = self.say(farewell).await;
-            if heard.cut() && ending.closer == Closer::Proxy {
-                ending.cause = Cause::Stalled;
+            if heard.cut() && outcome.closer == Closer::Proxy {
+                outcome.cause = Cause::Stalled;
             }
         }
         let code = self.first_said().map_or(heard.code, |close| close.code);
         let Self { client, backend, broken, clock, accounts, .. } = self;
-        let end = accounts.close(ending, code);
+        let end = accounts.close(outcome, code);
         // Also where the other side has broken: else what this one has not read yet could be lost.
         let close_client = async {
             if !(broken.client || heard.client_cut || client.is_done()) {
@@ -280,9 +283,9 @@ impl Future for Running {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
         if let Self::Passing(tunnel) = &mut *self {
-            let ending = ready!(tunnel.poll(cx));
+            let outcome = ready!(tunnel.poll(cx));
             let Self::Passing(tunnel) = std::mem::replace(&mut *self, Self::Over) else { unreachable!() };
-            *self = Self::Finishing(Box::pin(tunnel.finish(ending)));
+            *self = Self::Finishing(Box::pin(tunnel.finish(outcome)));
         }
         match &mut *self {
             Self::Finishing(finishing) => finishing.as_mut().poll(cx),
@@ -331,15 +334,15 @@ impl Accounts {
         self.metrics.passed(direction, passed.bytes, passed.frames);
     }
 
-    fn close(mut self, ending: Ending, code: Option<u16>) -> TunnelEnd {
-        self.settle(ending, code)
+    fn close(mut self, outcome: Outcome, code: Option<u16>) -> TunnelEnd {
+        self.settle(outcome, code)
     }
 
-    fn settle(&mut self, Ending { closer, cause }: Ending, code: Option<u16>) -> TunnelEnd {
+    fn settle(&mut self, Outcome { closer, cause }: Outcome, code: Option<u16>) -> TunnelEnd {
         self.closed = true;
         let (handle, duration) = (&self.registered.handle, self.opened.elapsed());
         let close = TunnelClose { closer: closer.as_str(), cause: cause.as_str(), duration };
-        self.metrics.tunnel_closed(&handle.route, &handle.service, &handle.endpoint, close);
+        self.metrics.tunnel_closed(&handle.route, &handle.service, &handle.endpoint.name, close);
         let end = TunnelEnd {
             closer,
             cause,
@@ -359,7 +362,7 @@ impl Drop for Accounts {
     fn drop(&mut self) {
         // A tunnel that was never run to its end: its task went with the runtime.
         if !self.closed {
-            self.settle(Ending { closer: Closer::Proxy, cause: Cause::Shutdown }, None);
+            self.settle(Outcome { closer: Closer::Proxy, cause: Cause::Shutdown }, None);
         }
     }
 }
@@ -370,7 +373,7 @@ fn log_open(registered: &Registered) {
         tunnel = tunnel.id,
         route = %tunnel.route,
         rule = %tunnel.rule,
-        endpoint = %tunnel.endpoint,
+        endpoint = %tunnel.endpoint.name,
         client = %tunnel.client,
         "tunnel opened"
     );
@@ -382,7 +385,7 @@ fn log_close(registered: &Registered, end: &TunnelEnd) {
         tunnel = tunnel.id,
         route = %tunnel.route,
         rule = %tunnel.rule,
-        endpoint = %tunnel.endpoint,
+        endpoint = %tunnel.endpoint.name,
         client = %tunnel.client,
         closer = end.closer.as_str(),
         cause = end.cause.as_str(),
@@ -422,18 +425,18 @@ mod tests {
         let mut backend = Stream::from(backend);
         backend.unread(early);
         let object = ObjectName::new("shop", "chat");
-        let names = TunnelNames {
+        let origin = TunnelOrigin {
             route: object.clone(),
             rule: "main".into(),
             service: object,
-            endpoint: "chat-0".into(),
+            endpoint: registry::tests::endpoint("chat-0"),
             client: Ipv4Addr::LOCALHOST.into(),
         };
         let limits = TunnelLimits::new(&Timeouts::default(), &Settings::default());
         Opening {
             backend,
             extensions: Extensions::None,
-            names,
+            origin,
             limits,
             keepalive: Keepalive::default(),
             in_use: Arc::new(EndpointState::default()).enter(),

@@ -4,8 +4,8 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -14,7 +14,11 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{metrics::Direction, table::ObjectName};
+use super::ending::{Ending, Selector};
+use crate::{
+    metrics::Direction,
+    table::{Endpoint, ObjectName},
+};
 
 /// An open tunnel, as others see it.
 #[derive(Debug)]
@@ -27,15 +31,16 @@ pub struct TunnelHandle {
     pub rule: Arc<str>,
     /// The Service of its endpoint.
     pub service: ObjectName,
-    /// The name of its endpoint.
-    pub endpoint: Arc<str>,
+    /// Its endpoint.
+    pub endpoint: Arc<Endpoint>,
     /// The address of its client.
     pub client: IpAddr,
     /// When it was opened.
     pub since: SystemTime,
     bytes: [AtomicU64; 2],
     frames: [AtomicU64; 2],
-    ending: AtomicBool,
+    /// Why it is to end, once it is.
+    ending: OnceLock<Ending>,
     waker: AtomicWaker,
 }
 
@@ -58,32 +63,39 @@ impl TunnelHandle {
     }
 
     /// Ready once the tunnel is to end.
-    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
         self.waker.register(cx.waker());
-        if self.ending.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        self.ending().map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn end(&self) {
-        self.ending.store(true, Ordering::Release);
-        self.waker.wake();
+    /// Why the tunnel is to end, if it is.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        self.ending.get().copied()
+    }
+
+    /// Ends the tunnel, unless it is ending already.
+    fn end(&self, ending: Ending) {
+        if self.ending.set(ending).is_ok() {
+            self.waker.wake();
+        }
     }
 }
 
-/// What a tunnel is known by.
+/// Where a tunnel comes from and leads to.
 #[derive(Clone, Debug)]
-pub(in crate::proxy) struct TunnelNames {
+pub(crate) struct TunnelOrigin {
     pub route: ObjectName,
     pub rule: Arc<str>,
     pub service: ObjectName,
-    pub endpoint: Arc<str>,
+    pub endpoint: Arc<Endpoint>,
     pub client: IpAddr,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     handles: HashMap<u64, Arc<TunnelHandle>>,
-    /// Whether those that open from now on are to end at once.
-    ending: bool,
+    /// Why those that open from now on are to end at once, if they are.
+    ending: Option<Ending>,
 }
 
 /// The open tunnels of a process.
@@ -123,8 +135,8 @@ impl Tunnels {
     }
 
     /// Takes a tunnel in, until what is returned is dropped.
-    pub(super) fn register(self: &Arc<Self>, names: TunnelNames) -> Registered {
-        let TunnelNames { route, rule, service, endpoint, client } = names;
+    pub(super) fn register(self: &Arc<Self>, origin: TunnelOrigin) -> Registered {
+        let TunnelOrigin { route, rule, service, endpoint, client } = origin;
         let handle = Arc::new(TunnelHandle {
             id: self.next.fetch_add(1, Ordering::Relaxed),
             route,
@@ -135,12 +147,12 @@ impl Tunnels {
             since: SystemTime::now(),
             bytes: Default::default(),
             frames: Default::default(),
-            ending: AtomicBool::new(false),
+            ending: OnceLock::new(),
             waker: AtomicWaker::new(),
         });
         let mut open = self.lock();
-        if open.ending {
-            handle.end();
+        if let Some(ending) = open.ending {
+            handle.end(ending);
         }
         open.handles.insert(handle.id, handle.clone());
         drop(open);
@@ -148,25 +160,30 @@ impl Tunnels {
         Registered { tunnels: self.clone(), handle }
     }
 
-    /// Ends all tunnels, each at a random moment of the window, so that clients do not come back all at once; those
-    /// that open meanwhile end with the last, and those that open later at once.
-    pub(in crate::proxy) async fn drain(&self, window: Duration) {
-        let start = Instant::now();
-        let moment = |_: &Arc<TunnelHandle>| window.mul_f64(fastrand::f64());
-        let mut ends: Vec<_> = self.list().into_iter().map(|tunnel| (moment(&tunnel), tunnel)).collect();
-        ends.sort_unstable_by_key(|(moment, _)| *moment);
-        for (moment, tunnel) in ends {
-            tokio::time::sleep_until(start + moment).await;
-            tunnel.end();
+    /// Ends tunnels, spread evenly over a time and in no particular order, so that their clients do not come back all at
+    /// once. This is how every tunnel ends that neither its peers nor its own limits end. Tunnels that open meanwhile are
+    /// not meant.
+    ///
+    /// Returns how many were told; they take a moment longer to end.
+    pub async fn end(&self, selector: &Selector, spread: Duration, ending: Ending) -> usize {
+        let mut selected = self.list();
+        selected.retain(|tunnel| selector.selects(tunnel));
+        fastrand::shuffle(&mut selected);
+        let (start, count) = (Instant::now(), selected.len());
+        let share = f64::from(u32::try_from(count).unwrap_or(u32::MAX)).recip();
+        for (place, tunnel) in (1_u32..).zip(selected) {
+            tokio::time::sleep_until(start + spread.mul_f64(share * f64::from(place))).await;
+            tunnel.end(ending);
         }
-        self.end_all();
+        count
     }
 
-    /// Ends all tunnels now, and from now on.
-    pub(in crate::proxy) fn end_all(&self) {
+    /// Ends all tunnels over a time, and from then on those that open, at once.
+    pub(crate) async fn drain(&self, window: Duration, ending: Ending) {
+        self.end(&Selector::All, window, ending).await;
         let mut open = self.lock();
-        open.ending = true;
-        open.handles.values().for_each(|tunnel| tunnel.end());
+        open.ending = Some(ending);
+        open.handles.values().for_each(|tunnel| tunnel.end(ending));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
@@ -189,28 +206,42 @@ impl Drop for Registered {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::{
+        proxy::tunnel::Cause,
+        table::{EndpointId, Phase},
+    };
 
-    fn names() -> TunnelNames {
+    pub(in crate::proxy::tunnel) fn endpoint(name: &str) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            id: EndpointId::new(&ObjectName::new("shop", "chat"), 80, &name),
+            name: name.into(),
+            addresses: Box::new([([127, 0, 0, 1], 80).into()]),
+            phase: Phase::Ready,
+            state: Arc::default(),
+        })
+    }
+
+    fn origin() -> TunnelOrigin {
         let object = ObjectName::new("shop", "chat");
-        TunnelNames {
+        TunnelOrigin {
             route: object.clone(),
             rule: "main".into(),
             service: object,
-            endpoint: "chat-0".into(),
+            endpoint: endpoint("chat-0"),
             client: Ipv4Addr::LOCALHOST.into(),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn draining_spreads_the_ends_over_the_window() {
+    async fn ends_are_spread_evenly() {
         let tunnels = Arc::new(Tunnels::default());
         let start = Instant::now();
         let ends = (0..200).map(|_| {
-            let registered = tunnels.register(names());
+            let registered = tunnels.register(origin());
             tokio::spawn(async move {
                 std::future::poll_fn(|cx| registered.handle.poll_ending(cx)).await;
                 start.elapsed().as_secs()
@@ -218,21 +249,51 @@ mod tests {
         });
         let ends: Vec<_> = ends.collect();
         assert_eq!(tunnels.count(), 200);
-        tunnels.drain(Duration::from_secs(60)).await;
+        assert_eq!(tunnels.end(&Selector::All, Duration::from_secs(50), Ending::SHUTDOWN).await, 200);
         tunnels.wait_for(|open| open == 0).await;
         let ends: Vec<u64> = futures::future::join_all(ends).await.into_iter().map(Result::unwrap).collect();
-        for third in [0..20, 20..40, 40..61] {
-            let count = ends.iter().filter(|end| third.contains(*end)).count();
-            assert!((30..110).contains(&count), "{count} of 200 ended in {third:?}");
+        for second in 0..50 {
+            let count = ends.iter().filter(|end| **end == second).count();
+            assert!(count <= 5, "{count} of 200 in second {second}, 4 on average");
         }
+    }
+
+    #[tokio::test]
+    async fn only_the_selected_tunnels_end_and_the_first_ending_counts() {
+        let tunnels = Arc::new(Tunnels::default());
+        let registered = ["chat-0", "chat-1"].map(|name| {
+            let rule = Arc::from(if name == "chat-0" { "main" } else { "other" });
+            tunnels.register(TunnelOrigin { endpoint: endpoint(name), rule, ..origin() })
+        });
+        let [first, second] = registered.each_ref().map(|registered| registered.handle.clone());
+        let gone = Ending { cause: Cause::Idle, code: 1001, reason: "gone" };
+        let rule = |name: &str| Selector::Rule { route: first.route.clone(), rule: name.into() };
+        let none = [
+            Selector::Tunnel(7),
+            Selector::Route(ObjectName::new("shop", "other")),
+            rule("none"),
+            Selector::Endpoint(EndpointId::new(&ObjectName::new("shop", "chat"), 80, &"chat-2")),
+            Selector::Client([192, 0, 2, 1].into()),
+        ];
+        for selector in &none {
+            assert_eq!(tunnels.end(selector, Duration::ZERO, gone).await, 0, "{selector:?}");
+        }
+        for selector in [Selector::Tunnel(first.id), rule("main"), Selector::Endpoint(first.endpoint.id.clone())] {
+            assert_eq!(tunnels.end(&selector, Duration::ZERO, gone).await, 1, "{selector:?}");
+        }
+        assert_eq!((first.ending(), second.ending()), (Some(gone), None));
+        for selector in [Selector::All, Selector::Route(first.route.clone()), Selector::Client(first.client)] {
+            assert_eq!(tunnels.end(&selector, Duration::ZERO, Ending::SHUTDOWN).await, 2, "{selector:?}");
+        }
+        assert_eq!((first.ending(), second.ending()), (Some(gone), Some(Ending::SHUTDOWN)));
     }
 
     #[tokio::test]
     async fn tunnels_that_open_behind_the_drain_end_at_once() {
         let tunnels = Arc::new(Tunnels::default());
-        tunnels.drain(Duration::ZERO).await;
+        tunnels.drain(Duration::ZERO, Ending::SHUTDOWN).await;
         // None waits for the end of another.
-        let late = [(); 2].map(|()| tunnels.register(names()));
+        let late = [(); 2].map(|()| tunnels.register(origin()));
         for registered in &late {
             let told = std::future::poll_fn(|cx| Poll::Ready(registered.handle.poll_ending(cx))).await;
             assert!(told.is_ready());
@@ -242,7 +303,7 @@ mod tests {
     #[test]
     fn a_tunnel_is_listed_while_it_is_registered() {
         let tunnels = Arc::new(Tunnels::default());
-        let registered = tunnels.register(names());
+        let registered = tunnels.register(origin());
         registered.handle.count(Direction::ToClient, 5, 1);
         assert_eq!(tunnels.list()[0].bytes(Direction::ToClient), 5);
         drop(registered);

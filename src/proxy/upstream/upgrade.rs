@@ -97,7 +97,7 @@ pub(crate) fn opening(routed: &Routed, connected: Connected, extensions: Extensi
     Opening {
         backend,
         extensions,
-        names: routed.names(&endpoint),
+        origin: routed.origin(&endpoint),
         limits,
         keepalive: routed.rule.policy.keepalive,
         in_use,

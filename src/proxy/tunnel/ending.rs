@@ -1,0 +1,60 @@
+//! What ends tunnels from outside: which of them, and what they are told.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{TunnelHandle, end::Cause};
+use crate::table::{EndpointId, ObjectName};
+
+/// Why tunnels are ended, and what both peers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The cause, for metrics and the log.
+    pub cause: Cause,
+    /// The status code of the Close frame (RFC 6455 §7.4).
+    pub code: u16,
+    /// The reason in the Close frame, at most 123 bytes.
+    pub reason: &'static str,
+}
+
+impl Ending {
+    /// The process stops, and another one takes over.
+    pub const SHUTDOWN: Self =
+        Self { cause: Cause::Shutdown, code: 1012, reason: "server restarting, please reconnect" };
+}
+
+/// Which tunnels are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// All of them.
+    All,
+    /// The one with this number.
+    Tunnel(u64),
+    /// Those of a route.
+    Route(ObjectName),
+    /// Those of a rule.
+    Rule {
+        /// The rule's route.
+        route: ObjectName,
+        /// Its name, or its position in the route.
+        rule: Arc<str>,
+    },
+    /// Those to an endpoint.
+    Endpoint(EndpointId),
+    /// Those of a client's address.
+    Client(IpAddr),
+}
+
+impl Selector {
+    /// Whether a tunnel is meant.
+    #[must_use]
+    pub fn selects(&self, tunnel: &TunnelHandle) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tunnel(id) => tunnel.id == *id,
+            Self::Route(route) => tunnel.route == *route,
+            Self::Rule { route, rule } => tunnel.route == *route && tunnel.rule == *rule,
+            Self::Endpoint(endpoint) => tunnel.endpoint.id == *endpoint,
+            Self::Client(client) => tunnel.client == *client,
+        }
+    }
+}
