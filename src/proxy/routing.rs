@@ -14,6 +14,7 @@ use super::{
     fields::Fields,
     forwarded::{self, Hop},
     handshake::Intent,
+    protected::ProtectedFields,
     request::Target,
     routed::Routed,
     session::Sticky,
@@ -54,7 +55,8 @@ pub(super) fn route(
     let rule = {
         let table = proxy.table.load();
         check_connection(proxy, peer, &table, &host, secure, asked)?;
-        find(&table, &host, asked, fields, route)?
+        let hidden = (!trusted).then_some(&proxy.settings.protected_fields);
+        find(&table, &host, asked, &Seen { fields, hidden }, route)?
     };
     match (intent, rule.non_upgrade) {
         (Intent::Faulty(fault), _) => return Err(fault.into()),
@@ -114,7 +116,7 @@ fn find(
     table: &RouteTable,
     host: &Host<'_>,
     asked: Asked<'_>,
-    fields: &impl Fields,
+    headers: &impl HeaderLines,
     route: &mut Option<ObjectName>,
 ) -> Result<Arc<Rule>, Refusal> {
     let Asked { target, intent, .. } = asked;
@@ -122,7 +124,7 @@ fn find(
     let query = target.path_and_query.split_once('?').map_or("", |(_, query)| query);
     // A faulty handshake is refused by the rule that it would have been for.
     let is_upgrade = intent != Intent::Plain;
-    let view = RequestView { path: target.path.as_str(), query, is_upgrade, headers: &Read(fields) };
+    let view = RequestView { path: target.path.as_str(), query, is_upgrade, headers };
     match table.find(host, &view) {
         Found::Rule(rule) => {
             *route = Some(rule.route.clone());
@@ -140,12 +142,16 @@ fn find(
     }
 }
 
-/// The fields of a head, for the table to read.
-struct Read<'a, F>(&'a F);
+/// The fields that matches are compared with: those that the peer may send.
+struct Seen<'a, F> {
+    fields: &'a F,
+    hidden: Option<&'a ProtectedFields>,
+}
 
-impl<F: Fields> HeaderLines for Read<'_, F> {
+impl<F: Fields> HeaderLines for Seen<'_, F> {
     fn lines<'a>(&'a self, name: &'a http::HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.0.lines(name)
+        let is_hidden = self.hidden.is_some_and(|hidden| hidden.contains(name.as_str()));
+        self.fields.lines(name).filter(move |_| !is_hidden)
     }
 }
 
