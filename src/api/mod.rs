@@ -12,6 +12,7 @@ mod patterns;
 mod route;
 mod schema;
 mod status;
+mod subprotocol;
 pub mod validation;
 
 pub use crate::choices::DEFAULT_CLASS_NAME;
@@ -19,8 +20,8 @@ pub use duration::{Duration, DurationError};
 pub use object::{Fault, PartialRule, RouteObject, UnreadableSpec};
 pub use open::Open;
 pub use route::{
-    BackendRef, CertificateRef, Cookie, Keepalive, LoadBalancing, PathMatch, RouteMatch, RouteRule, SessionPersistence,
-    Timeouts, Tls, WebSocketRoute, WebSocketRouteSpec,
+    BackendRef, CertificateRef, Cookie, HeaderMatch, Keepalive, LoadBalancing, PathMatch, QueryParamMatch, RouteMatch,
+    RouteRule, SessionPersistence, Timeouts, Tls, WebSocketRoute, WebSocketRouteSpec,
 };
 pub use status::{ConditionReason, ConditionType, WebSocketRouteStatus};
 

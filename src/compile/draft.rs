@@ -128,8 +128,13 @@ impl Draft {
     }
 
     pub(super) fn unsupported(&mut self, path: String, value: &str) -> String {
-        let message = format!("the value {value:?} is not supported by this version");
+        let message = unsupported(value);
         self.problem(path, ConditionReason::UnsupportedValue, message.clone());
         message
     }
+}
+
+/// What is wrong with a value that this version does not know.
+pub(super) fn unsupported(value: &str) -> String {
+    format!("the value {value:?} is not supported by this version")
 }

@@ -146,7 +146,10 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
     let path = prop_oneof![Just(PathMatchType::Exact), Just(PathMatchType::PathPrefix)];
     let matches = (path, "/[!-\"$-$&->@-\\[\\]-~]{0,20}")
         .prop_filter("dot segments", |(_, path)| path.split('/').all(|part| part != "." && part != ".."))
-        .prop_map(|(type_, value)| RouteMatch { path: Some(PathMatch { type_: Open::Known(type_), value }) });
+        .prop_map(|(type_, value)| RouteMatch {
+            path: Some(PathMatch { type_: Open::Known(type_), value }),
+            ..RouteMatch::default()
+        });
     let backend = (label, 1..=65535, 0..=1_000_000).prop_map(|(name, port, weight)| BackendRef { name, port, weight });
     let rule = (proptest::collection::vec(matches, 0..4), proptest::collection::vec(backend, 1..4)).prop_map(
         |(matches, backend_refs)| RouteRule {
