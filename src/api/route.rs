@@ -4,10 +4,10 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Open, WebSocketRouteStatus, hostname::Hostname, patterns, subprotocol::Subprotocol};
+use super::{Chosen, Duration, RouteMatch, WebSocketRouteStatus, hostname::Hostname, patterns};
 use crate::choices::{
     Algorithm, DEFAULT_CLASS_NAME, DEFAULT_WEIGHT, EscapedSlashes, InsecurePolicy, KeepaliveTarget, LifetimeType,
-    NonUpgrade, PathMatchType, SameSite, Secure, SessionPersistenceType, TextMatchType,
+    NonUpgrade, SameSite, Secure, SessionPersistenceType,
 };
 
 /// Where the sockets of one or more hostnames go, and how they are kept there.
@@ -69,7 +69,7 @@ pub struct WebSocketRouteSpec {
 }
 
 /// A CEL rule for a text that matches.
-fn matches(pattern: &str) -> String {
+pub(super) fn matches(pattern: &str) -> String {
     format!("self.matches('{pattern}')")
 }
 
@@ -86,7 +86,7 @@ pub struct Tls {
     /// What happens to requests for these hostnames that come without TLS. `Redirect` (default) answers 308 with the
     /// https or wss URL, `Allow` serves them, `Deny` answers 403.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub insecure_policy: Option<Open<InsecurePolicy>>,
+    pub insecure_policy: Option<Chosen<InsecurePolicy>>,
 }
 
 /// A Secret with a certificate chain and its key.
@@ -152,127 +152,14 @@ pub struct RouteRule {
     /// What happens to requests that are no WebSocket upgrade. `Proxy` (default) passes them to the backend as
     /// HTTP/1.1, `Reject` answers 426 with an explanation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub non_upgrade_requests: Option<Open<NonUpgrade>>,
+    pub non_upgrade_requests: Option<Chosen<NonUpgrade>>,
 
     /// What happens to requests whose path contains %2F or %5C, an escaped slash or backslash. `Reject` (default)
     /// answers 400, because some backends take the escape for a separator and others do not. `Keep` passes the path on
     /// as it was sent and matches the escape as an ordinary character; dot segments between escaped slashes are still
     /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub escaped_slashes: Option<Open<EscapedSlashes>>,
-}
-
-/// What a request must be like: all that is stated here. Of the matches that fit a request, the most specific one decides:
-/// an `Exact` path before a `RegularExpression` (the longest first) before a `PathPrefix` (the longest first), then the one
-/// with the most headers, then query parameters, then subprotocols; then the older route, and the order within a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteMatch {
-    /// Its path. Default: any path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathMatch>,
-
-    /// Header fields that it must have, all of them, at most 16. A field that is sent in several lines has one value, with
-    /// commas between the lines (a,b). Default: any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub headers: Vec<HeaderMatch>,
-
-    /// Query parameters that it must have, all of them, at most 16. They are compared after decoding. Of a parameter that
-    /// is sent several times, the first one counts; parameters after the first 100 do not count. Default: any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub query_params: Vec<QueryParamMatch>,
-
-    /// WebSocket subprotocols, at most 16. The client must offer one of them in `Sec-WebSocket-Protocol`; a request that is
-    /// not a WebSocket upgrade never does. Default: any request, whatever it offers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<Subprotocol>", length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub subprotocols: Vec<String>,
-}
-
-/// A CEL rule for the value of a path match that is not a regular expression.
-fn of_a_path(rule: &str) -> String {
-    format!("has(self.type) && self.type == 'RegularExpression' || {rule}")
-}
-
-/// A condition on the path of a request. Both are compared in a normal form: escapes of unreserved characters are
-/// decoded (%61 is a), other escapes are in upper case, and a run of `/` is one. It is case-sensitive. The path is
-/// forwarded as it was sent.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new(of_a_path(&format!("self.value.matches('{}') && !self.value.matches('[?#]')", patterns::PATH)))
-        .message("must begin with / and hold visible ASCII characters only, without ? and #; write others as %XX")
-        .field_path(".value"),
-    validation = Rule::new(of_a_path(&format!(
-        "!self.value.matches('{}') && !self.value.contains('\\\\') && !self.value.matches('{}')",
-        patterns::NUL,
-        patterns::DOT_SEGMENT
-    )))
-        .message("no request can have this path: those with dot segments, backslashes or %00 are refused with 400")
-        .field_path(".value"),
-)]
-pub struct PathMatch {
-    /// `PathPrefix` (default) fits the path and all below it, by whole segments: `/ws` and `/ws/` are the same
-    /// prefix. `Exact` fits this path only. `RegularExpression` (RE2 syntax, linear time) must match the whole path:
-    /// `/v[0-9]+` does not fit `/v1/ws`, but `/v[0-9]+/.*` does. It never fits a path of more than 4,096 bytes.
-    #[serde(rename = "type", default = "default_path_match_type")]
-    pub type_: Open<PathMatchType>,
-
-    /// The path, beginning with `/`, or the regular expression; at most 1,024 characters.
-    #[schemars(length(min = 1, max = 1024))]
-    pub value: String,
-}
-
-/// A condition on a header field.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new(format!(
-        "has(self.type) && self.type == 'RegularExpression' || !self.value.matches('{}')",
-        patterns::NOT_IN_HEADER_VALUE
-    ))
-        .message("must hold visible ASCII characters only, and spaces only between them; a RegularExpression may match \
-                  other values")
-        .field_path(".value"),
-)]
-pub struct HeaderMatch {
-    /// Name of the field, in any case, at most 63 characters.
-    #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = Rule::new(matches(patterns::TOKEN))
-        .message("must be the name of a header field: letters, digits and -!#$%&*+.^_`|~"))]
-    pub name: String,
-
-    /// `Exact` (default): its value is this one; case counts. `RegularExpression` (RE2 syntax, linear time): the expression
-    /// must match its whole value; it never matches one of more than 4,096 bytes.
-    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    pub type_: Option<Open<TextMatchType>>,
-
-    /// The value or the regular expression, at most 1,024 characters.
-    #[schemars(length(min = 1, max = 1024))]
-    pub value: String,
-}
-
-/// A condition on a query parameter.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct QueryParamMatch {
-    /// Name of the parameter, decoded, at most 63 characters; case counts.
-    #[schemars(length(min = 1, max = 63))]
-    pub name: String,
-
-    /// `Exact` (default): its value is this one; case counts. `RegularExpression` (RE2 syntax, linear time): the expression
-    /// must match its whole value; it never matches one of more than 4,096 bytes.
-    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    pub type_: Option<Open<TextMatchType>>,
-
-    /// The value, decoded, or the regular expression; at most 1,024 characters.
-    #[schemars(length(min = 1, max = 1024))]
-    pub value: String,
+    pub escaped_slashes: Option<Chosen<EscapedSlashes>>,
 }
 
 /// A port of a Service, and its share of new sessions.
@@ -329,7 +216,7 @@ pub struct Timeouts {
 pub struct Keepalive {
     /// Who is pinged: `Client` (default), `Backend`, `Both`, or `None`, which is nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<Open<KeepaliveTarget>>,
+    pub target: Option<Chosen<KeepaliveTarget>>,
 
     /// A target that sent nothing for so long is sent a ping. Default: 25s, which is less than what proxies and
     /// networks on the way usually take for idle. `0s`: no pings.
@@ -353,7 +240,7 @@ pub struct Keepalive {
 pub struct SessionPersistence {
     /// `Cookie` (default): by a cookie that Switchyard sets.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    pub type_: Option<Open<SessionPersistenceType>>,
+    pub type_: Option<Chosen<SessionPersistenceType>>,
 
     /// The cookie's attributes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -391,15 +278,15 @@ pub struct Cookie {
 
     /// `Session` (default): the browser forgets it when it ends. `Permanent`: it keeps it for `absoluteTimeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lifetime_type: Option<Open<LifetimeType>>,
+    pub lifetime_type: Option<Chosen<LifetimeType>>,
 
     /// Whether browsers send it with requests from other sites: `Lax` (default), `Strict` or `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub same_site: Option<Open<SameSite>>,
+    pub same_site: Option<Chosen<SameSite>>,
 
     /// Whether browsers send it over TLS only. `Auto` (default): when the client came over TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub secure: Option<Open<Secure>>,
+    pub secure: Option<Chosen<Secure>>,
 
     /// Whether it is hidden from scripts. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -417,15 +304,11 @@ pub struct LoadBalancing {
     /// `LeastConnections` (default): the endpoint with the fewest open tunnels and requests of this proxy, ties at
     /// random. `RoundRobin`: each in turn. `Random`: any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub algorithm: Option<Open<Algorithm>>,
+    pub algorithm: Option<Chosen<Algorithm>>,
 }
 
 fn default_class_name() -> String {
     DEFAULT_CLASS_NAME.to_owned()
-}
-
-fn default_path_match_type() -> Open<PathMatchType> {
-    Open::Known(PathMatchType::default())
 }
 
 fn default_weight() -> i32 {

@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use crate::{
-    api::{ConditionReason, HeaderMatch, Open, PathMatch, QueryParamMatch, RouteMatch},
+    api::{Chosen, ConditionReason, HeaderMatch, PathMatch, QueryParamMatch, RouteMatch},
     choices::{Choice, PathMatchType, TextMatchType},
     table::{AmbiguousPath, Conditions, Expression, NormalPath, PathPattern, TextPattern, ValueCondition, ValueSource},
 };
@@ -89,7 +89,7 @@ fn read_parameter(QueryParamMatch { name, type_, value }: &QueryParamMatch) -> R
     Ok(ValueCondition { source, text: read_text(type_.as_ref(), value)? })
 }
 
-fn read_text(type_: Option<&Open<TextMatchType>>, value: &str) -> Result<TextPattern, Unclear> {
+fn read_text(type_: Option<&Chosen<TextMatchType>>, value: &str) -> Result<TextPattern, Unclear> {
     match chosen(type_)? {
         TextMatchType::Exact => Ok(TextPattern::Exact(value.into())),
         TextMatchType::RegularExpression => expression(value).map(TextPattern::Expression),
@@ -100,16 +100,12 @@ fn expression(value: &str) -> Result<Expression, Unclear> {
     Expression::parse(value).map_err(|error| Unclear::invalid("value", error.to_string()))
 }
 
-fn chosen<T: Choice>(written: Option<&Open<T>>) -> Result<T, Unclear> {
-    match written {
-        None => Ok(T::default()),
-        Some(Open::Known(value)) => Ok(*value),
-        Some(Open::Unsupported(value)) => Err(Unclear {
-            field: "type".into(),
-            reason: ConditionReason::UnsupportedValue,
-            message: draft::unsupported(value),
-        }),
-    }
+fn chosen<T: Choice>(written: Option<&Chosen<T>>) -> Result<T, Unclear> {
+    Chosen::or_default(written).map_err(|value| Unclear {
+        field: "type".into(),
+        reason: ConditionReason::UnsupportedValue,
+        message: draft::unsupported(value),
+    })
 }
 
 impl Unclear {

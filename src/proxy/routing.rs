@@ -56,7 +56,7 @@ pub(super) fn route(
         let table = proxy.table.load();
         check_connection(proxy, peer, &table, &host, secure, asked)?;
         let hidden = (!trusted).then_some(&proxy.settings.protected_fields);
-        find(&table, &host, asked, &Seen { fields, hidden }, route)?
+        find(&table, &host, asked, &PermittedFields { fields, hidden }, route)?
     };
     match (intent, rule.non_upgrade) {
         (Intent::Faulty(fault), _) => return Err(fault.into()),
@@ -143,12 +143,12 @@ fn find(
 }
 
 /// The fields that matches are compared with: those that the peer may send.
-struct Seen<'a, F> {
+struct PermittedFields<'a, F> {
     fields: &'a F,
     hidden: Option<&'a ProtectedFields>,
 }
 
-impl<F: Fields> HeaderLines for Seen<'_, F> {
+impl<F: Fields> HeaderLines for PermittedFields<'_, F> {
     fn lines<'a>(&'a self, name: &'a http::HeaderName) -> impl Iterator<Item = &'a [u8]> {
         let is_hidden = self.hidden.is_some_and(|hidden| hidden.contains(name.as_str()));
         self.fields.lines(name).filter(move |_| !is_hidden)

@@ -4,7 +4,7 @@ use std::{fs, sync::Arc};
 
 use proptest::prelude::*;
 use switchyard::{
-    api::{BackendRef, Open, PathMatch, RouteMatch, RouteRule, WebSocketRouteSpec},
+    api::{BackendRef, Chosen, PathMatch, RouteMatch, RouteRule, WebSocketRouteSpec},
     choices::PathMatchType,
     commands::check,
     compile::{Problem, Verdict},
@@ -147,7 +147,7 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
     let matches = (path, "/[!-\"$-$&->@-\\[\\]-~]{0,20}")
         .prop_filter("dot segments", |(_, path)| path.split('/').all(|part| part != "." && part != ".."))
         .prop_map(|(type_, value)| RouteMatch {
-            path: Some(PathMatch { type_: Open::Known(type_), value }),
+            path: Some(PathMatch { type_: Chosen::Known(type_), value }),
             ..RouteMatch::default()
         });
     let backend = (label, 1..=65535, 0..=1_000_000).prop_map(|(name, port, weight)| BackendRef { name, port, weight });
