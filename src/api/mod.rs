@@ -4,24 +4,27 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
+mod chosen;
 mod duration;
 mod hostname;
 mod object;
-mod open;
 mod patterns;
 mod route;
+mod route_match;
 mod schema;
 mod status;
+mod subprotocol;
 pub mod validation;
 
 pub use crate::choices::DEFAULT_CLASS_NAME;
+pub use chosen::Chosen;
 pub use duration::{Duration, DurationError};
 pub use object::{Fault, PartialRule, RouteObject, UnreadableSpec};
-pub use open::Open;
 pub use route::{
-    BackendRef, CertificateRef, Cookie, Keepalive, LoadBalancing, PathMatch, RouteMatch, RouteRule, SessionPersistence,
-    Timeouts, Tls, WebSocketRoute, WebSocketRouteSpec,
+    BackendRef, CertificateRef, Cookie, Keepalive, LoadBalancing, RouteRule, SessionPersistence, Timeouts, Tls,
+    WebSocketRoute, WebSocketRouteSpec,
 };
+pub use route_match::{HeaderMatch, PathMatch, QueryParamMatch, RouteMatch};
 pub use status::{ConditionReason, ConditionType, WebSocketRouteStatus};
 
 /// API group of the resource.

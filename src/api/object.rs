@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
 use super::{
-    GROUP, KIND, Open, RouteMatch, RouteRule, Tls, VERSION, WebSocketRouteSpec, WebSocketRouteStatus, validation,
+    Chosen, GROUP, KIND, RouteMatch, RouteRule, Tls, VERSION, WebSocketRouteSpec, WebSocketRouteStatus, validation,
 };
 use crate::choices::InsecurePolicy;
 
@@ -146,7 +146,7 @@ fn read_matches(rule: &Value) -> Option<Vec<RouteMatch>> {
 /// refuse plaintext: what was meant to be secure is never served in plaintext.
 fn read_tls(spec: &Value) -> Option<Box<Tls>> {
     let tls = spec.get("tls").filter(|tls| !tls.is_null())?;
-    let closed = Tls { certificate_refs: Vec::new(), insecure_policy: Some(Open::Known(InsecurePolicy::Deny)) };
+    let closed = Tls { certificate_refs: Vec::new(), insecure_policy: Some(Chosen::Known(InsecurePolicy::Deny)) };
     Some(Box::new(Tls::deserialize(tls).unwrap_or(closed)))
 }
 
@@ -224,7 +224,7 @@ mod tests {
         let readable = read(serde_json::json!({ "certificateRefs": [{ "name": "chat-tls" }] })).unwrap();
         assert_eq!(readable.certificate_refs[0].name, "chat-tls");
         let garbled = read(serde_json::json!({ "certificateRefs": "chat-tls" })).unwrap();
-        assert_eq!(garbled.insecure_policy, Some(Open::Known(InsecurePolicy::Deny)));
+        assert_eq!(garbled.insecure_policy, Some(Chosen::Known(InsecurePolicy::Deny)));
         assert!(read(Value::Null).is_none());
     }
 

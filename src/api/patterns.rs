@@ -19,7 +19,10 @@ pub(super) const NUL: &str = "(?i)(%00|%c0%80)";
 pub(super) const DOT_SEGMENT: &str = "(?i)(/|%2f|%5c)([.]|%(25)?2e|%c0%ae){1,2}(;|%3b|/|%2f|%5c|$)";
 /// An escaped slash or backslash in a path.
 pub(super) const ESCAPED_SLASH: &str = "%(2[fF]|5[cC])";
-/// RFC 6265 §4.1.1: a token.
-pub(super) const COOKIE_NAME: &str = "^[-!#$%&*+.^_`|~0-9A-Za-z]+$";
+/// RFC 9110 §5.6.2: a token, as names of cookies, header fields and subprotocols are; without the apostrophe, which would
+/// end a string in CEL.
+pub(super) const TOKEN: &str = "^[-!#$%&*+.^_`|~0-9A-Za-z]+$";
 /// RFC 6265 §4.1.1.
 pub(super) const COOKIE_PATH: &str = "^/[!-:<-~]*$";
+/// What no value of a header field has (RFC 9110 §5.5): a space at either end, or what is not visible ASCII.
+pub(super) const NOT_IN_HEADER_VALUE: &str = "^ | $|[^ -~]";

@@ -4,10 +4,10 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Open, WebSocketRouteStatus, hostname::Hostname, patterns};
+use super::{Chosen, Duration, RouteMatch, WebSocketRouteStatus, hostname::Hostname, patterns};
 use crate::choices::{
     Algorithm, DEFAULT_CLASS_NAME, DEFAULT_WEIGHT, EscapedSlashes, InsecurePolicy, KeepaliveTarget, LifetimeType,
-    NonUpgrade, PathMatchType, SameSite, Secure, SessionPersistenceType,
+    NonUpgrade, SameSite, Secure, SessionPersistenceType,
 };
 
 /// Where WebSocket connections to one or more hostnames go, and how they are kept there.
@@ -69,7 +69,7 @@ pub struct WebSocketRouteSpec {
 }
 
 /// A CEL rule that requires a match.
-fn matches(pattern: &str) -> String {
+pub(super) fn matches(pattern: &str) -> String {
     format!("self.matches('{pattern}')")
 }
 
@@ -86,7 +86,7 @@ pub struct Tls {
     /// What happens to requests for these hostnames that arrive without TLS. `Redirect` (default) responds with 308 and
     /// the https or wss URL, `Allow` serves them, `Deny` responds with 403.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub insecure_policy: Option<Open<InsecurePolicy>>,
+    pub insecure_policy: Option<Chosen<InsecurePolicy>>,
 }
 
 /// A Secret with a certificate chain and its key.
@@ -151,53 +151,14 @@ pub struct RouteRule {
     /// What happens to requests that are not WebSocket upgrades. `Proxy` (default) forwards them to the backend as
     /// HTTP/1.1, `Reject` responds with 426 and an explanation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub non_upgrade_requests: Option<Open<NonUpgrade>>,
+    pub non_upgrade_requests: Option<Chosen<NonUpgrade>>,
 
     /// What happens to requests whose path contains %2F or %5C, an escaped slash or backslash. `Reject` (default)
     /// responds with 400, because some backends treat the escape as a separator and others do not. `Keep` forwards the
     /// path unchanged and matches the escape as an ordinary character; dot segments between escaped slashes are still
     /// rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub escaped_slashes: Option<Open<EscapedSlashes>>,
-}
-
-/// Conditions on a request; all of them must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteMatch {
-    /// The path. Default: any path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathMatch>,
-}
-
-/// A condition on the request path. Both paths are compared in a normal form: escapes of unreserved characters are
-/// decoded (%61 is a), other escapes are upper-cased, and a run of `/` counts as one. Case-sensitive. The path is
-/// forwarded unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PathMatch {
-    /// `PathPrefix` (default) matches the path and everything below it, by whole segments: `/ws` and `/ws/` are the
-    /// same prefix. `Exact` matches this path only.
-    #[serde(rename = "type", default = "default_path_match_type")]
-    pub type_: Open<PathMatchType>,
-
-    /// The path, at most 1,024 characters, starting with `/`.
-    #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(
-        validation = Rule::new(format!("{} && !self.matches('[?#]')", matches(patterns::PATH))).message(
-            "must begin with / and contain only visible ASCII characters except ? and #; write others as %XX"
-        ),
-        validation = Rule::new(
-            format!(
-                "!self.matches('{}') && !self.contains('\\\\') && !self.matches('{}')",
-                patterns::NUL,
-                patterns::DOT_SEGMENT
-            )
-        ).message(
-            "must not contain dot segments, backslashes or %00: requests with such a path get 400"
-        )
-    )]
-    pub value: String,
+    pub escaped_slashes: Option<Chosen<EscapedSlashes>>,
 }
 
 /// A port of a Service, with its share of new sessions.
@@ -254,7 +215,7 @@ pub struct Timeouts {
 pub struct Keepalive {
     /// Who is pinged: `Client` (default), `Backend`, `Both`, or `None` for nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<Open<KeepaliveTarget>>,
+    pub target: Option<Chosen<KeepaliveTarget>>,
 
     /// Sends a ping to a target that has sent nothing for this long. Default: 25s, which is below the usual idle
     /// timeouts of proxies and networks on the way. `0s`: no pings.
@@ -278,7 +239,7 @@ pub struct Keepalive {
 pub struct SessionPersistence {
     /// `Cookie` (default): by a cookie that Switchyard sets.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    pub type_: Option<Open<SessionPersistenceType>>,
+    pub type_: Option<Chosen<SessionPersistenceType>>,
 
     /// Attributes of the cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -303,7 +264,7 @@ pub struct Cookie {
     /// the route's namespace and name and the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = Rule::new(matches(patterns::COOKIE_NAME))
+    #[x_kube(validation = Rule::new(matches(patterns::TOKEN))
         .message("must be a cookie name: letters, digits and -!#$%&*+.^_`|~"))]
     pub name: Option<String>,
 
@@ -316,16 +277,16 @@ pub struct Cookie {
 
     /// `Session` (default): until the browser session ends. `Permanent`: for `absoluteTimeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lifetime_type: Option<Open<LifetimeType>>,
+    pub lifetime_type: Option<Chosen<LifetimeType>>,
 
     /// Whether browsers send the cookie with cross-site requests: `Lax` (default), `Strict` or `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub same_site: Option<Open<SameSite>>,
+    pub same_site: Option<Chosen<SameSite>>,
 
     /// Whether browsers send the cookie only over TLS: `Auto` (default, if the client connected over TLS), `Always` or
     /// `Never`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub secure: Option<Open<Secure>>,
+    pub secure: Option<Chosen<Secure>>,
 
     /// Whether the cookie is hidden from scripts. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -343,15 +304,11 @@ pub struct LoadBalancing {
     /// `LeastConnections` (default): the endpoint with the fewest open tunnels and requests through this proxy, ties
     /// broken at random. `RoundRobin`: each in turn. `Random`: any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub algorithm: Option<Open<Algorithm>>,
+    pub algorithm: Option<Chosen<Algorithm>>,
 }
 
 fn default_class_name() -> String {
     DEFAULT_CLASS_NAME.to_owned()
-}
-
-fn default_path_match_type() -> Open<PathMatchType> {
-    Open::Known(PathMatchType::default())
 }
 
 fn default_weight() -> i32 {

@@ -62,6 +62,19 @@ choice! {
         PathPrefix,
         /// This path only.
         Exact,
+        /// The paths that a regular expression matches as a whole.
+        RegularExpression,
+    }
+}
+
+choice! {
+    /// How a value is compared.
+    TextMatchType {
+        /// This value only.
+        #[default]
+        Exact,
+        /// The values that a regular expression matches as a whole.
+        RegularExpression,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use crate::{
-    api::{ConditionReason, Fault, Open, PartialRule, RouteObject, Tls, UnreadableSpec, WebSocketRouteSpec},
+    api::{Chosen, ConditionReason, Fault, PartialRule, RouteObject, Tls, UnreadableSpec, WebSocketRouteSpec},
     choices::InsecurePolicy,
     table::{HostOwner, HostPattern, ObjectName},
 };
@@ -109,15 +109,11 @@ impl Draft {
 
     fn read_tls(&mut self, tls: &Tls) -> TlsDraft {
         let Tls { certificate_refs, insecure_policy } = tls;
-        let insecure_policy = match insecure_policy {
-            None => InsecurePolicy::default(),
-            Some(Open::Known(policy)) => *policy,
-            Some(Open::Unsupported(value)) => {
-                self.unsupported("spec.tls.insecurePolicy".into(), value);
-                // What was meant is not known, so nothing is let through.
-                InsecurePolicy::Deny
-            }
-        };
+        let insecure_policy = Chosen::or_default(insecure_policy.as_ref()).unwrap_or_else(|value| {
+            self.unsupported("spec.tls.insecurePolicy".into(), value);
+            // What was meant is not known, so nothing is let through.
+            InsecurePolicy::Deny
+        });
         let secret = |name: &str| ObjectName::new(self.name.namespace.clone(), name);
         let secrets = certificate_refs.iter().map(|reference| secret(&reference.name)).collect();
         TlsDraft { secrets, insecure_policy }
@@ -128,8 +124,13 @@ impl Draft {
     }
 
     pub(super) fn unsupported(&mut self, path: String, value: &str) -> String {
-        let message = format!("the value {value:?} is not supported by this version");
+        let message = unsupported(value);
         self.problem(path, ConditionReason::UnsupportedValue, message.clone());
         message
     }
+}
+
+/// What is wrong with a value that this version does not know.
+pub(super) fn unsupported(value: &str) -> String {
+    format!("the value {value:?} is not supported by this version")
 }

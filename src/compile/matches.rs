@@ -1,66 +1,120 @@
 //! The matches of a rule: what they claim.
 
+use http::HeaderName;
+
 use crate::{
-    api::{ConditionReason, Open, PathMatch, RouteMatch},
-    choices::PathMatchType,
-    table::{AmbiguousPath, Conditions, NormalPath, PathPattern},
+    api::{Chosen, ConditionReason, HeaderMatch, PathMatch, QueryParamMatch, RouteMatch},
+    choices::{Choice, PathMatchType, TextMatchType},
+    table::{AmbiguousPath, Conditions, Expression, NormalPath, PathPattern, TextPattern, ValueCondition, ValueSource},
 };
 
-use super::rule::RuleReader;
+use super::{draft, rule::RuleReader};
+
+/// What keeps a match from being understood.
+struct Unclear {
+    /// The field, below the match.
+    field: String,
+    reason: ConditionReason,
+    message: String,
+}
 
 impl RuleReader<'_> {
-    /// What the rule claims, with the position of the match that does; what is wrong with a match is a fault.
+    /// What the rule claims, with the position of the match that does; a match that is not understood is a fault.
     pub(super) fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
-        for (position, RouteMatch { path }) in matches.iter().enumerate() {
-            if let Some(path) = path {
-                self.check_path(position, path);
+        let mut claims = Vec::with_capacity(matches.len());
+        for (position, read) in read_all(matches) {
+            match read {
+                Ok(conditions) => claims.push((position, conditions)),
+                Err(Unclear { field, reason, message }) => {
+                    self.fault(&format!("matches[{position}].{field}"), reason, message);
+                }
             }
         }
-        claimed(matches)
-    }
-
-    fn check_path(&mut self, position: usize, path: &PathMatch) {
-        let PathMatch { type_, value } = path;
-        let field = format!("matches[{position}].path");
-        // The schema's rule is a regular expression, which does not find everything.
-        if let Err(AmbiguousPath) = NormalPath::parse(value) {
-            let message = format!("{AmbiguousPath}, got {value:?}");
-            self.fault(&format!("{field}.value"), ConditionReason::Invalid, message);
-        }
-        self.choice(&format!("{field}.type"), Some(type_));
+        claims
     }
 }
 
-/// What matches claim, with the position of the one that does. Rules that are not valid are asked as well, for the claims
-/// that they keep.
+/// What matches claim, as far as they are understood, with the position of the one that does.
 pub(super) fn claimed(matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
-    if matches.is_empty() {
-        return vec![(0, everything())];
-    }
-    let claims = matches.iter().enumerate();
-    claims.filter_map(|(position, one)| Some((position, conditions(one)?))).collect()
+    read_all(matches).into_iter().filter_map(|(position, read)| Some((position, read.ok()?))).collect()
 }
 
-fn everything() -> Conditions {
-    Conditions::new(PathPattern::prefix("/"))
-}
-
-/// What a match claims; `None` if no request can meet it, or if this version cannot tell.
-fn conditions(RouteMatch { path }: &RouteMatch) -> Option<Conditions> {
-    path.as_ref().map_or_else(|| Some(everything()), |path| pattern(path).map(Conditions::new))
-}
-
-fn pattern(PathMatch { type_, value }: &PathMatch) -> Option<PathPattern> {
-    match type_ {
-        _ if !is_path(value) => None,
-        Open::Known(PathMatchType::PathPrefix) => Some(PathPattern::prefix(value)),
-        Open::Known(PathMatchType::Exact) => Some(PathPattern::exact(value)),
-        Open::Unsupported(_) => None,
+fn read_all(matches: &[RouteMatch]) -> Vec<(usize, Result<Conditions, Unclear>)> {
+    match matches {
+        [] => vec![(0, read(&RouteMatch::default()))],
+        matches => matches.iter().map(read).enumerate().collect(),
     }
 }
 
-/// Whether a request can have this path.
-fn is_path(value: &str) -> bool {
-    let visible = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
-    value.starts_with('/') && value.bytes().all(visible) && NormalPath::parse(value).is_ok()
+fn read(RouteMatch { path, headers, query_params, subprotocols }: &RouteMatch) -> Result<Conditions, Unclear> {
+    let path = path.as_ref().map_or_else(|| Ok(PathPattern::prefix("/")), read_path)?;
+    let headers = headers.iter().enumerate().map(|(position, header)| {
+        read_header(header).map_err(|unclear| unclear.below(&format!("headers[{position}]")))
+    });
+    let parameters = query_params.iter().enumerate().map(|(position, parameter)| {
+        read_parameter(parameter).map_err(|unclear| unclear.below(&format!("queryParams[{position}]")))
+    });
+    let values = headers.chain(parameters).collect::<Result<Vec<_>, _>>()?;
+    let subprotocols = subprotocols.iter().map(|subprotocol| subprotocol.as_str().into());
+    Ok(Conditions::new(path).with_values(values).with_subprotocols(subprotocols))
+}
+
+fn read_path(PathMatch { type_, value }: &PathMatch) -> Result<PathPattern, Unclear> {
+    let read = |type_| match type_ {
+        PathMatchType::PathPrefix => checked(value).map(PathPattern::prefix),
+        PathMatchType::Exact => checked(value).map(PathPattern::exact),
+        PathMatchType::RegularExpression => expression(value).map(PathPattern::Expression),
+    };
+    chosen(Some(type_)).and_then(read).map_err(|unclear| unclear.below("path"))
+}
+
+/// A path that a request can have. The rules of the schema are regular expressions, which do not find everything.
+fn checked(value: &str) -> Result<&str, Unclear> {
+    let is_visible = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
+    if !value.starts_with('/') || !value.bytes().all(is_visible) {
+        return Err(Unclear::invalid("value", format!("must be a path, got {value:?}")));
+    }
+    let normal = NormalPath::parse(value);
+    normal.map(|_| value).map_err(|AmbiguousPath| Unclear::invalid("value", format!("{AmbiguousPath}, got {value:?}")))
+}
+
+fn read_header(HeaderMatch { name, type_, value }: &HeaderMatch) -> Result<ValueCondition, Unclear> {
+    let name = HeaderName::from_bytes(name.as_bytes());
+    let name = name.map_err(|_| Unclear::invalid("name", "must be the name of a header field".into()))?;
+    Ok(ValueCondition { source: ValueSource::Header(name), text: read_text(type_.as_ref(), value)? })
+}
+
+fn read_parameter(QueryParamMatch { name, type_, value }: &QueryParamMatch) -> Result<ValueCondition, Unclear> {
+    let source = ValueSource::QueryParameter(name.as_str().into());
+    Ok(ValueCondition { source, text: read_text(type_.as_ref(), value)? })
+}
+
+fn read_text(type_: Option<&Chosen<TextMatchType>>, value: &str) -> Result<TextPattern, Unclear> {
+    match chosen(type_)? {
+        TextMatchType::Exact => Ok(TextPattern::Exact(value.into())),
+        TextMatchType::RegularExpression => expression(value).map(TextPattern::Expression),
+    }
+}
+
+fn expression(value: &str) -> Result<Expression, Unclear> {
+    Expression::parse(value).map_err(|error| Unclear::invalid("value", error.to_string()))
+}
+
+fn chosen<T: Choice>(written: Option<&Chosen<T>>) -> Result<T, Unclear> {
+    Chosen::or_default(written).map_err(|value| Unclear {
+        field: "type".into(),
+        reason: ConditionReason::UnsupportedValue,
+        message: draft::unsupported(value),
+    })
+}
+
+impl Unclear {
+    fn invalid(field: &str, message: String) -> Self {
+        Self { field: field.into(), reason: ConditionReason::Invalid, message }
+    }
+
+    /// The same of a field within another.
+    fn below(self, parent: &str) -> Self {
+        Self { field: format!("{parent}.{}", self.field), ..self }
+    }
 }

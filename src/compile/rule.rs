@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{BackendRef, ConditionReason, Open, RouteMatch, RouteRule, SessionPersistence},
+    api::{BackendRef, Chosen, ConditionReason, RouteMatch, RouteRule, SessionPersistence},
     choices::Choice,
     table::{Conditions, Policy, is_dns_label},
 };
@@ -68,16 +68,12 @@ pub(super) struct RuleReader<'a> {
 
 impl RuleReader<'_> {
     /// What was chosen in a field of the rule, or the default. A value that this version does not know is a fault.
-    pub(super) fn choice<T: Choice>(&mut self, field: &str, written: Option<&Open<T>>) -> T {
-        match written {
-            None => T::default(),
-            Some(Open::Known(value)) => *value,
-            Some(Open::Unsupported(value)) => {
-                let message = self.draft.unsupported(format!("{}.{field}", self.path), value);
-                self.fault.get_or_insert(message.into());
-                T::default()
-            }
-        }
+    pub(super) fn choice<T: Choice>(&mut self, field: &str, written: Option<&Chosen<T>>) -> T {
+        Chosen::or_default(written).unwrap_or_else(|value| {
+            let message = self.draft.unsupported(format!("{}.{field}", self.path), value);
+            self.fault.get_or_insert(message.into());
+            T::default()
+        })
     }
 
     /// Notes what is wrong with a field of the rule.

@@ -100,7 +100,7 @@ impl Conditions {
     /// others.
     pub(super) fn are_met_by(&self, request: &RequestView<'_, impl HeaderLines>) -> bool {
         let fits_path = || match &self.path {
-            PathPattern::Expression(expression) => expression.is_match(request.path),
+            PathPattern::Expression(expression) => expression.is_match(request.path.as_bytes()),
             PathPattern::Exact(_) | PathPattern::Prefix(_) => true,
         };
         let is_offered = || self.subprotocols.iter().any(|subprotocol| request.offers(subprotocol));
@@ -149,7 +149,7 @@ impl TextPattern {
     fn fits(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(text) => text.as_bytes() == value,
-            Self::Expression(expression) => str::from_utf8(value).is_ok_and(|value| expression.is_match(value)),
+            Self::Expression(expression) => expression.is_match(value),
         }
     }
 }

@@ -4,12 +4,12 @@ use std::{fs, sync::Arc};
 
 use proptest::prelude::*;
 use switchyard::{
-    api::{BackendRef, Open, PathMatch, RouteMatch, RouteRule, WebSocketRouteSpec},
+    api::{BackendRef, Chosen, PathMatch, RouteMatch, RouteRule, WebSocketRouteSpec},
     choices::PathMatchType,
     commands::check,
     compile::{Problem, Verdict},
     source::manifest::Manifests,
-    table::ObjectName,
+    table::{NormalPath, ObjectName},
 };
 
 use crate::golden;
@@ -144,8 +144,11 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
     let host = "([*][.])?[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?[.]example[.]com";
     let path = prop_oneof![Just(PathMatchType::Exact), Just(PathMatchType::PathPrefix)];
     let matches = (path, "/[!-\"$-$&->@-\\[\\]-~]{0,20}")
-        .prop_filter("dot segments", |(_, path)| path.split('/').all(|part| part != "." && part != ".."))
-        .prop_map(|(type_, value)| RouteMatch { path: Some(PathMatch { type_: Open::Known(type_), value }) });
+        .prop_filter("ambiguous", |(_, path)| NormalPath::parse(path).is_ok())
+        .prop_map(|(type_, value)| RouteMatch {
+            path: Some(PathMatch { type_: Chosen::Known(type_), value }),
+            ..RouteMatch::default()
+        });
     let backend = (label, 1..=65535, 0..=1_000_000).prop_map(|(name, port, weight)| BackendRef { name, port, weight });
     let rule = (proptest::collection::vec(matches, 0..4), proptest::collection::vec(backend, 1..4)).prop_map(
         |(matches, backend_refs)| RouteRule {

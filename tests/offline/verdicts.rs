@@ -140,6 +140,8 @@ fn odd_value() -> impl Strategy<Value = Value> {
         "/a?b",
         "/%00",
         "a b",
+        " a",
+        "RegularExpression",
         "None",
         "Never",
         "Always",

@@ -9,6 +9,7 @@ mod differential;
 mod direct;
 mod hostile;
 mod lifecycle;
+mod matches;
 mod peers;
 mod pings;
 mod plain;

@@ -18,11 +18,16 @@ const RULES: &[(&str, Holds)] = &[
     ("must be a lower-case host name", |value| text(value).is_none_or(|text| matches(&HOSTNAME, text))),
     ("must be a host name, not an IP address", |value| text(value).is_none_or(|text| !matches(&ADDRESS, text))),
     ("must be a duration", |value| text(value).is_none_or(|text| matches(&DURATION, text))),
-    ("must begin with / and contain only visible ASCII characters except ? and #", |value| {
-        text(value).is_none_or(|text| matches(&PATH, text) && !text.contains(['?', '#']))
+    ("must begin with / and contain only visible ASCII characters except ? and #", |path| {
+        is_expression(path) || value(path).is_none_or(|text| matches(&PATH, text) && !text.contains(['?', '#']))
     }),
-    ("must not contain dot segments", |value| text(value).is_none_or(is_possible)),
-    ("must be a cookie name", |value| text(value).is_none_or(|text| matches(&COOKIE_NAME, text))),
+    ("must not contain dot segments", |path| is_expression(path) || value(path).is_none_or(is_possible)),
+    ("must be the name of a header field", |value| text(value).is_none_or(|text| matches(&TOKEN, text))),
+    ("must be the name of a WebSocket subprotocol", |value| text(value).is_none_or(|text| matches(&TOKEN, text))),
+    ("must contain only visible ASCII characters and spaces", |header| {
+        is_expression(header) || value(header).is_none_or(|text| !matches(&NOT_IN_HEADER_VALUE, text))
+    }),
+    ("must be a cookie name", |value| text(value).is_none_or(|text| matches(&TOKEN, text))),
     ("must begin with / and contain only visible ASCII characters except ;", |value| {
         text(value).is_none_or(|text| matches(&COOKIE_PATH, text))
     }),
@@ -46,7 +51,9 @@ pub(super) fn walk(value: &Value, schema: &Value, path: &str, faults: &mut Vec<F
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
         let message = rule["message"].as_str().unwrap_or_default();
         if !holds(message)(value) {
-            faults.push(Fault { path: path.to_owned(), message: message.to_owned() });
+            // Where a rule needs two fields, `fieldPath` is the one to blame.
+            let path = format!("{path}{}", rule["fieldPath"].as_str().unwrap_or_default());
+            faults.push(Fault { path, message: message.to_owned() });
         }
     }
     match value {
@@ -85,7 +92,8 @@ regexes! {
     NUL = patterns::NUL;
     DOT_SEGMENT = patterns::DOT_SEGMENT;
     ESCAPED_SLASH = patterns::ESCAPED_SLASH;
-    COOKIE_NAME = patterns::COOKIE_NAME;
+    TOKEN = patterns::TOKEN;
+    NOT_IN_HEADER_VALUE = patterns::NOT_IN_HEADER_VALUE;
     COOKIE_PATH = patterns::COOKIE_PATH;
 }
 
@@ -99,6 +107,15 @@ fn is_possible(path: &str) -> bool {
 
 fn text(value: &Value) -> Option<&str> {
     value.as_str()
+}
+
+/// The value that a match on a path or a header compares.
+fn value(condition: &Value) -> Option<&str> {
+    text(&condition["value"])
+}
+
+fn is_expression(condition: &Value) -> bool {
+    condition["type"] == "RegularExpression"
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

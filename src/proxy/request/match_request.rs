@@ -6,7 +6,10 @@ use http::HeaderName;
 
 use super::{View, account::Account, handshake::Intent, refusal::Refusal};
 use crate::{
-    proxy::{fields::Fields, shared::Shared},
+    proxy::{
+        fields::{Fields, protected::ProtectedFields},
+        shared::Shared,
+    },
     table::{Found, HeaderLines, InsecurePolicy, RequestView, RouteTable, Rule},
 };
 
@@ -25,7 +28,9 @@ pub(super) fn match_request(
     let query = view.target.path_and_query.split_once('?').map_or("", |(_, query)| query);
     // A faulty handshake is refused by the rule that it would have been for.
     let is_upgrade = view.intent != Intent::Plain;
-    let request = RequestView { path: view.target.path.as_str(), query, is_upgrade, headers: &Read(fields) };
+    let hidden = (!view.trusted).then_some(&shared.settings.protected_fields);
+    let headers = &PermittedFields { fields, hidden };
+    let request = RequestView { path: view.target.path.as_str(), query, is_upgrade, headers };
     match table.find(&view.host, &request) {
         Found::Rule(rule) => {
             account.belongs_to(&rule.route);
@@ -40,12 +45,16 @@ pub(super) fn match_request(
     }
 }
 
-/// The fields of a head, for the table to read.
-struct Read<'a, F>(&'a F);
+/// The fields that matches are compared with: those that the peer may send.
+struct PermittedFields<'a, F> {
+    fields: &'a F,
+    hidden: Option<&'a ProtectedFields>,
+}
 
-impl<F: Fields> HeaderLines for Read<'_, F> {
+impl<F: Fields> HeaderLines for PermittedFields<'_, F> {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.0.lines(name)
+        let is_hidden = self.hidden.is_some_and(|hidden| hidden.contains(name.as_str()));
+        self.fields.lines(name).filter(move |_| !is_hidden)
     }
 }
 

@@ -142,7 +142,7 @@ fn fits(path: &PathPattern, sent: &str) -> bool {
         PathPattern::Prefix(path) => {
             sent.strip_prefix(&**path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         }
-        PathPattern::Expression(expression) => expression.is_match(sent),
+        PathPattern::Expression(expression) => expression.is_match(sent.as_bytes()),
     }
 }
 

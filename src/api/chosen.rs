@@ -12,14 +12,26 @@ use crate::choices::Choice;
 /// The schema lists the known values, so an API server of this version refuses others. An object written under a newer
 /// CRD still deserialises: its value is `Unsupported`, which the compiler reports as a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Open<T> {
+pub enum Chosen<T> {
     /// One of the values of this version.
     Known(T),
     /// A value that this version does not know.
     Unsupported(String),
 }
 
-impl<T: Choice> Open<T> {
+impl<T: Choice> Chosen<T> {
+    /// What a field states, or the default if it is absent.
+    ///
+    /// # Errors
+    /// If it states a value that this version does not know: its text.
+    pub fn or_default(written: Option<&Self>) -> Result<T, &str> {
+        match written {
+            None => Ok(T::default()),
+            Some(Self::Known(value)) => Ok(*value),
+            Some(Self::Unsupported(text)) => Err(text),
+        }
+    }
+
     fn as_str(&self) -> &str {
         match self {
             Self::Known(value) => value.as_str(),
@@ -28,7 +40,7 @@ impl<T: Choice> Open<T> {
     }
 }
 
-impl<'de, T: Choice> Deserialize<'de> for Open<T> {
+impl<'de, T: Choice> Deserialize<'de> for Chosen<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let known = T::VALUES.iter().find(|value| value.as_str() == text);
@@ -36,13 +48,13 @@ impl<'de, T: Choice> Deserialize<'de> for Open<T> {
     }
 }
 
-impl<T: Choice> Serialize for Open<T> {
+impl<T: Choice> Serialize for Chosen<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
 }
 
-impl<T: Choice> JsonSchema for Open<T> {
+impl<T: Choice> JsonSchema for Chosen<T> {
     fn schema_name() -> Cow<'static, str> {
         T::TITLE.into()
     }
@@ -65,13 +77,13 @@ mod tests {
     #[test]
     fn a_value_of_a_newer_version_is_kept_as_it_was_written() {
         for (text, expected) in [
-            ("\"RoundRobin\"", Open::Known(Algorithm::RoundRobin)),
-            ("\"Roundrobin\"", Open::Unsupported("Roundrobin".into())),
+            ("\"RoundRobin\"", Chosen::Known(Algorithm::RoundRobin)),
+            ("\"Roundrobin\"", Chosen::Unsupported("Roundrobin".into())),
         ] {
-            let read: Open<Algorithm> = serde_json::from_str(text).unwrap();
+            let read: Chosen<Algorithm> = serde_json::from_str(text).unwrap();
             assert_eq!(read, expected);
             assert_eq!(serde_json::to_string(&read).unwrap(), text);
         }
-        assert!(serde_json::from_str::<Open<Algorithm>>("7").is_err());
+        assert!(serde_json::from_str::<Chosen<Algorithm>>("7").is_err());
     }
 }
