@@ -1,4 +1,4 @@
-//! The objects that a real API server and the offline reader must agree on.
+//! Objects on which a real API server and the offline reader must agree.
 
 use std::{fs, path::Path};
 
@@ -28,7 +28,7 @@ fn every_bad_object_is_refused_with_the_field_its_line_and_how_to_mend_it() {
     }
 }
 
-/// Whether a line of a file names the field, or one around it where the field is missing, or is an entry of its list.
+/// Whether a line of a file contains the field, or its nearest parent if it is missing, or is an entry of its list.
 fn is_named_on(path: &Path, line: usize, expected: &str) -> bool {
     let text = fs::read_to_string(path).unwrap();
     let written = text.lines().nth(line - 1).unwrap();

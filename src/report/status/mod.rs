@@ -215,7 +215,7 @@ impl StatusWriter {
                 }
                 () = self.routes.changed() => true,
                 Some(outcome) = self.writes.join_next() => {
-                    !self.note(outcome.expect("a write does not panic, and nobody cancels it"))
+                    !self.note(outcome.expect("a write does not panic and is never cancelled"))
                 }
                 () = until(rest_until) => false,
                 () = until(next) => false,

@@ -33,6 +33,7 @@ impl std::fmt::Display for OwnersFault {
 
 /// Reads a YAML map from namespaces to lists of hostnames and wildcards.
 ///
+/// # Errors
 /// If any of it is invalid, or if there is no map at all: an empty file is more likely to be a mistake than an intent
 /// to reserve nothing, which is written `{}`.
 pub fn hostname_owners(text: &str) -> Result<HostnameOwners, OwnersError> {
