@@ -228,7 +228,7 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Sends these bytes, to which there is no reply.
+    /// Sends these bytes, to which nobody replies.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         timeout(PATIENCE, self.stream.write_all(bytes)).await.context("nothing is taken")??;
         Ok(self.stream.flush().await?)
