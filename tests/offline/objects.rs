@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use switchyard::source::manifest::Kind;
+use switchyard::source::manifest::ManifestKind;
 
 use crate::golden;
 
@@ -85,7 +85,7 @@ fn fields_of_a_route_are_found_by_their_paths() {
     let path = golden::root().join("tests/golden/objects/good/several-rules.yaml");
     let manifests = golden::read(&path);
     let name = switchyard::table::ObjectName::new("golden", "several-rules");
-    let line = |field: &str| manifests.locate(Kind::WebSocketRoute, &name, field).unwrap().1;
+    let line = |field: &str| manifests.locate(ManifestKind::WebSocketRoute, &name, field).unwrap().1;
     let text = fs::read_to_string(&path).unwrap();
     let line_of = |what: &str| 1 + text.lines().position(|line| line.contains(what)).unwrap();
     assert_eq!(line("spec.rules[1].nonUpgradeRequests"), line_of("nonUpgradeRequests"));

@@ -13,14 +13,14 @@ const SPACING: Duration = Duration::from_millis(200);
 /// What this replica serves, and what it has reported.
 #[derive(Debug, Default)]
 pub(super) struct Announcement {
-    serves: Option<Content>,
-    told: Option<(Content, Instant)>,
+    serves: Option<Announced>,
+    told: Option<(Announced, Instant)>,
     rest_until: Option<Instant>,
 }
 
 /// The content of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Content {
+pub(super) struct Announced {
     /// How far the routes were followed.
     pub(super) progress: Progress,
     /// Digests of the routes served.
@@ -32,12 +32,12 @@ impl Announcement {
     pub(super) fn serves(&mut self, report: &Report) {
         let Report { generation, verdicts: _, progress, digests } = report;
         if *generation > 0 {
-            self.serves = Some(Content { progress: progress.clone(), digests: digests.clone() });
+            self.serves = Some(Announced { progress: progress.clone(), digests: digests.clone() });
         }
     }
 
     /// What to report, and when; `None` before there is a table.
-    pub(super) fn next(&self, now: Instant) -> Option<(&Content, Instant)> {
+    pub(super) fn next(&self, now: Instant) -> Option<(&Announced, Instant)> {
         let serves = self.serves.as_ref()?;
         let at = match &self.told {
             None => now,
@@ -48,7 +48,7 @@ impl Announcement {
     }
 
     /// Records that `content` was reported.
-    pub(super) fn told(&mut self, content: Content, now: Instant) {
+    pub(super) fn told(&mut self, content: Announced, now: Instant) {
         self.told = Some((content, now));
         self.rest_until = None;
     }
@@ -64,7 +64,7 @@ impl Announcement {
     }
 }
 
-impl Content {
+impl Announced {
     /// Versions that were merely seen are reported with the next renewal: no route has changed in them.
     fn is_news_to(&self, serves: &Self) -> bool {
         self.progress.changed != serves.progress.changed || self.digests != serves.digests

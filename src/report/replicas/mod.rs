@@ -32,8 +32,8 @@ use tracing::{debug, info, warn};
 pub use identity::{Identity, Names};
 
 use self::{
-    announcement::{Announcement, Content},
-    election::{Election, LEASE, Step},
+    announcement::{Announced, Announcement},
+    election::{Election, ElectionStep, LEASE},
     roll::Roll,
 };
 use super::until;
@@ -62,7 +62,7 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(15);
 
 /// What this replica may do, and the other replicas.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Standing {
+pub struct ReplicaStanding {
     /// Its role.
     pub role: Role,
     /// The other replicas.
@@ -136,7 +136,7 @@ pub struct Replicas {
     roll: Roll,
     election: Election,
     announcement: Announcement,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<ReplicaStanding>,
     /// Why the Leases of others cannot be read.
     blind: Option<Arc<str>>,
     /// Why our own Lease cannot be written.
@@ -148,7 +148,7 @@ pub struct Replicas {
 impl Replicas {
     /// A replica with these names; it publishes its standing to `standing`.
     #[must_use]
-    pub fn new(client: Client, identity: Identity, names: Names, standing: watch::Sender<Standing>) -> Self {
+    pub fn new(client: Client, identity: Identity, names: Names, standing: watch::Sender<ReplicaStanding>) -> Self {
         let own_name = names.replica(&identity.name);
         Self {
             api: Api::namespaced(client, &identity.namespace),
@@ -193,7 +193,7 @@ impl Replicas {
         };
         let others = self.roll.present().cloned().collect();
         let announced = self.announcement.has_told() || barred.is_some();
-        let standing = Standing { role, others, announced };
+        let standing = ReplicaStanding { role, others, announced };
         self.standing.send_if_modified(|before| {
             tell_turn(&before.role, &standing.role);
             let is_news = *before != standing;
@@ -233,21 +233,21 @@ impl Replicas {
 
     fn election_due(&self, now: Instant) -> Option<Instant> {
         match self.election_step(now)? {
-            Step::Wait(at) => Some(at),
-            Step::Create | Step::Take => Some(now),
+            ElectionStep::Wait(at) => Some(at),
+            ElectionStep::Create | ElectionStep::Take => Some(now),
         }
     }
 
     /// No step before all Leases have been seen and ours is published: a writer must have a table.
-    fn election_step(&self, now: Instant) -> Option<Step> {
+    fn election_step(&self, now: Instant) -> Option<ElectionStep> {
         let may_stand = self.roll.is_synced() && self.announcement.has_told();
         may_stand.then(|| self.election.step(self.roll.leader(), now))
     }
 
     async fn act(&mut self) {
         let now = Instant::now();
-        if let Some(step @ (Step::Create | Step::Take)) = self.election_step(now) {
-            self.stand(step == Step::Create).await;
+        if let Some(step @ (ElectionStep::Create | ElectionStep::Take)) = self.election_step(now) {
+            self.stand(step == ElectionStep::Create).await;
         }
         let due = self.announcement.next(now).filter(|(_, at)| *at <= now).map(|(content, _)| content.clone());
         if let Some(content) = due {
@@ -283,7 +283,7 @@ impl Replicas {
     }
 
     /// Writes our own Lease.
-    async fn announce(&mut self, content: Content) {
+    async fn announce(&mut self, content: Announced) {
         let params = PatchParams::apply(&format!("switchyard/{}", self.names.class)).force();
         let patch = Patch::Apply(self.replica_lease(&content));
         match within(self.api.patch(&self.own_name, &params, &patch)).await {
@@ -330,7 +330,7 @@ impl Replicas {
         tokio::join!(leave, hand_over);
     }
 
-    async fn delete(&self, name: &str, resource_version: Option<String>) -> Result<(), Failure> {
+    async fn delete(&self, name: &str, resource_version: Option<String>) -> Result<(), LeaseFailure> {
         let preconditions =
             resource_version.map(|version| Preconditions { resource_version: Some(version), uid: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -355,7 +355,7 @@ impl Replicas {
         lease
     }
 
-    fn replica_lease(&self, content: &Content) -> Lease {
+    fn replica_lease(&self, content: &Announced) -> Lease {
         let mut lease = self.lease(&self.own_name, COMPONENT.1);
         let told = [(APPLIED, json(&content.progress.seen)), (DIGESTS, json(&content.digests))];
         lease.metadata.annotations = Some(told.map(|(name, value)| (name.to_owned(), value)).into());
@@ -388,7 +388,7 @@ impl Replicas {
     }
 
     /// Logs a failure once; returns the backoff.
-    fn failed(&mut self, failure: &Failure) -> Duration {
+    fn failed(&mut self, failure: &LeaseFailure) -> Duration {
         if matches!(failure.code, 403 | 404) {
             self.mute = Some(self.bar(&failure.cause, self.mute.as_ref()));
             self.told = Some(failure.cause.clone());
@@ -430,29 +430,29 @@ fn tell_turn(before: &Role, now: &Role) {
     }
 }
 
-fn left(lease: &str, answer: Result<(), Failure>) {
+fn left(lease: &str, answer: Result<(), LeaseFailure>) {
     match answer {
         Ok(()) => debug!(lease, "released a Lease"),
-        Err(Failure { cause, .. }) => warn!(lease, cause, "cannot release a Lease; others wait until it expires"),
+        Err(LeaseFailure { cause, .. }) => warn!(lease, cause, "cannot release a Lease; others wait until it expires"),
     }
 }
 
 /// The reason a request failed.
 #[derive(Debug)]
-struct Failure {
+struct LeaseFailure {
     /// The HTTP status, or 0 without a response.
     code: u16,
     cause: String,
 }
 
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, LeaseFailure> {
     match timeout(REQUEST_TIMEOUT, request).await {
         Ok(answer) => answer.map_err(|error| match error {
             // The message names the account, the verb and the resource.
-            kube::Error::Api(status) => Failure { code: status.code, cause: status.message.clone() },
-            other => Failure { code: 0, cause: trouble::chain(&other) },
+            kube::Error::Api(status) => LeaseFailure { code: status.code, cause: status.message.clone() },
+            other => LeaseFailure { code: 0, cause: trouble::chain(&other) },
         }),
-        Err(_) => Err(Failure { code: 0, cause: "no response from the API server".to_owned() }),
+        Err(_) => Err(LeaseFailure { code: 0, cause: "no response from the API server".to_owned() }),
     }
 }
 

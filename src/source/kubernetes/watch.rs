@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{
     kind::{Change, Watched},
-    store::Writer,
+    store::StoreWriter,
     trouble::{Trouble, needs_list, refuses_streams},
 };
 use crate::source::Changes;
@@ -50,7 +50,7 @@ impl Teller {
 }
 
 /// Watches for ever. After any failure, the store keeps its content, and the watch is retried.
-pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut writer: Writer<K>, teller: Teller) {
+pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut writer: StoreWriter<K>, teller: Teller) {
     let mut lists = Lists::Streamed;
     let mut events = watcher(api.clone(), lists.config(&config)).boxed();
     let mut trouble = Trouble::new(K::KIND, K::WHEN_UNKNOWN);
