@@ -142,7 +142,7 @@ pub struct Replicas {
     /// Why our own Lease cannot be written.
     mute: Option<Arc<str>>,
     /// The failure that was logged last.
-    told: Option<String>,
+    logged: Option<String>,
 }
 
 impl Replicas {
@@ -161,7 +161,7 @@ impl Replicas {
             standing,
             blind: None,
             mute: None,
-            told: None,
+            logged: None,
         }
     }
 
@@ -175,7 +175,7 @@ impl Replicas {
         loop {
             self.publish();
             tokio::select! {
-                () = told_to_stop(&mut stop) => return self.resign().await,
+                () = stopped(&mut stop) => return self.resign().await,
                 event = next(&mut events, rest_until) => rest_until = self.see(event, &mut trouble),
                 Ok(()) = reports.changed() => self.announcement.serves(&reports.borrow_and_update()),
                 () = until(self.due()) => self.act().await,
@@ -192,10 +192,10 @@ impl Replicas {
             (None, None) => Role::Follower,
         };
         let others = self.roll.present().cloned().collect();
-        let announced = self.announcement.has_told() || barred.is_some();
+        let announced = self.announcement.has_announced() || barred.is_some();
         let standing = ReplicaStanding { role, others, announced };
         self.standing.send_if_modified(|before| {
-            tell_turn(&before.role, &standing.role);
+            log_role_change(&before.role, &standing.role);
             let is_news = *before != standing;
             *before = standing;
             is_news
@@ -207,7 +207,7 @@ impl Replicas {
         match event {
             Ok(event) => {
                 if !matches!(event, Event::Init) {
-                    trouble.is_over();
+                    trouble.recovered();
                     self.blind = None;
                 }
                 self.roll.apply(event, Instant::now());
@@ -217,7 +217,7 @@ impl Replicas {
                 if let Some(status) = trouble::status(&error).filter(|status| status.is_forbidden()) {
                     self.blind = Some(self.bar(&status.message, self.blind.as_ref()));
                 }
-                Some(Instant::now() + trouble.begins(&error, Instant::now()))
+                Some(Instant::now() + trouble.failed(&error, Instant::now()))
             }
         }
     }
@@ -240,7 +240,7 @@ impl Replicas {
 
     /// No step before all Leases have been seen and ours is published: a writer must have a table.
     fn election_step(&self, now: Instant) -> Option<ElectionStep> {
-        let may_stand = self.roll.is_synced() && self.announcement.has_told();
+        let may_stand = self.roll.is_synced() && self.announcement.has_announced();
         may_stand.then(|| self.election.step(self.roll.leader(), now))
     }
 
@@ -288,7 +288,7 @@ impl Replicas {
         let patch = Patch::Apply(self.replica_lease(&content));
         match within(self.api.patch(&self.own_name, &params, &patch)).await {
             Ok(_) => {
-                self.announcement.told(content, Instant::now());
+                self.announcement.announced(content, Instant::now());
                 self.succeeded();
             }
             Err(failure) => {
@@ -318,7 +318,7 @@ impl Replicas {
         self.election = Election::new(&self.identity.name);
         self.publish();
         let leave = async {
-            if self.announcement.has_told() {
+            if self.announcement.has_announced() {
                 left(&self.own_name, self.delete(&self.own_name, None).await);
             }
         };
@@ -382,7 +382,7 @@ impl Replicas {
 
     fn succeeded(&mut self) {
         self.mute = None;
-        if self.told.take().is_some() {
+        if self.logged.take().is_some() {
             info!("Lease writes resumed");
         }
     }
@@ -391,14 +391,14 @@ impl Replicas {
     fn failed(&mut self, failure: &LeaseFailure) -> Duration {
         if matches!(failure.code, 403 | 404) {
             self.mute = Some(self.bar(&failure.cause, self.mute.as_ref()));
-            self.told = Some(failure.cause.clone());
+            self.logged = Some(failure.cause.clone());
             return AFTER_REFUSAL;
         }
-        if self.told.as_ref() == Some(&failure.cause) {
+        if self.logged.as_ref() == Some(&failure.cause) {
             debug!(cause = failure.cause, "Lease writes still failing");
         } else {
             warn!(cause = failure.cause, "cannot write Leases; retrying; routing is not affected");
-            self.told = Some(failure.cause.clone());
+            self.logged = Some(failure.cause.clone());
         }
         AFTER_FAILURE
     }
@@ -422,7 +422,7 @@ fn json(of: &impl Serialize) -> String {
     serde_json::to_string(of).expect("numbers by name have a JSON form")
 }
 
-fn tell_turn(before: &Role, now: &Role) {
+fn log_role_change(before: &Role, now: &Role) {
     match (before.is_holder(), now.is_holder()) {
         (false, true) => info!("this replica now writes statuses"),
         (true, false) => info!("this replica no longer writes statuses"),
@@ -467,7 +467,7 @@ async fn next<T>(events: &mut (impl Stream<Item = T> + Unpin), rest_until: Optio
     }
 }
 
-async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+async fn stopped(stop: &mut watch::Receiver<bool>) {
     // If the sender is gone, stop too.
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -71,7 +71,7 @@ pub struct StatusWriter {
     /// Consecutive failures of any writes that were the API server's fault, and the end of the resulting backoff.
     failures: u32,
     rest_until: Option<Instant>,
-    told: Option<String>,
+    logged: Option<String>,
 }
 
 /// A write.
@@ -117,7 +117,7 @@ impl StatusWriter {
             writes: JoinSet::new(),
             failures: 0,
             rest_until: None,
-            told: None,
+            logged: None,
         }
     }
 
@@ -129,7 +129,7 @@ impl StatusWriter {
                 break;
             }
         }
-        self.hear(&reports.borrow_and_update());
+        self.receive(&reports.borrow_and_update());
         self.standing = standings.borrow_and_update().clone();
         loop {
             let began = Instant::now();
@@ -142,7 +142,7 @@ impl StatusWriter {
     }
 
     /// Takes the result of the last build.
-    fn hear(&mut self, report: &Report) {
+    fn receive(&mut self, report: &Report) {
         if !Arc::ptr_eq(&self.verdicts, &report.verdicts) {
             self.needs.note(report, Instant::now());
             self.verdicts = report.verdicts.clone();
@@ -206,7 +206,7 @@ impl StatusWriter {
             let is_news = tokio::select! {
                 changed = reports.changed() => {
                     changed.ok()?;
-                    self.hear(&reports.borrow_and_update());
+                    self.receive(&reports.borrow_and_update());
                     true
                 }
                 Ok(()) = standings.changed() => {
@@ -262,10 +262,10 @@ impl StatusWriter {
             Ok(answer) => {
                 debug!(route = %name, conditions = wish.len(), "wrote the status");
                 // After we released a route, another class may have written already: then no condition is gone.
-                self.events.tell(&answer, &stored, &answer.status.conditions);
+                self.events.publish(&answer, &stored, &answer.status.conditions);
                 memory.wrote(wish, &before, answer, Instant::now());
                 self.failures = 0;
-                if self.told.take().is_some() {
+                if self.logged.take().is_some() {
                     info!("status writes resumed");
                 }
                 // Decisions about the route during its write wait for the next scan.
@@ -276,13 +276,13 @@ impl StatusWriter {
             Err(failure) if failure.only_this && self.routes.object(&name).is_none() => true,
             Err(failure) => {
                 let is_first = memory.failed(Instant::now());
-                self.tell(&name, failure, is_first);
+                self.log_failure(&name, failure, is_first);
                 false
             }
         }
     }
 
-    fn tell(&mut self, name: &ObjectName, failure: WriteFailure, is_first: bool) {
+    fn log_failure(&mut self, name: &ObjectName, failure: WriteFailure, is_first: bool) {
         let WriteFailure { cause, only_this } = failure;
         if only_this && is_first {
             warn!(route = %name, cause, "cannot write the status of a route; retrying");
@@ -292,11 +292,11 @@ impl StatusWriter {
         }
         self.rest_until = Some(Instant::now() + retry_after(self.failures));
         self.failures += 1;
-        if self.told.as_ref() == Some(&cause) {
+        if self.logged.as_ref() == Some(&cause) {
             debug!(route = %name, cause, "status writes still failing");
         } else {
             warn!(cause, "cannot write the status of routes; retrying; routing is not affected");
-            self.told = Some(cause);
+            self.logged = Some(cause);
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{sync::watch as signal, task::JoinSet};
 use self::{
     kind::Watched,
     store::{Reached, Store},
-    watch::Teller,
+    watch::Notifier,
 };
 use super::{Changes, Progress, Source, progress::WHOLE_CLUSTER};
 use crate::{
@@ -88,18 +88,18 @@ impl KubernetesSource {
     pub fn start(client: &Client, namespaces: &[String], changes: &Changes) -> Self {
         let (synced_sender, synced) = signal::channel(0);
         let (routes_sender, routes_seen) = signal::channel(());
-        let teller = Teller::new(changes.clone(), synced_sender);
+        let notifier = Notifier::new(changes.clone(), synced_sender);
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         // Other Secrets, such as service account tokens, are not needed and would only cost memory.
         let tls_only = config.clone().fields(&format!("type={TLS_SECRET_TYPE}"));
         let scopes = WatchScope::of(namespaces);
         let mut watches = JoinSet::new();
-        let routes_teller = teller.clone().with_seen(routes_sender);
+        let routes_notifier = notifier.clone().with_seen(routes_sender);
         Self {
-            routes: watch(client, &scopes, &config, &routes_teller, &mut watches),
-            services: watch(client, &scopes, &config, &teller, &mut watches),
-            slices: watch(client, &scopes, &config, &teller, &mut watches),
-            secrets: watch(client, &scopes, &tls_only, &teller, &mut watches),
+            routes: watch(client, &scopes, &config, &routes_notifier, &mut watches),
+            services: watch(client, &scopes, &config, &notifier, &mut watches),
+            slices: watch(client, &scopes, &config, &notifier, &mut watches),
+            secrets: watch(client, &scopes, &tls_only, &notifier, &mut watches),
             routes_seen,
             synced,
             watches,
@@ -216,12 +216,12 @@ fn watch<K: Watched>(
     client: &Client,
     scopes: &[WatchScope],
     config: &watcher::Config,
-    teller: &Teller,
+    notifier: &Notifier,
     watches: &mut JoinSet<()>,
 ) -> Stores<K> {
     let start = |scope: &WatchScope| {
         let (store, writer) = store::store();
-        watches.spawn(watch::run(scope.api::<K>(client), config.clone(), writer, teller.clone()));
+        watches.spawn(watch::run(scope.api::<K>(client), config.clone(), writer, notifier.clone()));
         (scope.clone(), store)
     };
     Stores(scopes.iter().map(start).collect())

@@ -231,7 +231,7 @@ mod tests {
     fn a_status_is_stored_but_is_no_change_of_routing() {
         let (store, mut writer) = store();
         writer.apply(Event::Apply(route("1", "Pending")));
-        assert_eq!(writer.apply(Event::Apply(route("2", "Invalid"))), Change::Told);
+        assert_eq!(writer.apply(Event::Apply(route("2", "Invalid"))), Change::StatusOnly);
         assert_eq!(store.objects()[0].status.conditions[0].reason, "Invalid");
     }
 
