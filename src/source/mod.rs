@@ -1,4 +1,4 @@
-//! Where objects come from, and the loop that turns them into tables.
+//! Sources of objects, and the loop that turns them into tables.
 
 mod debounce;
 mod directory;

@@ -139,7 +139,7 @@ impl<S: Source> Rebuild<S> {
     fn report(&mut self, setting_problems: Vec<String>, verdicts: Vec<Verdict>, progress: Progress) {
         if setting_problems != self.setting_problems {
             for problem in &setting_problems {
-                warn!(problem, "a setting has no effect");
+                warn!(problem, "a setting cannot be applied");
             }
             self.setting_problems = setting_problems;
         }

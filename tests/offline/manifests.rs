@@ -82,8 +82,7 @@ fn a_folder_is_read_once_however_many_links_lead_to_it() {
     let manifests = Manifests::read(&[folder.path().to_owned()], &Manifests::default());
     assert_eq!(manifests.view().services.len(), 1);
     let problems: Vec<_> = manifests.problems().iter().map(ToString::to_string).collect();
-    let told =
-        |name: &str| format!("{}: must not be included twice, by another path", folder.path().join(name).display());
+    let told = |name: &str| format!("{}: already read through another path", folder.path().join(name).display());
     assert_eq!(problems, [told("loop"), told("other")]);
 }
 

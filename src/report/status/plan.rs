@@ -33,7 +33,7 @@ const OURS: [ConditionType; 5] = [
     ConditionType::Programmed,
 ];
 
-/// The writer's identity.
+/// Plans status writes for a class.
 #[derive(Clone, Debug)]
 pub(super) struct StatusPlanner {
     /// The class whose routes are written.
@@ -96,7 +96,7 @@ pub(super) enum WritePlan {
 }
 
 impl StatusPlanner {
-    /// A writer for a class.
+    /// A planner for a class.
     pub(super) fn new(class: &str) -> Self {
         Self { class: class.to_owned(), manager: format!("switchyard/{class}") }
     }

@@ -80,7 +80,7 @@ impl Needs {
             return (served(verdict, EVERYWHERE), None);
         }
         if let Role::Barred { cause } = &standing.role {
-            return (pending(format!("Unknown what other replicas serve: {cause}")), None);
+            return (pending(format!("Cannot determine what other replicas serve: {cause}")), None);
         }
         let Some(need) = self.routes.get(&verdict.route) else {
             return (pending("The route is not served yet".to_owned()), None);

@@ -37,7 +37,7 @@ struct TreeWalk {
 impl TreeWalk {
     fn directory(&mut self, path: &Path, metadata: &fs::Metadata, depth: usize) {
         if !self.visited.insert((metadata.dev(), metadata.ino())) {
-            return self.problem(path, &io::Error::other("must not be included twice, by another path"));
+            return self.problem(path, &io::Error::other("already read through another path"));
         }
         if depth > MAX_DEPTH {
             return self.problem(path, &io::Error::other("directories are nested too deep"));
