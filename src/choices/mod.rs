@@ -164,7 +164,8 @@ choice! {
 }
 
 choice! {
-    /// What happens to a request whose path contains an escaped slash or backslash, which backends interpret differently.
+    /// What happens to a request whose path contains an escaped slash or backslash, which backends interpret
+    /// differently.
     EscapedSlashes {
         /// Respond with 400.
         #[default]

@@ -3,8 +3,8 @@
 Usage: ends.py PLAN, where the server is scripted.py. Both directions: what the server sends, as the client sees it, and
 what the client sends, as the server sees it; each with the same result through the proxy as without it.
 
-A FIN must arrive as a FIN. A reset must arrive as an end, after everything sent before it: forwarded as a reset, it would
-destroy unread data (RFC 9112, section 9.6).
+A FIN must arrive as a FIN. A reset must arrive as an end, after everything sent before it: forwarded as a reset, it
+would destroy unread data (RFC 9112, section 9.6).
 """
 
 import asyncio

@@ -1,5 +1,5 @@
-"""A server that sends what the request specifies, and later reports what it received. Prints its port, and stops when its
-stdin is closed.
+"""A server that sends what the request specifies, and later reports what it received. Prints its port, and stops when
+its stdin is closed.
 
 `GET /?send=HEX&end=FIN` (or `end=reset`) with an upgrade: sends these bytes in one write with the 101, or separately
 with `one_by_one`; waits until the client has sent something, and then ends, if an `end` is given. `GET /?saw=ID`
