@@ -1,9 +1,9 @@
-//! How long a change takes, with 1,000 routes and 5,000 endpoints in the cluster: from the API server's answer to the
-//! first new connection that the new table serves; then, with three replicas, to the word that all of them serve it.
-//! Run by `make bench-apply`.
+//! The latency of a change, with 1,000 routes and 5,000 endpoints in the cluster: from the API server's response to the
+//! first new connection served by the new table; then, with three replicas, until it is reported as served by all of
+//! them. Run by `make bench-apply`.
 //!
-//! For the first, a client connects again and again from the moment of the answer, so what a connection costs is part
-//! of the time. For the second, a watch sees the condition `Programmed`.
+//! For the first, a client reconnects repeatedly from the moment of the response, so the cost of a connection is part
+//! of the time. For the second, a watch observes the condition `Programmed`.
 
 #[path = "../tests/shared/mod.rs"]
 mod shared;
@@ -29,7 +29,7 @@ const SERVICES: usize = 50;
 const ENDPOINTS: usize = 100;
 const CHANGES: usize = 200;
 const REPLICAS: usize = 3;
-/// What the 99th percentiles have to stay below.
+/// The limits for the 99th percentiles.
 const TARGET: Duration = Duration::from_millis(150);
 const PROGRAMMED_TARGET: Duration = Duration::from_secs(1);
 
@@ -46,7 +46,7 @@ fn main() {
     block_on(fill(&bed.client()));
     let controller = Controller::start(bed, namespace);
     controller.wait_for_backend(&host(ROUTES - 1), "blue");
-    // The statuses of a thousand new routes are written meanwhile, which is no single change.
+    // The statuses of a thousand new routes are written first, which is not a single change.
     bed.wait_for(namespace, &name(ROUTES - 1), "Accepted", "True", "Accepted");
 
     println!("{ROUTES} routes, {} endpoints, {CHANGES} single changes", SERVICES * ENDPOINTS);
@@ -64,7 +64,7 @@ fn main() {
     assert!(told < PROGRAMMED_TARGET, "p99 must be below {PROGRAMMED_TARGET:?}");
 }
 
-/// Prints percentiles, and gives the 99th.
+/// Prints percentiles, and returns the 99th.
 fn tell(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     let percentile = |percent: usize| times[(times.len() * percent).div_ceil(100) - 1];
@@ -75,7 +75,7 @@ fn tell(mut times: Vec<Duration>) -> Duration {
     percentile(99)
 }
 
-/// Sends a route back, and tells how long it took until its status said that every replica serves that.
+/// Routes back, and returns the time until the route's status reports that every replica serves it.
 async fn change_until_programmed(
     client: &Client,
     programmed: &mut mpsc::UnboundedReceiver<(String, i64)>,
@@ -94,7 +94,7 @@ async fn change_until_programmed(
     }
 }
 
-/// Sends a route elsewhere, and tells how long it took until a new connection went there.
+/// Reroutes, and returns the time until a new connection goes to the new backend.
 async fn change(client: &Client, controller: &Controller, number: usize) -> Duration {
     let route = number * (ROUTES / CHANGES);
     let api = Api::<WebSocketRoute>::namespaced(client.clone(), NAMESPACE);
@@ -111,7 +111,7 @@ async fn change(client: &Client, controller: &Controller, number: usize) -> Dura
     }
 }
 
-/// The routes, and Services with endpoints that nobody calls.
+/// The routes, and Services with unused endpoints.
 async fn fill(client: &Client) {
     let services = (0..SERVICES).map(|number| objects::service(NAMESPACE, &format!("fill-{number}")));
     create::<Service>(client, NAMESPACE, services).await;

@@ -1,5 +1,5 @@
-//! What request heads of the maximum size cost: CPU time of the serving thread for a connection with one such request,
-//! the kernel's part included, less that for a small head. Run by `make bench-heads`.
+//! The cost of request heads of the maximum size: CPU time of the serving thread, including the kernel's, for a
+//! connection with one such request, less that for a small head. Run by `make bench-heads`.
 
 #[path = "../tests/shared/mod.rs"]
 mod shared;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use shared::heads::{Watched, costly, plain, small};
 
 const ROUNDS: usize = 50;
-/// The most that a head may cost.
+/// The limit for every head.
 const TARGET: Duration = Duration::from_millis(1);
 
 fn main() {

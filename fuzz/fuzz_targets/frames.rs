@@ -1,4 +1,4 @@
-//! The tracker of frames against tungstenite's parser, however the bytes are split.
+//! Compares the frame tracker with tungstenite's parser, for any split of the bytes.
 #![no_main]
 
 #[allow(dead_code)]
@@ -18,7 +18,7 @@ use reference::{told, tracked};
 struct Input<'a> {
     is_client: bool,
     extensions: u8,
-    /// Lengths of the chunks that the bytes come in, over and over.
+    /// Lengths of the chunks, used cyclically.
     sizes: [u8; 8],
     bytes: &'a [u8],
 }

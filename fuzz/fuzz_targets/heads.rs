@@ -1,5 +1,5 @@
-//! Request heads: read and rewritten line by line as in `proxy/http/codec.rs`, with what it costs, and what a strict parser
-//! thinks of the outcome.
+//! Request heads: parsed and rewritten line by line as in `proxy/http/codec.rs`, with a limit on the cost, and
+//! a strict parser's verdict on the result.
 #![no_main]
 
 mod head;

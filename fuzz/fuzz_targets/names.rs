@@ -1,4 +1,4 @@
-//! Hosts and paths of requests, against the plainest way to say the same.
+//! Hosts and paths of requests, compared with the simplest implementation.
 #![no_main]
 
 #[allow(dead_code)]
@@ -68,7 +68,7 @@ fn host_fits(pattern: &HostPattern, host: &str) -> bool {
     match pattern {
         HostPattern::Exact(exact) => **exact == *host,
         HostPattern::Wildcard(suffix) => {
-            // What ends in a number is an address, or none that anybody can reach (WHATWG URL §3.5).
+            // A host that ends in a number is an address, or an unreachable one (WHATWG URL §3.5).
             let is_number =
                 host.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
             let labels = host.strip_suffix(&**suffix).and_then(|rest| rest.strip_suffix('.'));
@@ -80,7 +80,7 @@ fn host_fits(pattern: &HostPattern, host: &str) -> bool {
 
 fn paths_match(path: &str, paths: &[(bool, &str)]) {
     let pattern = |&(is_exact, path): &(bool, &str)| {
-        // As the schema has it.
+        // As in the schema.
         path.starts_with('/').then(|| if is_exact { PathPattern::exact(path) } else { PathPattern::prefix(path) })
     };
     let patterns: Vec<_> = paths.iter().filter_map(pattern).collect();

@@ -1,5 +1,4 @@
-//! Paths of requests: whatever a common backend makes of a path that is accepted, it stays below the prefix that was
-//! matched.
+//! Paths of requests: however a common backend interprets an accepted path, the result stays below the matched prefix.
 #![no_main]
 
 #[allow(dead_code)]
@@ -24,7 +23,7 @@ use path::{PathMap, PathPattern};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(sent) = str::from_utf8(input) else { return };
-    // What a head can have for a path.
+    // Only valid paths of a head.
     if !sent.starts_with('/') || sent.bytes().any(|byte| byte <= b' ' || matches!(byte, b'?' | b'#' | 0x7f)) {
         return;
     }

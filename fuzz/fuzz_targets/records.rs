@@ -1,5 +1,5 @@
-//! The record layer of TLS behind a real handshake: with a client by rustls, with one whose bytes are changed on the
-//! way, and with one that has the keys and keeps to no rules.
+//! The TLS record layer after a real handshake: with rustls as the client, with a client whose bytes are changed in
+//! transit, and with one that has the keys but ignores the protocol.
 #![no_main]
 
 mod proxy;

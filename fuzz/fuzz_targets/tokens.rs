@@ -1,4 +1,4 @@
-//! Session tokens: those that were issued are read back, and nothing else is.
+//! Session tokens: issued tokens are read back, and no others.
 #![no_main]
 
 #[allow(dead_code)]
@@ -26,7 +26,7 @@ static RETIRED: LazyLock<Arc<SessionKeys>> = LazyLock::new(|| Arc::new(SessionKe
 static KEYS: LazyLock<Arc<SessionKeys>> =
     LazyLock::new(|| Arc::new(SessionKeys::parse(&format!("{NEW}\n{OLD}")).expect("two keys")));
 
-/// Keys that sign nothing here: a fuzzer sees the tokens that others have signed.
+/// Keys that sign nothing here: a fuzzer sees the tokens signed by others.
 static UNUSED: LazyLock<Arc<SessionKeys>> = LazyLock::new(|| Arc::new(SessionKeys::random()));
 
 #[derive(Arbitrary, Debug)]
@@ -40,7 +40,7 @@ struct Input<'a> {
     issued: u64,
     now: u64,
     max_age: Option<u32>,
-    /// Changes to the characters of a token: where, and to what.
+    /// Changes to the characters of a token: the position and the new character.
     changes: Vec<(u8, u8)>,
 }
 

@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(clippy::struct_field_names, reason = "the names are those of the response")]
-pub(super) struct Routes {
+pub(super) struct RoutesView {
     /// The generation of the table.
     generation: u64,
     /// The routes, sorted by namespace and name.
@@ -80,9 +80,9 @@ struct EndpointView {
 }
 
 /// Describes a report.
-pub(super) fn describe(report: &Report, file_problems: Vec<String>) -> Routes {
+pub(super) fn describe(report: &Report, file_problems: Vec<String>) -> RoutesView {
     let routes = report.verdicts.iter().map(route).collect();
-    Routes { generation: report.generation, routes, file_problems }
+    RoutesView { generation: report.generation, routes, file_problems }
 }
 
 fn route(verdict: &Verdict) -> RouteView {

@@ -39,7 +39,7 @@ impl ApiTokens {
     /// Parses a token file, one token per line; empty lines and those starting with `#` are ignored.
     ///
     /// # Errors
-    /// If there is no token, or any line is invalid (RFC 6750 §2.1).
+    /// If it contains no token, or any line is invalid (RFC 6750 §2.1).
     pub fn parse(text: &str) -> Result<Self, TokenFileError> {
         let mut tokens = Vec::new();
         for (index, line) in text.lines().enumerate() {

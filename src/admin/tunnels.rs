@@ -58,7 +58,7 @@ impl EachWay {
 
 /// The response.
 #[derive(Debug, Serialize)]
-pub(super) struct Tunnels {
+pub(super) struct TunnelList {
     /// The number of open tunnels that match, listed or not.
     total: usize,
     /// The oldest of them.
@@ -114,11 +114,11 @@ fn parse_limit(value: &str) -> Result<usize, String> {
 }
 
 /// Lists the matching tunnels up to the limit, and counts all of them.
-pub(super) fn list(open: impl Iterator<Item = OpenTunnel>, filter: &Filter) -> Tunnels {
+pub(super) fn list(open: impl Iterator<Item = OpenTunnel>, filter: &Filter) -> TunnelList {
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT);
     let mut fitting = open.filter(|tunnel| filter.fits(tunnel));
     let tunnels: Vec<_> = fitting.by_ref().take(limit).collect();
-    Tunnels { total: tunnels.len() + fitting.count(), tunnels }
+    TunnelList { total: tunnels.len() + fitting.count(), tunnels }
 }
 
 fn as_text<S: Serializer>(name: &ObjectName, serializer: S) -> Result<S::Ok, S::Error> {
@@ -153,7 +153,7 @@ mod tests {
 
     fn listed(query: &str) -> (Vec<u64>, usize) {
         let open = [tunnel(1, "chat", "a"), tunnel(2, "chat", "b"), tunnel(3, "game", "a"), tunnel(4, "chat", "a")];
-        let Tunnels { total, tunnels } = list(open.into_iter(), &Filter::parse(query).unwrap());
+        let TunnelList { total, tunnels } = list(open.into_iter(), &Filter::parse(query).unwrap());
         (tunnels.iter().map(|tunnel| tunnel.id).collect(), total)
     }
 

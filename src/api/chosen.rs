@@ -7,15 +7,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::choices::Choice;
 
-/// A choice as it was written.
+/// A value as written in a route.
 ///
-/// The schema lists the known values, so an API server of this version refuses others. An object written under a newer
-/// CRD still deserialises: its value is `Unsupported`, which the compiler reports as a condition.
+/// The schema lists the known values, so an API server with this version rejects others. An object written under a
+/// newer CRD still deserialises: its value is `Unsupported`, which the compiler reports as a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chosen<T> {
     /// One of the values of this version.
     Known(T),
-    /// A value that this version does not know.
+    /// A value unknown to this version.
     Unsupported(String),
 }
 

@@ -64,7 +64,7 @@ pub enum PartialRule {
 }
 
 impl RouteObject {
-    /// The class that the route asks to be served by, where that is readable.
+    /// The class of the route, if readable.
     #[must_use]
     pub fn class_name(&self) -> Option<&str> {
         match &self.spec {

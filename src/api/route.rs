@@ -174,7 +174,7 @@ pub struct BackendRef {
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
 
-    /// Share of new sessions relative to the other references, 0 to 1000000. Default: 1. With 0, there are no new
+    /// Share of new sessions relative to the other references, 0 to 1000000. Default: 1. With 0, it gets no new
     /// sessions; existing ones stay.
     #[serde(default = "default_weight")]
     #[schemars(range(min = 0, max = 1_000_000))]

@@ -10,12 +10,12 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::Objects;
+use super::ObjectSource;
 use crate::{
     admin::FileProblems,
     metrics::Metrics,
-    report::{Identity, Names, Replicas, Standing, StatusWriter},
-    source::{self, Build, Changes, CurrentSettings, DirectorySource, KubernetesSource, Rebuild, Report, Source},
+    report::{Identity, Names, ReplicaStanding, Replicas, StatusWriter},
+    source::{self, BuildStats, Changes, CurrentSettings, DirectorySource, KubernetesSource, Rebuild, Report, Source},
     table::CurrentTable,
 };
 
@@ -25,18 +25,18 @@ const ANNOUNCED_WITHIN: Duration = Duration::from_secs(2);
 const RESIGNED_WITHIN: Duration = Duration::from_secs(3);
 
 /// The rest of the process's view of the control thread.
-pub(super) struct Control {
+pub(super) struct ControlThread {
     /// The problems of the files that objects come from.
     pub(super) file_problems: FileProblems,
     /// Resolves if the thread ever ends.
     pub(super) ended: oneshot::Receiver<()>,
     /// The standing of this replica among the others. Its sender is dropped once everything is handed over, or at once
     /// if there are no others.
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<ReplicaStanding>,
     stop: watch::Sender<bool>,
 }
 
-impl Control {
+impl ControlThread {
     /// Waits until the other replicas know this one, so that no route is reported as programmed without it. Not for
     /// long, because it serves in any case.
     pub(super) async fn announced(&mut self) {
@@ -74,20 +74,20 @@ struct Work {
     metrics: Arc<Metrics>,
     reports: watch::Sender<Report>,
     changes: Changes,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<ReplicaStanding>,
     stop: watch::Receiver<bool>,
 }
 
 /// Starts the control thread, and waits until its source of objects is known.
 pub(super) async fn start(
-    objects: Objects,
+    objects: ObjectSource,
     settings: CurrentSettings,
     changes: Changes,
     table: &Arc<CurrentTable>,
     metrics: &Arc<Metrics>,
     reports: watch::Sender<Report>,
-) -> anyhow::Result<Control> {
-    let (told, standing) = watch::channel(Standing::default());
+) -> anyhow::Result<ControlThread> {
+    let (told, standing) = watch::channel(ReplicaStanding::default());
     let (stop, stopping) = watch::channel(false);
     let work = Work {
         settings,
@@ -107,20 +107,20 @@ pub(super) async fn start(
         runtime.block_on(work.run(objects, started));
     })?;
     let file_problems = starting.await.map_err(|_| anyhow!("the control thread could not start"))??;
-    Ok(Control { file_problems, ended, standing, stop })
+    Ok(ControlThread { file_problems, ended, standing, stop })
 }
 
-type Started = oneshot::Sender<anyhow::Result<FileProblems>>;
+type StartedSender = oneshot::Sender<anyhow::Result<FileProblems>>;
 
 impl Work {
-    async fn run(self, objects: Objects, started: Started) {
+    async fn run(self, objects: ObjectSource, started: StartedSender) {
         match objects {
-            Objects::Cluster { namespaces } => self.watch_cluster(&namespaces, started).await,
-            Objects::Directory(path) => self.watch_directory(path, started).await,
+            ObjectSource::Cluster { namespaces } => self.watch_cluster(&namespaces, started).await,
+            ObjectSource::Directory(path) => self.watch_directory(path, started).await,
         }
     }
 
-    async fn watch_cluster(self, namespaces: &[String], started: Started) {
+    async fn watch_cluster(self, namespaces: &[String], started: StartedSender) {
         let client = match source::connect().await {
             Ok(client) => client,
             Err(error) => return drop(started.send(Err(error.into()))),
@@ -140,7 +140,7 @@ impl Work {
         self.rebuild(source).await;
     }
 
-    async fn watch_directory(self, path: std::path::PathBuf, started: Started) {
+    async fn watch_directory(self, path: std::path::PathBuf, started: StartedSender) {
         let opened = DirectorySource::open(&path, self.changes.clone());
         match opened.with_context(|| format!("--manifests {}", path.display())) {
             Ok(source) => {
@@ -163,8 +163,8 @@ impl Work {
     }
 }
 
-fn count(metrics: &Metrics, reports: &watch::Receiver<Report>, build: Build) {
-    let Build { published, generation, routes, duration, since_change } = build;
+fn count(metrics: &Metrics, reports: &watch::Receiver<Report>, build: BuildStats) {
+    let BuildStats { published, generation, routes, duration, since_change } = build;
     metrics.table_built(duration);
     if !published {
         return;
@@ -178,7 +178,7 @@ fn count(metrics: &Metrics, reports: &watch::Receiver<Report>, build: Build) {
     metrics.retain_routes(|route| known.contains(route));
 }
 
-async fn count_turns(metrics: Arc<Metrics>, mut standing: watch::Receiver<Standing>) {
+async fn count_turns(metrics: Arc<Metrics>, mut standing: watch::Receiver<ReplicaStanding>) {
     while standing.changed().await.is_ok() {
         metrics.lease_holder(standing.borrow_and_update().role.is_holder());
     }

@@ -64,7 +64,7 @@ async fn keep_up<T: Send + Sync + 'static>(
         let path = file.clone();
         // A hanging volume must not block a serving thread.
         let answer = tokio::task::spawn_blocking(move || read(flag, &path, parse)).await;
-        let answer = answer.expect("reading does not panic, and nobody cancels it");
+        let answer = answer.expect("reading does not panic and is never cancelled");
         match answer.map_err(|error| format!("{error:#}")) {
             Ok((text, _)) if said.as_ref() == Ok(&text) => {}
             Err(error) if said.as_ref() == Err(&error) => {}

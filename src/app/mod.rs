@@ -36,18 +36,18 @@ const HOSTNAME_OWNERS: &str = "--hostname-owners";
 
 /// What a serving command serves, and its defaults.
 #[derive(Debug)]
-pub struct Plan {
+pub struct ServePlan {
     /// Its flags.
     pub arguments: ServeArguments,
     /// The source of objects.
-    pub objects: Objects,
+    pub objects: ObjectSource,
     /// The defaults of flags.
     pub defaults: Defaults,
 }
 
 /// The source of objects.
 #[derive(Clone, Debug)]
-pub enum Objects {
+pub enum ObjectSource {
     /// The cluster of the kubeconfig or of the pod.
     Cluster {
         /// The namespaces to watch; empty means the whole cluster.
@@ -111,8 +111,8 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// # Errors
 /// If an address cannot be bound, a file cannot be read, or no cluster is found: nothing has been served then. Later,
 /// if the control thread ends unexpectedly.
-pub async fn serve(plan: Plan, serving: impl FnOnce(&Bound)) -> anyhow::Result<()> {
-    let Plan { arguments, objects, defaults } = plan;
+pub async fn serve(plan: ServePlan, serving: impl FnOnce(&Bound)) -> anyhow::Result<()> {
+    let ServePlan { arguments, objects, defaults } = plan;
     let session_keys = session_keys(arguments.session_key_file.as_deref())?;
     let tokens = arguments.admin_token_file.as_deref().map(tokens).transpose()?;
     let (listeners, admin, bound) = bind(&arguments, &defaults)?;
@@ -185,7 +185,7 @@ fn tokens(file: &Path) -> anyhow::Result<Arc<ArcSwap<ApiTokens>>> {
 /// The compiler's settings, read again for each build. A change of the hostname owners triggers one.
 fn compile_settings(
     arguments: &ServeArguments,
-    objects: &Objects,
+    objects: &ObjectSource,
     bound: &Bound,
     changes: &Changes,
 ) -> anyhow::Result<CurrentSettings> {
@@ -201,8 +201,8 @@ fn compile_settings(
     }
     let (class, default_certificate) = (arguments.class.clone(), arguments.default_certificate.clone());
     let surroundings = match objects {
-        Objects::Cluster { .. } => Surroundings::Cluster { own: own_addresses(bound) },
-        Objects::Directory(_) => Surroundings::Machine { admin: bound.admin },
+        ObjectSource::Cluster { .. } => Surroundings::Cluster { own: own_addresses(bound) },
+        ObjectSource::Directory(_) => Surroundings::Machine { admin: bound.admin },
     };
     Ok(Box::new(move || compile::Settings {
         class: class.clone(),

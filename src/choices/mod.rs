@@ -1,38 +1,38 @@
-//! The choices that a route offers: the values to choose from, and what applies where nothing is chosen.
+//! The enums of a route, and the defaults of its fields.
 //!
-//! A leaf, so that what users write (`api`) and what the proxy reads (`table`) are the same values, defined once.
+//! A leaf, so that the API (`api`) and the table (`table`) use the same values, defined once.
 
 use std::time::Duration;
 
-/// The class that a route belongs to when it names none.
+/// The class of a route that names none.
 pub const DEFAULT_CLASS_NAME: &str = "switchyard";
-/// The share of a backend reference that states no weight.
+/// The weight of a backend reference without one.
 pub const DEFAULT_WEIGHT: i32 = 1;
-/// `timeouts.handshake` of a rule that states none.
+/// `timeouts.handshake` of a rule without one.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// `timeouts.backendConnect` of a rule that states none.
+/// `timeouts.backendConnect` of a rule without one.
 pub const DEFAULT_BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// `keepalive.pingInterval` of a rule that states none.
+/// `keepalive.pingInterval` of a rule without one.
 pub const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(25);
-/// `keepalive.pingTimeout` of a rule that states none.
+/// `keepalive.pingTimeout` of a rule without one.
 pub const DEFAULT_PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// `sessionPersistence.cookie.path` of a rule that states none.
+/// `sessionPersistence.cookie.path` of a rule without one.
 pub const DEFAULT_COOKIE_PATH: &str = "/";
-/// `sessionPersistence.cookie.httpOnly` of a rule that states none.
+/// `sessionPersistence.cookie.httpOnly` of a rule without one.
 pub const DEFAULT_COOKIE_HTTP_ONLY: bool = true;
 
-/// A value that is one of a few. The default is what applies where a user chooses nothing.
+/// An enum of a route. Its default applies if the field is absent.
 pub trait Choice: Copy + Default + Eq + 'static {
-    /// What is chosen, for schemas.
+    /// The name of the enum, for schemas.
     const TITLE: &'static str;
-    /// The values, in the order in which they are listed.
+    /// The values, in the order of the schema.
     const VALUES: &'static [Self];
 
-    /// The value as it is written.
+    /// The value as written in a route.
     fn as_str(self) -> &'static str;
 }
 
-/// Defines an enum whose values are written as they are named here.
+/// Defines an enum whose values are written in routes as they are named here.
 macro_rules! choice {
     ($(#[$meta:meta])* $name:ident { $($(#[$value_meta:meta])* $value:ident),+ $(,)? }) => {
         $(#[$meta])*
@@ -57,7 +57,7 @@ macro_rules! choice {
 choice! {
     /// How a path is compared.
     PathMatchType {
-        /// The path or any below it, by whole segments.
+        /// The path and everything below it, by whole segments.
         #[default]
         PathPrefix,
         /// This path only.
@@ -79,27 +79,27 @@ choice! {
 }
 
 choice! {
-    /// What happens to a request that should have come over TLS.
+    /// What happens to a request that arrives without TLS.
     InsecurePolicy {
-        /// It is served.
+        /// Serve it.
         Allow,
-        /// It is answered with 308 and the secure URL.
+        /// Respond with 308 and the https or wss URL.
         #[default]
         Redirect,
-        /// It is answered with 403.
+        /// Respond with 403.
         Deny,
     }
 }
 
 choice! {
-    /// Whom the proxy pings.
+    /// Who is pinged.
     KeepaliveTarget {
         /// The client.
         #[default]
         Client,
         /// The backend.
         Backend,
-        /// The client and the backend, each for itself.
+        /// Both, independently.
         Both,
         /// Nobody.
         None,
@@ -107,18 +107,18 @@ choice! {
 }
 
 choice! {
-    /// What carries the session's token.
+    /// Where the session token is carried.
     SessionPersistenceType {
-        /// A cookie.
+        /// In a cookie.
         #[default]
         Cookie,
     }
 }
 
 choice! {
-    /// How long a browser keeps the cookie.
+    /// How long browsers keep the cookie.
     LifetimeType {
-        /// Until the browser ends.
+        /// Until the browser session ends.
         #[default]
         Session,
         /// For `absoluteTimeout`.
@@ -140,9 +140,9 @@ choice! {
 }
 
 choice! {
-    /// When a cookie gets its `Secure` attribute.
+    /// When the `Secure` attribute is set.
     Secure {
-        /// When the client came over TLS.
+        /// If the client connected over TLS.
         #[default]
         Auto,
         /// Always.
@@ -168,21 +168,22 @@ choice! {
 choice! {
     /// What happens to a request that is not a WebSocket upgrade.
     NonUpgrade {
-        /// It is passed to the backend.
+        /// Forward it to the backend.
         #[default]
         Proxy,
-        /// It is answered with 426.
+        /// Respond with 426.
         Reject,
     }
 }
 
 choice! {
-    /// What happens to a request whose path contains an escaped slash or backslash, which backends read differently.
+    /// What happens to a request whose path contains an escaped slash or backslash, which backends interpret
+    /// differently.
     EscapedSlashes {
-        /// It is answered with 400.
+        /// Respond with 400.
         #[default]
         Reject,
-        /// It is passed to the backend as it was sent; for matching, the escape is an ordinary character.
+        /// Forward the path unchanged; for matching, the escape is an ordinary character.
         Keep,
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     compile::{ClusterView, Problem, Verdict},
-    source::manifest::{FileProblem, Kind, Manifests},
+    source::manifest::{FileProblem, ManifestKind, Manifests},
     table::ObjectName,
 };
 
@@ -57,7 +57,7 @@ pub fn warnings(manifests: &Manifests, verdicts: &[Verdict]) -> Vec<FileProblem>
 }
 
 fn located(manifests: &Manifests, route: &ObjectName, problem: &Problem) -> Option<FileProblem> {
-    manifests.problem(Kind::WebSocketRoute, route, &problem.path, &problem.message)
+    manifests.problem(ManifestKind::WebSocketRoute, route, &problem.path, &problem.message)
 }
 
 fn sorted(problems: impl Iterator<Item = FileProblem>) -> Vec<FileProblem> {

@@ -8,12 +8,12 @@ use std::{
 use anyhow::Context;
 
 use super::{
-    demo_manifests::{self, CERTIFICATE, Certificate, NAMESPACE, ROUTE_FILE},
+    demo_manifests::{self, CERTIFICATE, DemoCertificate, NAMESPACE, ROUTE_FILE},
     echo,
     serve::DEFAULTS,
 };
 use crate::{
-    app::{self, Bound, Defaults, Objects, Plan},
+    app::{self, Bound, Defaults, ObjectSource, ServePlan},
     args::ServeArguments,
     table::ObjectName,
 };
@@ -38,8 +38,8 @@ pub(super) fn run(mut arguments: ServeArguments) -> anyhow::Result<()> {
     };
     let served = runtime.block_on(async {
         let (blue, green) = (echo::start("blue").await?, echo::start("green").await?);
-        demo_manifests::write(directory.path(), &[("blue", blue), ("green", green)], &Certificate::generate()?)?;
-        let plan = Plan { arguments, objects: Objects::Directory(directory.path().to_owned()), defaults };
+        demo_manifests::write(directory.path(), &[("blue", blue), ("green", green)], &DemoCertificate::generate()?)?;
+        let plan = ServePlan { arguments, objects: ObjectSource::Directory(directory.path().to_owned()), defaults };
         app::serve(plan, |bound| explain(bound, directory.path())).await
     });
     runtime.shutdown_background();

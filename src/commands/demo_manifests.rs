@@ -31,7 +31,11 @@ spec:
 ///
 /// # Errors
 /// If a file cannot be written.
-pub(super) fn write(directory: &Path, backends: &[(&str, SocketAddr)], certificate: &Certificate) -> io::Result<()> {
+pub(super) fn write(
+    directory: &Path,
+    backends: &[(&str, SocketAddr)],
+    certificate: &DemoCertificate,
+) -> io::Result<()> {
     fs::write(directory.join(ROUTE_FILE), ROUTE)?;
     for (name, address) in backends {
         fs::write(directory.join(format!("{name}.yaml")), service(name, *address))?;
@@ -40,12 +44,12 @@ pub(super) fn write(directory: &Path, backends: &[(&str, SocketAddr)], certifica
 }
 
 /// A self-signed certificate for the names of this machine, with its key; both as PEM.
-pub(super) struct Certificate {
+pub(super) struct DemoCertificate {
     chain: String,
     key: String,
 }
 
-impl Certificate {
+impl DemoCertificate {
     /// Generates a fresh one.
     ///
     /// # Errors
@@ -84,7 +88,7 @@ endpoints:
     )
 }
 
-fn secret(Certificate { chain, key }: &Certificate) -> String {
+fn secret(DemoCertificate { chain, key }: &DemoCertificate) -> String {
     format!(
         "\
 apiVersion: v1

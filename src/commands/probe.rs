@@ -50,12 +50,12 @@ pub(super) fn run(arguments: &ProbeArguments) -> anyhow::Result<ExitCode> {
 }
 
 /// The response of a server.
-struct Answer {
+struct ProbeAnswer {
     status: StatusCode,
     location: Option<HeaderValue>,
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for ProbeAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
         self.location
@@ -64,10 +64,10 @@ impl fmt::Display for Answer {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait ProbeStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ProbeStream for T {}
 
-async fn probe(url: &Uri, arguments: &ProbeArguments, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Answer> {
+async fn probe(url: &Uri, arguments: &ProbeArguments, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<ProbeAnswer> {
     let scheme = url.scheme_str().unwrap_or_default();
     let (is_secure, is_upgrade) = (["https", "wss"].contains(&scheme), ["ws", "wss"].contains(&scheme));
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -76,7 +76,7 @@ async fn probe(url: &Uri, arguments: &ProbeArguments, tls: Option<Arc<ClientConf
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     });
     let stream = TcpStream::connect(&address).await.with_context(|| format!("cannot connect to {address}"))?;
-    let stream: Box<dyn Stream> = match tls.filter(|_| is_secure) {
+    let stream: Box<dyn ProbeStream> = match tls.filter(|_| is_secure) {
         None => Box::new(stream),
         Some(tls) => {
             let name = ServerName::try_from(host.to_owned()).context("not a valid name for a certificate")?;
@@ -111,7 +111,7 @@ fn request(url: &Uri, key: Option<&str>) -> anyhow::Result<Request<Empty<Bytes>>
 
 /// Whether a response is as expected: any status with --any-status, otherwise --expect-status, otherwise 101 for a
 /// WebSocket and anything below 500 for HTTP. A 101 must also belong to the handshake.
-fn judge(response: &Response<Incoming>, arguments: &ProbeArguments, key: Option<&str>) -> anyhow::Result<Answer> {
+fn judge(response: &Response<Incoming>, arguments: &ProbeArguments, key: Option<&str>) -> anyhow::Result<ProbeAnswer> {
     let status = response.status();
     match arguments.expect_status.or(key.map(|_| 101)) {
         _ if arguments.any_status => {}
@@ -123,7 +123,7 @@ fn judge(response: &Response<Incoming>, arguments: &ProbeArguments, key: Option<
         let is_ours = accept.is_some_and(|accept| accept.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes());
         ensure!(is_ours, "{status}, but its Sec-WebSocket-Accept does not belong to the handshake");
     }
-    Ok(Answer { status, location: response.headers().get(header::LOCATION).cloned() })
+    Ok(ProbeAnswer { status, location: response.headers().get(header::LOCATION).cloned() })
 }
 
 /// TLS settings, if any URL needs them: an image may have no CA certificates at all.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    app::{self, Defaults, Objects, Plan},
+    app::{self, Defaults, ObjectSource, ServePlan},
     args::{ControllerArguments, StandaloneArguments},
 };
 
@@ -35,7 +35,7 @@ pub(super) fn controller(arguments: ControllerArguments) -> anyhow::Result<()> {
         drain_window: Duration::from_secs(60),
         ..DEFAULTS
     };
-    run(Plan { arguments: serve, objects: Objects::Cluster { namespaces }, defaults })
+    run(ServePlan { arguments: serve, objects: ObjectSource::Cluster { namespaces }, defaults })
 }
 
 /// Serves the routes of a directory.
@@ -44,10 +44,10 @@ pub(super) fn controller(arguments: ControllerArguments) -> anyhow::Result<()> {
 /// As [`app::serve`].
 pub(super) fn standalone(arguments: StandaloneArguments) -> anyhow::Result<()> {
     let StandaloneArguments { manifests, serve } = arguments;
-    run(Plan { arguments: serve, objects: Objects::Directory(manifests), defaults: DEFAULTS })
+    run(ServePlan { arguments: serve, objects: ObjectSource::Directory(manifests), defaults: DEFAULTS })
 }
 
-fn run(plan: Plan) -> anyhow::Result<()> {
+fn run(plan: ServePlan) -> anyhow::Result<()> {
     app::prepare(&plan.arguments)?;
     let runtime = app::runtime()?;
     let served = runtime.block_on(app::serve(plan, |_| {}));

@@ -4,7 +4,7 @@
 mod replicas;
 mod status;
 
-pub use replicas::{Identity, Names, Replicas, Role, Standing};
+pub use replicas::{Identity, Names, ReplicaStanding, Replicas, Role};
 pub use status::{StatusWriter, programmed_here};
 
 use tokio::time::{Instant, sleep_until};

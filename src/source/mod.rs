@@ -1,4 +1,4 @@
-//! Where objects come from, and the loop that turns them into tables.
+//! Sources of objects, and the loop that turns them into tables.
 
 mod debounce;
 mod directory;
@@ -13,9 +13,9 @@ use std::sync::Arc;
 pub use debounce::Debounce;
 pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
 pub(crate) use kubernetes::trouble;
-pub use kubernetes::{ConnectError, KubernetesSource, Routes, connect};
+pub use kubernetes::{ConnectError, KubernetesSource, StoredRoutes, connect};
 pub use progress::{Digests, Progress, Versions};
-pub use rebuild::{Build, CurrentSettings, Rebuild};
+pub use rebuild::{BuildStats, CurrentSettings, Rebuild};
 pub use signal::{Changes, Pending};
 
 use crate::{

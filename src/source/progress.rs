@@ -113,7 +113,7 @@ pub(crate) mod tests {
         let seen = versions(&[("blue", Some(7)), ("green", Some(5))]);
         assert!(seen.cover(&versions(&[("blue", Some(7)), ("green", Some(4))]), |_| false));
         assert!(!seen.cover(&versions(&[("blue", Some(7)), ("green", Some(6))]), |_| false));
-        assert!(!seen.cover(&versions(&[("red", Some(1))]), |_| false), "a watch that is not had");
+        assert!(!seen.cover(&versions(&[("red", Some(1))]), |_| false), "an unknown watch");
     }
 
     #[test]
@@ -152,7 +152,7 @@ pub(crate) mod tests {
         assert_eq!(both, of(&[green, blue.clone()], &["blue", "green"]));
         let changed = of(&[blue.clone(), verdict("green", 2)], &["blue", "green"]);
         assert!(both.agree_on("blue", &changed) && !both.agree_on("green", &changed));
-        assert!(!both.agree_on("red", &both), "a watch that is not had");
+        assert!(!both.agree_on("red", &both), "an unknown watch");
         let cluster = |verdicts: &[Verdict]| of(verdicts, &[WHOLE_CLUSTER]);
         let one = cluster(std::slice::from_ref(&blue));
         assert!(

@@ -23,7 +23,7 @@ const RETIRED_CHECK: Duration = Duration::from_secs(1);
 
 /// Data about a build, for metrics.
 #[derive(Clone, Copy, Debug)]
-pub struct Build {
+pub struct BuildStats {
     /// Whether its table differs from the previous one and was published.
     pub published: bool,
     /// The generation of the table that is served after it.
@@ -81,7 +81,7 @@ impl<S: Source> Rebuild<S> {
 
     /// Builds at once and then after each change, for ever; passes each build to `observe`. The source must have seen
     /// all objects before this is called, so that no table is built from an incomplete view.
-    pub async fn run(mut self, mut observe: impl FnMut(Build)) {
+    pub async fn run(mut self, mut observe: impl FnMut(BuildStats)) {
         loop {
             observe(self.build());
             self.wait().await;
@@ -104,7 +104,7 @@ impl<S: Source> Rebuild<S> {
         }
     }
 
-    fn build(&mut self) -> Build {
+    fn build(&mut self) -> BuildStats {
         let pending = self.changes.take();
         let started = Instant::now();
         let (view, progress) = self.source.look();
@@ -117,7 +117,7 @@ impl<S: Source> Rebuild<S> {
         self.report(setting_problems, verdicts, progress);
         self.debounce.built(Instant::now(), duration);
         let since_change = pending.map(|pending| pending.first.elapsed());
-        Build { published, generation: self.generation, routes, duration, since_change }
+        BuildStats { published, generation: self.generation, routes, duration, since_change }
     }
 
     /// Publishes a table if it differs from the current one. The first one is always published: readiness waits for it.
@@ -139,7 +139,7 @@ impl<S: Source> Rebuild<S> {
     fn report(&mut self, setting_problems: Vec<String>, verdicts: Vec<Verdict>, progress: Progress) {
         if setting_problems != self.setting_problems {
             for problem in &setting_problems {
-                warn!(problem, "a setting has no effect");
+                warn!(problem, "a setting cannot be applied");
             }
             self.setting_problems = setting_problems;
         }

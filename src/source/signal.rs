@@ -6,10 +6,10 @@ use tokio::{sync::Notify, time::Instant};
 
 /// Signals that objects have changed. Clones share one signal.
 #[derive(Clone, Debug, Default)]
-pub struct Changes(Arc<Shared>);
+pub struct Changes(Arc<SharedSignal>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedSignal {
     pending: Mutex<Option<Pending>>,
     notify: Notify,
 }

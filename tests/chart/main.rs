@@ -1,11 +1,11 @@
-//! The chart as helm renders it: golden files, lint, and whether the program takes what the chart tells it.
+//! The chart as rendered by helm: golden files, lint, and whether the program accepts the chart's flags.
 //!
-//! Needs helm and kube-score; `make test-chart` sees to both.
+//! Needs helm and kube-score; `make test-chart` installs both.
 
-#[allow(dead_code, unreachable_pub, reason = "the cluster tests need more of it")]
+#[allow(dead_code, unreachable_pub, reason = "the cluster tests use more of it")]
 #[path = "../cluster/support/assets.rs"]
 mod assets;
-#[allow(dead_code, reason = "the offline tests need more of it")]
+#[allow(dead_code, reason = "the offline tests use more of it")]
 #[path = "../offline/golden.rs"]
 mod golden;
 mod rendering;

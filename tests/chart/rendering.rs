@@ -1,4 +1,4 @@
-//! What comes of values: `tests/golden/chart/NAME.values.yaml` becomes `NAME.yaml`.
+//! Golden renderings: `tests/golden/chart/NAME.values.yaml` becomes `NAME.yaml`.
 
 use std::{
     ffi::OsStr,
@@ -16,7 +16,7 @@ use crate::{
     tools::{chart, helm, run},
 };
 
-/// The files with values, those that are to be refused or the others.
+/// The files with values, either the invalid ones or the others.
 pub(crate) fn values(folder: &str) -> Vec<PathBuf> {
     let files = golden::files(folder).into_iter();
     let files: Vec<_> = files.filter(|file| file.to_str().unwrap().ends_with(".values.yaml")).collect();
@@ -24,7 +24,7 @@ pub(crate) fn values(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Where the rendering of a file with values is kept.
+/// The golden rendering of a file with values.
 pub(crate) fn rendering(values: &Path) -> PathBuf {
     let name = values.to_str().unwrap().strip_suffix(".values.yaml").unwrap();
     format!("{name}.yaml").into()
@@ -40,10 +40,10 @@ fn render(helm: &Path, namespace: &str, values: &Path) -> Result<String, String>
     Ok(rendered.lines().map(masked).collect())
 }
 
-/// Before the session key.
+/// The text before the session key.
 const KEY: &str = "  \"keys\": ";
 
-/// Every rendering makes another session key: here it is always `<random>`, in base64.
+/// Every rendering generates another session key: here it is always `<random>`, in base64.
 fn masked(line: &str) -> String {
     match line.strip_prefix(KEY) {
         Some(_) => format!("{KEY}\"PHJhbmRvbT4=\"\n"),
@@ -71,7 +71,7 @@ fn a_namespace_that_looks_like_a_number_is_a_name_all_the_same() {
     }
 }
 
-/// What an object would be in another namespace: whatever names it is a string.
+/// An object in another namespace; the namespace is always quoted.
 fn moved(value: Value, namespace: &str) -> Value {
     match value {
         Value::String(text) => text.replace(NAMESPACE, namespace).into(),

@@ -1,4 +1,4 @@
-//! What kube-score says of the renderings: nothing but what `tests/chart/kube-score.yaml` explains.
+//! kube-score's findings on the renderings: only those that `tests/chart/kube-score.yaml` explains.
 
 use std::{collections::BTreeSet, ffi::OsStr, fs};
 
@@ -11,19 +11,19 @@ use crate::{
     tools::{kube_score, run},
 };
 
-/// The grade of a check that has nothing to find fault with.
+/// The grade of a check without findings.
 const ALL_OK: u64 = 10;
 
-/// A finding that is as it should be.
+/// An intended finding.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Explained {
     check: String,
     kinds: BTreeSet<String>,
-    /// The renderings where it comes up; none: in any.
+    /// The renderings with this finding; empty means any.
     #[serde(default)]
     renderings: BTreeSet<String>,
-    /// Why it is as it should be.
+    /// Why it is intended.
     why: String,
 }
 
@@ -54,7 +54,7 @@ fn kube_score_finds_nothing_that_is_not_explained() {
         let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let mut arguments = ["score", "--all-default-optional", "--kubernetes-version=v1.30"].map(OsStr::new).to_vec();
         arguments.extend([OsStr::new("--output-format=json"), file.as_os_str()]);
-        // It fails where it finds something critical.
+        // It fails if it finds something critical.
         let said = run(&kube_score, &arguments).unwrap_or_else(|said| said);
         let objects: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
         findings.extend(objects.as_array().unwrap().iter().flat_map(|object| found(&name, object)));

@@ -1,4 +1,4 @@
-//! The programs: where they are, or why there are no tests.
+//! The tools: their paths, or why the tests are skipped.
 
 use std::{
     env,
@@ -14,7 +14,7 @@ pub(crate) fn helm() -> Option<PathBuf> {
     found(assets::folder().join("helm"), "make control-plane")
 }
 
-/// kube-score, where `KUBE_SCORE` says that it is.
+/// kube-score, at the path in `KUBE_SCORE`.
 pub(crate) fn kube_score() -> Option<PathBuf> {
     found(env::var_os("KUBE_SCORE").unwrap_or_default().into(), "make test-chart")
 }
@@ -34,12 +34,12 @@ pub(crate) fn chart() -> PathBuf {
     golden::root().join("charts/switchyard")
 }
 
-/// Runs a program to its end.
+/// Runs a program to completion.
 ///
 /// # Errors
-/// What it says when it fails.
+/// Its output if it fails.
 pub(crate) fn run(program: &Path, arguments: &[&OsStr]) -> Result<String, String> {
-    // Whatever the user has configured for helm stays out of it.
+    // Ignores the user's helm configuration.
     let home = tempfile::tempdir().unwrap();
     let output = Command::new(program).args(arguments).env("HOME", home.path()).output().unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();

@@ -1,4 +1,4 @@
-//! Backends, the switchyard binary in front of them, and a client program that judges.
+//! Backends, the switchyard binary in front of them, and a client program that checks them.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::shared::{
 };
 
 const BACKENDS: usize = 3;
-/// How long a client program may take; each of its checks has a deadline of its own.
+/// Time limit for a client program; each of its checks has its own deadline.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(80);
 
-/// A kind of backend, which is a Service with a path of its own.
+/// A kind of backend: a Service with its own path.
 #[derive(Clone, Copy)]
 pub(crate) enum Service {
     Echo,
@@ -24,12 +24,12 @@ pub(crate) enum Service {
     Events,
 }
 
-/// How a route spreads its sessions, and whether it keeps them.
+/// How a route distributes sessions, and whether it keeps them.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Balancing {
-    /// Three backends each in turn, and a cookie.
+    /// Three backends in turn, with a cookie.
     Persistent,
-    /// Three backends each in turn, and nothing that holds a session.
+    /// Three backends in turn, without session persistence.
     RoundRobin,
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum Client {
     Python(&'static str),
 }
 
-/// All that runs for one test. Everything ends with it.
+/// Everything that runs for one test. Dropping it stops everything.
 pub(crate) struct Bed {
     origins: Vec<String>,
     backends_per_service: usize,
@@ -49,7 +49,7 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    /// One backend and nothing in front of it.
+    /// One backend without a proxy.
     pub(crate) fn without_proxy(tools: &Toolbox, service: Service) -> Self {
         let (backend, port) = service.backend(tools, 1);
         Self {
@@ -80,7 +80,7 @@ impl Bed {
         }
     }
 
-    /// Runs a client program to its verdict.
+    /// Runs a client program and reads its result.
     pub(crate) fn run(&self, tools: &Toolbox, client: Client) -> Verdict {
         let (name, mut command) = match client {
             Client::Node(program) => (program, tools.node(&format!("clients/node/{program}"))),
@@ -94,20 +94,20 @@ impl Bed {
         Verdict::of(name, &mut command, CLIENT_DEADLINE)
     }
 
-    /// No backend has seen a request that it could not make sense of.
+    /// Asserts that no backend has seen a request it could not handle.
     pub(crate) fn has_no_complaints(mut self) {
         let complaints = self.complaints();
         assert!(complaints.is_empty(), "{complaints:#?}");
     }
 
-    /// A backend has seen such a request.
+    /// Asserts that a backend has seen such a request.
     pub(crate) fn complains_of(mut self, what: &str) {
         let complaints = self.complaints();
         assert!(complaints.iter().any(|complaint| complaint.contains(what)), "{complaints:#?}");
     }
 
-    /// What backends complained of. The proxy ends first: while they end one by one, it would try requests that are
-    /// still open with the others.
+    /// The complaints of the backends. The proxy stops first: otherwise, while they stop one by one, it would retry
+    /// open requests on the others.
     fn complaints(&mut self) -> Vec<String> {
         if let Some(switchyard) = &mut self.switchyard {
             switchyard.kill();
@@ -136,7 +136,7 @@ impl Service {
         }
     }
 
-    /// Starts a backend of this kind; with its port.
+    /// Starts a backend of this kind; returns it with its port.
     fn backend(self, tools: &Toolbox, number: usize) -> (Process, String) {
         let mut command = tools.node(&format!("clients/node/{}-backend.js", self.name()));
         let backend = Process::start(&format!("{} {number}", self.name()), command.arg(format!("backend-{number}")));

@@ -1,9 +1,9 @@
-//! Real clients of others against the real binary: `ws`, `sockjs-client` and `engine.io-client` from npm, Python's
+//! Real third-party clients against the real binary: `ws`, `sockjs-client` and `engine.io-client` from npm, Python's
 //! `websockets`, and `fetch`, over http and https, to three backends.
 //!
-//! Needs Node with npm, and Python for one test; the packages are installed once into a cache folder (`shared::toolbox`). A
-//! test is skipped where its language is missing, and fails there when `CI` is set. Each client program runs named
-//! checks and prints its verdict; it also runs without the proxy, so that a failure tells the one from the other.
+//! Needs Node with npm, and Python for one test; the packages are installed once into a cache folder
+//! (`shared::toolbox`). A test is skipped if its language is missing, and fails if `CI` is set. Each client program
+//! runs named checks and prints the result; it also runs without the proxy, to show whose failure it is.
 
 mod bed;
 #[path = "../shared/mod.rs"]
@@ -44,7 +44,7 @@ fn python_websockets_clients_talk_through_ws_and_wss() {
     bed.run(&tools, Client::Python("websockets_client.py")).passes();
 }
 
-/// Old browsers fall back to plain HTTP: a session is then made of many requests, and all must reach one backend.
+/// Old browsers fall back to plain HTTP: a session then consists of many requests, which must all reach one backend.
 #[test]
 fn sockjs_sessions_hold_on_every_transport() {
     let Some(tools) = Toolbox::or_skip() else { return };
@@ -61,7 +61,7 @@ fn engine_io_sessions_poll_and_then_upgrade() {
     bed.has_no_complaints();
 }
 
-/// What the test above rests on: it is the session cookie that holds these sessions, not chance.
+/// The assumption of the test above: the session cookie keeps these sessions on their backend, not chance.
 #[test]
 fn engine_io_sessions_are_lost_without_persistence() {
     let Some(tools) = Toolbox::or_skip() else { return };
@@ -70,7 +70,7 @@ fn engine_io_sessions_are_lost_without_persistence() {
     bed.complains_of("Session ID unknown");
 }
 
-/// A proxy does not close a connection because it looks idle: not a socket, not a long poll, not a stream.
+/// A proxy must not close a connection because it looks idle: a socket, a long poll or a stream.
 #[test]
 fn idle_clients_stay_connected() {
     let Some(tools) = Toolbox::or_skip() else { return };

@@ -1,4 +1,4 @@
-//! The chart in a cluster: what the API server takes, what users may do, and what outlives upgrades.
+//! The chart in a cluster: what the API server accepts, what users may do, and what survives upgrades.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Bed, Controller, block_on, chart, eventually, objects};
 
-/// The golden renderings, of release `switchyard` in the namespace `switchyard-system`; `tests/chart` holds that helm
+/// The golden renderings, of release `switchyard` in the namespace `switchyard-system`; `tests/chart` checks that helm
 /// renders them.
 fn renderings() -> Vec<PathBuf> {
     let folder = format!("{}/tests/golden/chart", env!("CARGO_MANIFEST_DIR"));
@@ -45,7 +45,7 @@ fn the_api_server_takes_all_that_the_chart_renders() {
     }
 }
 
-/// The pods of a rendering, proxy and test, for the API server to judge in a namespace.
+/// The pods of a rendering, proxy and test, for the API server to validate in a namespace.
 fn pods(name: &str, namespace: &str) -> Vec<Value> {
     let pod = |mut object: Value| {
         let mut pod = match object["kind"].as_str() {
@@ -105,11 +105,11 @@ fn the_session_key_survives_an_upgrade() {
     assert_eq!(bytes.len(), 32);
     upgrade(&[]).unwrap();
     assert_eq!(key("keys").as_ref(), Some(&before));
-    // Another name for its entry makes no other key.
+    // Renaming the entry does not generate a new key.
     let renamed = ["--set", "sessionKey.entry=ring"];
     upgrade(&renamed).unwrap();
     assert_eq!((key("ring").as_ref(), key("keys")), (Some(&before), None));
-    // Which of several keys it is to be is not guessed.
+    // With several keys, the chart does not guess.
     let more = r#"{"stringData": {"old": "b25lIG9uZSBvbmUgb25lIG9uZSBvbmUgb25lIG9uZSE="}}"#;
     bed.plane.kubectl(&["patch", "secret", secret, "-n", namespace, "-p", more], "").unwrap();
     let error = upgrade(&[]).unwrap_err();
@@ -117,7 +117,7 @@ fn the_session_key_survives_an_upgrade() {
     assert!(error.contains("(old, ring), got keys"), "{error}");
     upgrade(&renamed).unwrap();
     assert_eq!(key("ring"), Some(before));
-    // Once the user has taken it over, it is the user's.
+    // Once the user has taken it over, it belongs to the user.
     let ours = ["--set", "sessionKey.entry=ring,sessionKey.existingSecret=sy-switchyard-session-key"];
     upgrade(&ours).unwrap();
     let fresh = "dHdvIHR3byB0d28gdHdvIHR3byB0d28gdHdvIHR3byE=";
@@ -152,24 +152,24 @@ fn switching_autoscaling_on_lets_no_pod_go() {
     assert_eq!(replicas("replicaCount=4"), "4");
     assert_eq!(replicas("autoscaling.enabled=true"), "4");
     bed.plane.kubectl(&["scale", "deployment", "sy-switchyard", "-n", namespace, "--replicas=6"], "").unwrap();
-    assert_eq!(replicas("autoscaling.enabled=true,threads=2"), "6", "what the autoscaler has done stays");
+    assert_eq!(replicas("autoscaling.enabled=true,threads=2"), "6", "the autoscaler's number stays");
     let off = |more: &[&str]| {
         bed.plane.helm(&[&arguments[..], &["--set", &format!("{values},replicaCount=3")], more].concat())
     };
     let error = off(&[]).unwrap_err();
-    assert!(error.contains(".spec.replicas"), "pods do not go unasked: {error}");
+    assert!(error.contains(".spec.replicas"), "no pods are removed without being asked: {error}");
     assert_eq!(count(), "6");
     off(&["--force-conflicts"]).unwrap();
     assert_eq!(count(), "3");
 }
 
-/// Whether somebody may do something, such as `create websocketroutes`.
+/// Whether a user may do something, such as `create websocketroutes`.
 fn may(bed: &Bed, who: &str, namespace: &str, what: &str) -> bool {
     let (verb, resource) = what.split_once(' ').unwrap();
     let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
     let part = format!("--subresource={part}");
     let arguments = ["auth", "can-i", verb, resource, &part, "--as", who, "-n", namespace];
-    // It fails when the answer is no.
+    // It fails if the answer is no.
     bed.plane.kubectl(&arguments, "").is_ok_and(|answer| answer.trim() == "yes")
 }
 
@@ -186,7 +186,7 @@ fn who_may_edit_a_namespace_may_write_its_routes_and_no_others_where_that_is_ask
         bed.plane.kubectl(&["create", "rolebinding", name, "-n", ours, &role, &user], "").unwrap();
     }
     for (user, can_write) in [("jane-view", false), ("jane-edit", true), ("jane-admin", true)] {
-        // Another controller adds the rules to Kubernetes' own roles.
+        // A controller aggregates the rules to Kubernetes' own roles.
         eventually(|| may(bed, user, ours, "list websocketroutes").then_some(()).ok_or_else(|| user.to_owned()));
         for write in ["create", "patch", "delete"] {
             assert_eq!(may(bed, user, ours, &format!("{write} websocketroutes")), can_write, "{user} {write}");
@@ -224,7 +224,7 @@ fn who_may_create_roles_only_can_install_the_chart_for_their_namespaces() {
     assert!(may(bed, &account, shop, "patch websocketroutes/status"));
     assert!(may(bed, &account, shop, "create events.events.k8s.io"));
     assert!(may(bed, &account, system, "create leases") && !may(bed, &account, shop, "create leases"));
-    // That is all that a controller needs.
+    // A controller needs nothing else.
     let token = bed.plane.kubectl(&["create", "token", "team-switchyard", "-n", system, "--duration=1h"], "").unwrap();
     let controller = Controller::launch_with(&bed.plane.kubeconfig("team", token.trim()), "team", |command| {
         command.arg("--namespaces=team-shop").env("POD_NAMESPACE", system);
@@ -248,15 +248,15 @@ fn the_crd_is_installed_upgraded_and_kept_as_the_charts_page_says() {
         let crds = helm(&["show", "crds", &chart]);
         bed.plane.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &crds).unwrap();
     };
-    // The first installation brings it.
+    // The first installation installs it.
     let notes = helm(&["install", "edge", &chart, wait]);
     assert!(notes.contains("rollout status deployment/edge-switchyard") && !notes.contains("WARNING"), "{notes}");
-    // Where there is none, the notes say so.
+    // If there is none, the notes warn.
     bed.plane.kubectl(&["delete", "crd", "websocketroutes.switchyard.dev"], "").unwrap();
     let notes = helm(&["upgrade", "edge", &chart, wait]);
     assert!(notes.contains("WARNING: the CRD of WebSocketRoute was not found"), "{notes}");
     apply_crd();
-    // Where there is an older one, which lacks a field, they say so.
+    // If there is an older one, without some field, they warn too.
     let field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/rules/items/properties/keepalive";
     let older = json!([{ "op": "remove", "path": field }]).to_string();
     bed.plane.kubectl(&["patch", "crd", "websocketroutes.switchyard.dev", "--type=json", "-p", &older], "").unwrap();
@@ -268,7 +268,7 @@ fn the_crd_is_installed_upgraded_and_kept_as_the_charts_page_says() {
     let mut route = objects::route(namespace, "chat", "edge.example.com", "chat");
     route["spec"]["rules"][0]["keepalive"] = json!({ "pingInterval": "10s" });
     eventually(|| bed.plane.kubectl(&["apply", "--validate=strict", "-f", "-"], &route.to_string()));
-    // Without the release, routes and key stay; the next one goes on with them.
+    // Without the release, routes and key stay; the next one reuses them.
     let key = session_keys(&bed, namespace, "edge-switchyard-session-key");
     helm(&["uninstall", "edge"]);
     assert!(bed.route(namespace, "chat").is_ok());

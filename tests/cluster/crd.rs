@@ -1,4 +1,4 @@
-//! The CRD and what the API server makes of objects.
+//! The CRD, and the API server's verdicts on objects.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ fn the_api_server_takes_the_crd_and_shows_its_columns() {
 fn kubectl_explains_every_field() {
     let Some(bed) = Bed::shared() else { return };
     let explain = |field: &str| bed.plane.kubectl(&["explain", field], "");
-    // The API server publishes descriptions a while after it serves the CRD.
+    // The API server publishes descriptions some time after it serves the CRD.
     let fields = eventually(|| bed.plane.kubectl(&["explain", "websocketroute.spec", "--recursive"], ""));
     assert!(fields.contains("sessionPersistence"), "{fields}");
     let weight = explain("websocketroute.spec.rules.backendRefs.weight").unwrap();
@@ -53,7 +53,7 @@ fn the_api_server_refuses_every_bad_object() {
     assert_eq!(taken, Vec::<String>::new(), "taken");
 }
 
-/// The files of a folder that `kubectl apply` refuses; it goes on after each.
+/// The files in a folder that `kubectl apply` rejects; it continues after each.
 fn judged_as(bed: &Bed, verdict: &str) -> Vec<String> {
     bed.namespace("golden");
     let folder = folder(verdict);

@@ -1,4 +1,4 @@
-//! Things that happen to clusters. Each test has a control plane of its own.
+//! Disruptions of clusters. Each test has its own control plane.
 
 use std::{process::Command, thread::sleep, time::Duration};
 
@@ -61,7 +61,7 @@ fn a_watch_that_has_expired_is_started_anew() {
         objects::route(namespace, "chat", "expired.example.com", "chat"),
     ]);
     controller.wait_for_backend("expired.example.com", "blue");
-    // While there is no API server, the history that the watches would go on from is thrown away.
+    // While the API server is down, the history that the watches would continue from is discarded.
     bed.plane.restart_api_server(|| compact(&bed.plane.etcd_url()));
     bed.plane.apply(&[objects::slice(namespace, "chat", "chat-1", &[&green])]);
     controller.wait_for_backend("expired.example.com", "green");
@@ -69,7 +69,7 @@ fn a_watch_that_has_expired_is_started_anew() {
     controller.wait_for_log("listing again");
 }
 
-/// Moves etcd's history on and drops all but its end, through its JSON gateway.
+/// Advances etcd's history and discards all but its end, through its JSON gateway.
 fn compact(etcd: &str) {
     let post = |path: &str, body: serde_json::Value| -> serde_json::Value {
         let url = format!("{etcd}{path}");
@@ -104,7 +104,7 @@ fn an_object_that_is_not_readable_is_told_so_and_can_be_deleted() {
     let refused = Client::connect(controller.http(), "unreadable.example.com", "/").err().unwrap();
     assert!(refused.contains("503"), "{refused}");
 
-    // The same objects under the real schema, which they do not fit. Of one of them nobody has told yet.
+    // The same objects under the real schema, which they violate. One of them has no status yet.
     bed.install_crd();
     bed.plane.apply(&[objects::route(namespace, "fine", "fine.example.com", "chat")]);
     bed.wait_for(namespace, "fine", "Accepted", "True", "Accepted");
@@ -121,7 +121,7 @@ fn an_object_that_is_not_readable_is_told_so_and_can_be_deleted() {
     });
 }
 
-/// A CRD of the same name that takes anything.
+/// A CRD with the same name that accepts anything.
 fn lax_crd() -> serde_json::Value {
     let mut crd = serde_json::to_value(switchyard::api::crd()).unwrap();
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Cargo's runner (.cargo/config.toml): programs that need the cluster test bed, and the benchmark of the peers, run in a
-# network namespace of their own, all others run as they are.
+# separate network namespace; all others run directly.
 #
-# The API server refuses loopback addresses in EndpointSlices. In a namespace of our own, test backends have addresses
-# that it takes (TEST-NET-1), which reach nothing else. A process namespace goes with it: whatever a test leaves
-# behind ends with the run. No privileges are needed where user namespaces are allowed.
+# The API server rejects loopback addresses in EndpointSlices. In the namespace, test backends have addresses that it
+# accepts (TEST-NET-1), which reach nothing else. A process namespace makes sure that leftover processes end with the
+# run. No privileges are needed if user namespaces are allowed.
 set -euo pipefail
 
 case ${1##*/} in
@@ -14,15 +14,15 @@ esac
 unshared=(unshare --net --pid --mount-proc --fork --kill-child)
 [ "$(id -u)" = 0 ] || unshared+=(--user --map-root-user)
 if ! command -v ip >/dev/null || ! "${unshared[@]}" true; then
-  echo "no network namespace: that needs iproute2, and root or user namespaces" >&2
-  exec "$@" # says that it is skipped, or fails under CI=true
+  echo "no network namespace: iproute2, and root or user namespaces, are required" >&2
+  exec "$@" # prints that it is skipped, or fails under CI=true
 fi
 
 scratch=$(mktemp -d -t switchyard-cluster.XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
 export TMPDIR=$scratch SWITCHYARD_TEST_NAMESPACE=1
 
-# The first process of a process namespace has no default reaction to signals, and reaps what others leave: a shell.
+# The first process of a process namespace has no default signal handling and must reap orphans: a shell.
 inside='
   set -euo pipefail
   ip link set lo up

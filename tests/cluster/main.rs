@@ -1,6 +1,6 @@
-//! Switchyard in a real cluster: API server, etcd and controller manager, the chart's rights, and the program itself.
+//! Switchyard in a real cluster: API server, etcd and controller manager, the chart's RBAC, and the program itself.
 //!
-//! Runs in a network namespace of its own; `make test-cluster` sees to everything that it needs.
+//! Runs in its own network namespace; `make test-cluster` provides everything it needs.
 
 mod chart;
 mod crd;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{Backend, Bed, Client, Controller, SYSTEM, chart, eventually, objects};
 
-/// How long a Lease is good for, and how long taking it over may take after that.
+/// How long a Lease is valid, and how long a takeover may take after that.
 const LEASE: SignedDuration = SignedDuration::from_secs(15);
 const TAKE_OVER: SignedDuration = SignedDuration::from_secs(2);
 
@@ -19,7 +19,7 @@ fn three(bed: &Bed, class: &str) -> Vec<(&'static str, Controller)> {
     NAMES.map(|name| (name, Controller::replica(bed, class, name))).into()
 }
 
-/// Takes the replica out that a holder's name stands for.
+/// Removes the replica with a holder's name.
 fn take(replicas: &mut Vec<(&'static str, Controller)>, holder: &str) -> Controller {
     let position = replicas.iter().position(|(name, _)| holder.starts_with(&format!("{name}-"))).unwrap();
     replicas.remove(position).1
@@ -72,7 +72,7 @@ fn a_holder_that_dies_is_replaced_within_its_lease_time() {
     let taken = after.acquire_time.unwrap().0.duration_since(last.renew_time.unwrap().0);
     assert!(taken <= LEASE + TAKE_OVER, "{taken}");
     assert_eq!(after.lease_transitions, Some(1));
-    // Whoever is dead is not waited for, either.
+    // Dead replicas are not waited for either.
     wait_until_programmed(bed, namespace, "chat");
 }
 
@@ -110,7 +110,7 @@ fn a_replica_that_hangs_is_named_and_waited_for_until_its_lease_ends() {
     bed.wait_for(namespace, "chat", "Accepted", "True", "Accepted");
     let programmed = bed.wait_for(namespace, "chat", "Programmed", "True", "Programmed");
 
-    // It comes back, late: what was said of this generation stays.
+    // It comes back late: the condition of this generation is not withdrawn.
     hung.signal(Signal::CONT);
     eventually(|| {
         let leases = bed.leases(namespace).into_values().filter_map(|lease| lease.spec?.renew_time);
@@ -150,7 +150,7 @@ fn each_change_of_a_condition_is_told_by_an_event() {
     let namespace = bed.namespace("events");
     let _controller = Controller::start(bed, namespace);
     let reasons = || -> Vec<String> {
-        // The API server has things of its own to tell, of Services.
+        // The API server reports its own Events, about Services.
         let ours = "--field-selector=regarding.kind=WebSocketRoute";
         let arguments = ["get", "events.events.k8s.io", "-n", namespace, ours, "-o", "json"];
         let events: serde_json::Value = serde_json::from_str(&bed.plane.kubectl(&arguments, "").unwrap()).unwrap();
@@ -249,7 +249,7 @@ fn a_class_that_lets_go_late_tells_of_no_condition_that_is_gone() {
         let held = managers.iter().any(|entry| entry.manager.as_deref() == Some("switchyard/late-before"));
         if held { Err(format!("{managers:?}")) } else { Ok(()) }
     });
-    // Events are published in their order: once this one is told, that of the letting go would be.
+    // Events are published in order: once this one has arrived, an Event for the release would have too.
     let mut after = objects::route(namespace, "after", "after.example.com", "chat");
     after["spec"]["className"] = json!("late-before");
     bed.plane.apply(&[after]);
@@ -320,8 +320,8 @@ fn a_controller_of_some_namespaces_needs_rights_in_those_only() {
     }
 }
 
-/// The kubeconfig of an account that may do in these namespaces what the chart's account may do in all of them, and
-/// what the chart's account may do in its own.
+/// The kubeconfig of an account with the chart's permissions in these namespaces instead of all of them, and with its
+/// permissions in the release's namespace.
 fn account_with_roles(bed: &Bed, name: &str, namespaces: &[&str]) -> std::path::PathBuf {
     let watched = namespaces.join(",");
     let values = format!("className={name},fullnameOverride={name},watchNamespaces={{{watched}}}");
@@ -337,7 +337,7 @@ fn account_with_roles(bed: &Bed, name: &str, namespaces: &[&str]) -> std::path::
 fn a_cookie_of_one_replica_leads_to_the_same_endpoint_through_another() {
     let Some(bed) = Bed::shared() else { return };
     let namespace = bed.namespace("cookies");
-    // They share a port, since one slice names one for all of its endpoints.
+    // They share a port, because a slice has one for all of its endpoints.
     let backends = ["a", "b", "c"].map(|name| Backend::start(name, name.as_bytes()[0] - b'a' + 31));
     for backend in &backends {
         let mut slice = objects::slice(namespace, "chat", &format!("chat-{}", backend.name), &[backend]);
@@ -367,7 +367,7 @@ fn a_cookie_of_one_replica_leads_to_the_same_endpoint_through_another() {
         for replica in [other, one, other] {
             let again = Client::connect_with_cookie(replica.http(), "cookies.example.com", Some(&cookie)).unwrap();
             assert_eq!(again.0.backend, open.backend);
-            assert_eq!(again.1, None, "the token holds");
+            assert_eq!(again.1, None, "the token stays valid");
         }
         reached.push(open);
     }

@@ -46,12 +46,12 @@ fn an_endpoint_in_two_slices_at_once_is_one_endpoint() {
     ]);
     bed.wait_for(namespace, "chat", "BackendsReady", "True", "EndpointsReady");
     controller.wait_for_backend("slices.example.com", "one");
-    // With the fewest open tunnels winning, six sockets are three for each; a backend counted twice would have four.
+    // With least connections, six sockets are three for each; a backend counted twice would have four.
     let sockets: Vec<_> =
         (0..6).map(|_| Client::connect(controller.http(), "slices.example.com", "/").unwrap()).collect();
     assert_eq!(sockets.iter().filter(|socket| socket.backend == "one").count(), 3);
 
-    // A slice that moves on leaves the endpoint in the other one.
+    // Removing an endpoint from a slice keeps it if another slice has it.
     bed.plane.delete(namespace, "endpointslice", "chat-1");
     bed.plane.apply(&[objects::slice(namespace, "chat", "chat-3", &[])]);
     for _ in 0..3 {

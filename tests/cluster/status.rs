@@ -1,4 +1,4 @@
-//! What users are told.
+//! Statuses that users see.
 
 use std::{thread::sleep, time::Duration};
 
@@ -69,7 +69,7 @@ fn the_younger_of_two_routes_with_one_claim_is_told_who_won() {
     let _controller = Controller::start(bed, namespace);
     bed.plane.apply(&[objects::route(namespace, "elder", "conflict.example.com", "chat")]);
     bed.wait_for(namespace, "elder", "Accepted", "True", "Accepted");
-    // Ages have whole seconds.
+    // Creation times have whole seconds.
     sleep(Duration::from_millis(1100));
     bed.plane.apply(&[objects::route(namespace, "a-younger", "conflict.example.com", "chat")]);
     let told = bed.wait_for(namespace, "a-younger", "Accepted", "False", "Conflicted");
@@ -88,7 +88,7 @@ fn a_status_is_written_once_and_its_times_stay() {
     let version = || bed.route(namespace, "chat").unwrap().metadata.resource_version;
     let before = version();
     drop(controller);
-    // Another controller of the class finds nothing to write.
+    // Another controller of the class has nothing to write.
     let controller = Controller::start(bed, namespace);
     sleep(Duration::from_secs(2));
     assert_eq!(version(), before);

@@ -1,4 +1,4 @@
-//! What is kept of the cluster's objects.
+//! What the stores keep of the cluster's objects.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use switchyard::{
 
 use crate::support::{Backend, Bed, block_on, eventually, objects};
 
-/// A route, a Service, a slice and a Secret, with what other programs write into metadata besides.
+/// A route, a Service, a slice and a Secret, with metadata as other programs write it.
 fn decorated(namespace: &str, host: &str, app_protocol: &str, backends: &[&Backend]) -> [Value; 4] {
     let (certificate, key) = objects::certificate(host);
     let mut service = objects::service(namespace, "chat");
@@ -28,7 +28,7 @@ fn decorated(namespace: &str, host: &str, app_protocol: &str, backends: &[&Backe
     })
 }
 
-/// The metadata that is kept of each.
+/// The stored metadata of each.
 fn kept(source: &KubernetesSource, namespace: &str) -> [ObjectMeta; 4] {
     let (view, chat) = (source.view(), ObjectName::new(namespace, "chat"));
     [
@@ -39,7 +39,7 @@ fn kept(source: &KubernetesSource, namespace: &str) -> [ObjectMeta; 4] {
     ]
 }
 
-/// Whether there is nothing that routing does not look at. Of a route's managers the names are needed.
+/// Whether unused fields have been dropped. The names of a route's managers are needed.
 fn is_trimmed(metadata: &ObjectMeta) -> bool {
     let ObjectMeta { annotations, labels, managed_fields, .. } = metadata;
     annotations.is_none()

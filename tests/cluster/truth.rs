@@ -1,4 +1,4 @@
-//! What statuses say is so, whatever happens to the objects.
+//! Statuses are true, whatever happens to the objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ const HOSTS: usize = 4;
 const SERVICES: usize = 4;
 const SEED: u64 = 20_261_125;
 
-/// A namespace that is changed at random, three replicas that serve it, and what is in it.
+/// A namespace that is changed at random, three replicas that serve it, and its objects.
 struct World<'a> {
     bed: &'a Bed,
     namespace: &'a str,
@@ -28,10 +28,10 @@ struct World<'a> {
     random: Rng,
 }
 
-/// What a route is expected to say: the status and the reason of each condition.
+/// The expected conditions of a route: their status and reason.
 type Said = BTreeMap<String, (String, String)>;
 
-/// What comes of a connection: a backend's name, or a part of an error.
+/// The result of a connection: a backend's name, or a part of an error.
 type Served = Result<String, &'static str>;
 
 #[test]
@@ -62,7 +62,7 @@ impl World<'_> {
         }
     }
 
-    /// Changes something; says what, and whether it shows in the status of a route.
+    /// Changes something; returns what, and whether it is visible in the status of a route.
     fn change(&mut self) -> (String, bool) {
         match self.random.usize(0..10) {
             0 => {
@@ -73,7 +73,7 @@ impl World<'_> {
             1 => {
                 let name = format!("r{}", self.random.usize(0..ROUTES));
                 let api = Api::<RouteObject>::namespaced(self.bed.client(), self.namespace);
-                // It may not be there.
+                // It may not exist.
                 let _ = block_on(api.delete(&name, &DeleteParams::default()));
                 (format!("delete {name}"), false)
             }
@@ -107,8 +107,8 @@ impl World<'_> {
         }
     }
 
-    /// Waits until all statuses are as they should be; then so are the replicas. At once, where all that was changed
-    /// shows in statuses.
+    /// Waits until all statuses are as expected; then all replicas are too. At once if all changes are visible in
+    /// statuses.
     fn check(&self, at_once: bool) {
         let served = eventually(|| {
             let routes = self.routes();
@@ -138,7 +138,7 @@ impl World<'_> {
         routes
     }
 
-    /// What the rules of the API make of these routes, the oldest first: the oldest one that names a host has it.
+    /// The API's rules applied to these routes, oldest first: the oldest one that names a host gets it.
     fn expected(&self, routes: &[RouteObject]) -> Expected {
         let mut expected = Expected::default();
         for number in 0..HOSTS {
@@ -186,7 +186,7 @@ fn host(number: usize) -> String {
     format!("truth-{number}.example.com")
 }
 
-/// What a route says, but for what is only informational; an error where it says so of an older spec.
+/// A route's conditions, except informational ones; an error if they are about an older spec.
 fn said(route: &RouteObject) -> Result<Said, String> {
     let mut said = Said::new();
     for condition in &route.status.conditions {

@@ -1,6 +1,6 @@
-"""The Autobahn test suite's cases, as `kosoku` runs them, against a server by itself and through the proxy.
+"""The Autobahn test suite's cases, as run by `kosoku`, against a server directly and through the proxy.
 
-Usage: autobahn.py PLAN. The proxy passes if every case comes out as it does without it: the verdict on the messages,
+Usage: autobahn.py PLAN. The proxy passes if every case has the same result as without it: the verdict on the messages,
 the verdict on the close, the close code, and who ended what.
 """
 
@@ -11,23 +11,23 @@ from kosoku import FailureError, run_fuzzingclient
 
 from common import differences, plan, tell
 
-# Groups 9, 12 and 13 are about how much and how fast: a few cases of each kind (what is sent, and how it is cut up).
+# Groups 9, 12 and 13 are about size and speed: a few cases of each kind (what is sent, and how it is split).
 CASES = [
     *(f"{group}.*" for group in [1, 2, 3, 4, 5, 6, 7, 10]),
     *"9.1.1 9.1.6 9.2.6 9.3.4 9.4.4 9.5.1 9.6.1 9.7.1 9.8.1".split(),
     *"12.1.1 12.1.5 12.2.4 12.3.3 12.4.3 12.5.1".split(),
     *(f"13.{parameters}.2" for parameters in range(1, 8)),
 ]
-# Some cases wait a second or two to see what comes.
+# Some cases wait a second or two for a reaction.
 AT_ONCE = 6
 
 
 async def verdicts(url):
-    """What came out of each case."""
+    """The result of each case."""
     try:
         results = await run_fuzzingclient(url, CASES, concurrency=AT_ONCE)
     except FailureError as failure:
-        # Servers have limits and habits of their own; it carries all results, those of the good cases too.
+        # Servers have their own limits and habits; it contains all results, including passed cases.
         results = failure.results
     return {result.case_id: verdict(result) for result in results}
 
@@ -52,7 +52,7 @@ def verdict(result):
 async def main():
     urls = plan()
     direct = await verdicts(urls["direct"])
-    # What the comparison rests on: the cases ran, and most came out well.
+    # The precondition of the comparison: the cases ran, and most passed.
     good = [name for name, seen in direct.items() if seen["behavior"] in ("OK", "NON-STRICT", "INFORMATIONAL")]
     found = {"the server alone": None if len(good) > 250 else f"only {len(good)} of {len(direct)} cases are good"}
     for way, url in urls["proxied"].items():

@@ -1,4 +1,4 @@
-//! Echo servers, the proxy in front of them, and a program that judges.
+//! Echo servers, the proxy in front of them, and a program that checks them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// How long a program may take; each of its cases has a deadline of its own.
+/// Time limit for a program; each of its cases has its own deadline.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A server to put behind the proxy.
@@ -24,13 +24,13 @@ pub(crate) enum Server {
     Websockets,
     /// Echoes, with npm's `ws`.
     Ws,
-    /// Agrees to compression, and tells which bytes it got.
+    /// Accepts compression, and reports the bytes it received.
     Raw,
-    /// Sends and ends as it is told to, and tells what it got and how it ended.
+    /// Sends and closes on command, and reports what it received and how it ended.
     Scripted,
 }
 
-/// One server, and the proxy in front of it. Everything ends with it.
+/// One server, and the proxy in front of it. Dropping it stops everything.
 pub(crate) struct Bed {
     server: String,
     bridge: Bridge,
@@ -54,7 +54,7 @@ impl Bed {
         Self { server, bridge, switchyard, _running: running }
     }
 
-    /// The server by itself, and through the proxy, for a client without TLS.
+    /// The server directly, and through the proxy, for a client without TLS.
     pub(crate) fn plan(&self) -> Value {
         let Self { server, bridge, switchyard, _running } = self;
         json!({
@@ -66,13 +66,13 @@ impl Bed {
         })
     }
 
-    /// The server by way of the proxy, for a client with TLS.
+    /// The server through the proxy, for a client with TLS.
     pub(crate) fn urls(&self) -> [String; 2] {
         let Standalone { http, https, .. } = &self.switchyard;
         [format!("ws://localhost:{http}/"), format!("wss://localhost:{https}/")]
     }
 
-    /// Runs a program to its verdict.
+    /// Runs a program and reads its result.
     pub(crate) fn run(&self, tools: &Toolbox, program: &str, plan: &Value) -> Verdict {
         let mut command = tools.python(&format!("conformance/{program}"));
         command.env("SSL_CERT_FILE", self.switchyard.authority()).arg(plan.to_string());

@@ -1,7 +1,7 @@
-//! TLS for clients that have none: plain connections in, TLS connections out, and every end passed on as what it is.
+//! TLS for clients without it: plain connections in, TLS connections out, and every kind of end passed on.
 //!
-//! An end with `close_notify` becomes a FIN, in each direction by itself; a reset, and an end without `close_notify`,
-//! become a reset. So what a client sees through it is what the proxy did.
+//! An end with `close_notify` becomes a FIN, in each direction independently; a reset, or an end without
+//! `close_notify`, becomes a reset. So a client sees through it what the proxy did.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -18,14 +18,14 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// A running bridge. It ends, with all its connections, when it is dropped.
+/// A running bridge. Dropping it ends it with all its connections.
 pub(crate) struct Bridge {
     address: SocketAddr,
     _runtime: Runtime,
 }
 
 impl Bridge {
-    /// Starts one to the port of a TLS server at `localhost`, whose certificate `authority` (a file of PEM) has signed.
+    /// Starts one to the port of a TLS server at `localhost`, whose certificate is signed by `authority` (a PEM file).
     pub(crate) fn start(port: &str, authority: &Path) -> Self {
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_file(authority).expect("the authority is of our own making");
@@ -55,7 +55,7 @@ impl Bridge {
     }
 }
 
-/// One connection, to its end.
+/// One connection, until it ends.
 async fn carry(mut client: TcpStream, server: String, connector: TlsConnector) {
     let server = TcpStream::connect(server).await.expect("the server listens");
     for stream in [&client, &server] {
@@ -65,7 +65,7 @@ async fn carry(mut client: TcpStream, server: String, connector: TlsConnector) {
     let mut server = connector.connect(name, server).await.expect("the server speaks TLS and is trusted");
     if copy_bidirectional(&mut client, &mut server).await.is_err() {
         for stream in [&client, server.get_ref().0] {
-            // Fails where the other side has reset it already.
+            // Fails if the other side has already reset it.
             SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
         }
     }

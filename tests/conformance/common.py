@@ -1,11 +1,11 @@
-"""What the programs share: the plan that they are given, and the verdict that they print."""
+"""Shared by the programs: their input, and the result they print."""
 
 import asyncio
 import json
 import sys
 
 AT_ONCE = 16
-# Longer than any server takes to give up on a peer by itself.
+# Longer than any server takes to give up on a peer.
 CASE_DEADLINE = 40
 
 
@@ -15,14 +15,14 @@ def plan():
 
 
 def tell(verdicts):
-    """Prints which checks passed and why others failed; `verdicts` has for each check why it failed, or nothing."""
+    """Prints which checks passed and why others failed; `verdicts` has the failure of each check, or None."""
     passed = [check for check, why in verdicts.items() if not why]
     failed = {check: why for check, why in verdicts.items() if why}
     print(json.dumps({"passed": passed, "failed": failed}))
 
 
 def differences(direct, proxied, way):
-    """For each case, how what was seen through the proxy differs from what was seen without it."""
+    """For each case, the differences between the results through the proxy and without it."""
     verdicts = {}
     for name in direct.keys() | proxied.keys():
         alone, through = direct.get(name), proxied.get(name)
@@ -32,7 +32,7 @@ def differences(direct, proxied, way):
 
 
 async def transcripts(cases):
-    """What each of these named coroutines comes to, some of them running at a time."""
+    """The results of these named coroutines, some of them running concurrently."""
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def run(case):
@@ -47,12 +47,12 @@ async def transcripts(cases):
 
 
 def compare(cases):
-    """Runs `cases(url)`, pairs of a name and a coroutine, without the proxy and through it, and tells the verdict."""
+    """Runs `cases(url)`, pairs of a name and a coroutine, without the proxy and through it, and prints the result."""
 
     async def run():
         urls = plan()
         direct = await transcripts(cases(urls["direct"]))
-        # What the comparison rests on: a case that does not come to its end tells nothing.
+        # The precondition of the comparison: a case that does not complete proves nothing.
         found = {f"the server alone: {name}": seen.get("trouble") for name, seen in direct.items()}
         for way, url in urls["proxied"].items():
             found |= differences(direct, await transcripts(cases(url)), way)

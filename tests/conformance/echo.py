@@ -1,4 +1,4 @@
-"""An echo server on PyPI's `websockets`, with permessage-deflate. Says its port, and ends when its stdin is closed."""
+"""An echo server on PyPI's `websockets`, with permessage-deflate. Prints its port; stops when its stdin is closed."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,14 @@ from websockets.exceptions import ConnectionClosed
 
 
 async def echo(socket):
-    # However a socket ends, the client hears of it too.
+    # However a socket ends, the client notices too.
     with contextlib.suppress(ConnectionClosed):
         async for message in socket:
             await socket.send(message)
 
 
 async def main():
-    # An own ping would come at a time of its own, and no client asked for it.
+    # Its own pings would come at unpredictable times.
     async with serve(echo, "127.0.0.1", 0, max_size=None, ping_interval=None) as server:
         print("listening", server.sockets[0].getsockname()[1], flush=True)
         await asyncio.to_thread(sys.stdin.read)

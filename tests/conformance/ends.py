@@ -1,10 +1,10 @@
-"""How a side ends, and what it breaks, is for the other side to see: the proxy neither repairs nor hides it.
+"""The other side sees how a side ends and which rules it breaks: the proxy neither repairs nor hides it.
 
-Usage: ends.py PLAN, where the server is scripted.py. Two directions: what the server sends, as the client sees it, and
-what the client sends, as the server sees it; each through the proxy as without it.
+Usage: ends.py PLAN, where the server is scripted.py. Both directions: what the server sends, as the client sees it, and
+what the client sends, as the server sees it; each with the same result through the proxy as without it.
 
-A FIN has to arrive as one. A reset has to arrive as an end, and whatever was said before it: passed on as a reset, it
-would destroy what is not read yet (RFC 9112, section 9.6).
+A FIN must arrive as a FIN. A reset must arrive as an end, after everything sent before it: forwarded as a reset, it
+would destroy unread data (RFC 9112, section 9.6).
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from common import compare, plan
 from frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, Connection, Socket, frame
 
 ENDLESS = itertools.repeat(1)
-# What the proxy cannot judge yet: it arrives when there is more, or at the end.
+# Incomplete input that the proxy cannot classify yet: it arrives when there is more, or at the end.
 HELD = {"1 bytes of a frame", "2 bytes of a frame", "3 bytes of a frame", "half a ping", "half a close"}
 
 
 def scripts(mask):
-    """Bytes that one side may send, by name; `mask` is how this side masks, where it keeps to the rules."""
+    """Bytes that one side may send, by name; `mask` is how this side masks when it follows the rules."""
 
     def sent(*arguments, mask=mask, **options):
         return frame(*arguments, mask=mask, **options)
@@ -67,7 +67,7 @@ async def from_the_client(url, server, script, end, one_by_one):
     socket = await Socket.open(url, query=f"?id={identity}")
     await socket.send(script, ENDLESS if one_by_one else ())
     if end == "reset":
-        # What is not read yet goes with it, with the proxy and without: only the end itself is sure to arrive.
+        # Unread data is lost with it, with the proxy and without: only the end itself is guaranteed to arrive.
         socket.connection.reset()
         return how_it_ended(end, (await saw(server, identity))["end"])
     await socket.finish()
@@ -79,7 +79,7 @@ def how_it_ended(sent, arrived):
 
 
 async def saw(server, identity):
-    """What the server saw of a connection, asked without the proxy."""
+    """The server's view of a connection, requested without the proxy."""
     host, port = server.removeprefix("ws://").rstrip("/").split(":")
     _, asking = await asyncio.get_running_loop().create_connection(Connection, host, int(port))
     await asking.send(f"GET /?saw={identity} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())

@@ -16,7 +16,7 @@ def masked(payload, key):
 
 
 def frame(opcode, payload=b"", fin=True, rsv=0, mask=True, form=None):
-    """A frame; `form` is how many bytes tell the length (0, 2 or 8), the shortest that can by default."""
+    """A frame; `form` is the number of extended length bytes (0, 2 or 8), by default the fewest possible."""
     if form is None:
         form = 0 if len(payload) < 126 else 2 if len(payload) < 1 << 16 else 8
     length = len(payload) if form == 0 else {2: 126, 8: 127}[form]
@@ -34,7 +34,7 @@ def close(code=1000, reason=b""):
 
 
 def parse(received):
-    """The whole frames at the beginning of these bytes (first byte, payload), and the bytes behind them."""
+    """The complete frames at the start of these bytes (first byte, payload), and the remaining bytes."""
     frames, at = [], 0
     while len(received) >= at + 2:
         length, begin = received[at + 1] & 0x7F, at + 2
@@ -49,7 +49,7 @@ def parse(received):
 
 
 class Connection(asyncio.Protocol):
-    """Everything that comes, and how the other side ended it."""
+    """Everything received, and how the other side ended it."""
 
     def __init__(self):
         self.received = bytearray()
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
         self.writable.set()
 
     def reset(self):
-        """Ends it at once, so that the other side gets a reset."""
+        """Closes it at once, so that the other side gets a reset."""
         at_once = struct.pack("ii", 1, 0)
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         self.transport.abort()
@@ -96,19 +96,19 @@ class Connection(asyncio.Protocol):
             await self.changed.wait()
 
     async def send(self, data, sizes=()):
-        """Writes this, in pieces of these sizes; what they do not cover goes in one."""
+        """Writes this in pieces of these sizes, and the rest in one."""
         for size in itertools.chain(sizes, [len(data)]):
             if not data or self.end:
                 return
             self.transport.write(data[:size])
             data = data[size:]
-            # Also lets what was received in the meantime be seen, and the pieces be sent apart from each other.
+            # Also lets received data be processed, and the pieces be sent separately.
             await asyncio.sleep(0)
             await self.writable.wait()
 
 
 class Socket:
-    """A WebSocket whose client does nothing by itself, except that it answers a close, once."""
+    """A WebSocket whose client does nothing by itself, except responding to a close, once."""
 
     @classmethod
     async def open(cls, url, offer=None, query=""):
@@ -135,7 +135,7 @@ class Socket:
         await self.connection.send(data, sizes)
 
     def frames(self):
-        """The whole frames that have come."""
+        """The complete frames received."""
         frames, rest = parse(self.connection.received)
         if frames:
             self.taken += frames
@@ -146,7 +146,7 @@ class Socket:
         return [payload for first, payload in self.frames() if first & 0x0F == CLOSE]
 
     async def messages(self, count):
-        """Waits until so many messages are there, or a close."""
+        """Waits for this many messages, or a close."""
 
         def arrived():
             return sum(first & FIN != 0 and first & 0x0F < CLOSE for first, _ in self.frames())
@@ -154,13 +154,13 @@ class Socket:
         await self.connection.until(lambda: self.closes() or arrived() >= count)
 
     async def finish(self):
-        """No more is sent."""
+        """Stops sending."""
         self.closed = True
         if not self.connection.end:
             self.connection.transport.write_eof()
 
     async def ended(self):
-        """Reads to the end, answering the close of the other side, and gives what it all looked like."""
+        """Reads to the end, responding to the other side's close, and returns a summary."""
         await self.connection.until(self.closes)
         for payload in self.closes()[:1]:
             if not self.closed and not self.connection.transport.is_closing():
@@ -168,7 +168,8 @@ class Socket:
         await self.connection.until(lambda: False)
         self.connection.transport.abort()
         frames = self.frames()
-        # A server may answer a ping before or after the message next to it: data and control are told apart.
+        # A server may answer a ping before or after the message next to it: data and control frames are compared
+        # separately.
         return {
             "status": self.status,
             "extensions": self.extensions,
@@ -180,7 +181,7 @@ class Socket:
 
 
 def told(each):
-    """A frame in short: first byte, length, and what or whose digest is in it."""
+    """A frame in short: first byte, length, and its content or a digest of it."""
     first, payload = each
     content = payload.hex() if len(payload) < 30 else hashlib.sha256(payload).hexdigest()[:16]
     return f"{first:02x} {len(payload)} {content}"

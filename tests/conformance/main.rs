@@ -1,7 +1,8 @@
-//! RFC 6455 through the proxy: fuzzing clients see of an echo server what they see without the proxy, over ws and wss.
+//! RFC 6455 through the proxy: fuzzing clients get the same from an echo server through the proxy as without it, over
+//! ws and wss.
 //!
-//! Needs what the client tests need, Node and Python, and is skipped or fails in the same way. The programs compare two
-//! runs, so what servers do in their own way (limits, codes) is no failure, and what the proxy adds or loses is.
+//! Needs Node and Python like the client tests, and is skipped or fails in the same way. The programs compare two runs,
+//! so differences between servers (limits, codes) are not failures, but anything the proxy adds or loses is.
 
 mod bed;
 mod bridge;

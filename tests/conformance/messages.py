@@ -1,8 +1,8 @@
-"""What has to arrive whole: huge and tiny messages, writes of one byte, fragments, and compression end to end; with a
+"""Messages must arrive intact: huge and tiny ones, writes of one byte, fragments, and end-to-end compression; with a
 real client (PyPI's `websockets`) and one that writes bytes.
 
 Usage: messages.py PLAN, with `echo`, URLs through the proxy to an echo server, or `raw`, URLs through it to
-raw-backend.py. What is wss trusts SSL_CERT_FILE.
+raw-backend.py. For wss, SSL_CERT_FILE is trusted.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ async def a_message_of_64_mebibytes_goes_each_way(url):
 
 
 async def a_text_of_64_mebibytes_goes_each_way_in_fragments(url):
-    # A code point of 4 bytes lies across every bound between two fragments.
+    # A 4-byte code point spans every boundary between two fragments.
     part = "🚆" * 9999 + "xyz"
     async with opening(url, compression=None) as client:
         parts = HUGE // len(part.encode()) + 1
@@ -63,7 +63,7 @@ async def writes_of_one_byte_are_put_together(url):
 
 
 def write_one_by_one(url):
-    """Each byte is a segment of its own, and over TLS a record of its own."""
+    """Each byte is a separate segment, and over TLS a separate record."""
     address = urllib.parse.urlsplit(url)
     stream = socket.create_connection((address.hostname, address.port), CHECK_DEADLINE)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -98,7 +98,7 @@ async def compression_is_agreed_on_end_to_end(url):
         agreed = "permessage-deflate; server_max_window_bits=11; client_max_window_bits=12; server_no_context_takeover"
         assert client.response.headers.get_all("Sec-WebSocket-Extensions") == [agreed]
         await client.send(message)
-        # It came compressed: the client has unpacked it.
+        # It arrived compressed: the client has decompressed it.
         saw = json.loads(await client.recv())
         assert saw["offered"] == offered, saw
         assert saw["first_byte"] == FIN | RSV1 | TEXT, saw

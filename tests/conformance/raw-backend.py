@@ -1,7 +1,7 @@
-"""A backend that speaks bytes: it agrees to permessage-deflate, and answers the first frame with what it saw of it.
+"""A backend that works on bytes: it accepts permessage-deflate, and answers the first frame with a description of it.
 
-The answer is compressed too, since only then does the way back show anything. Says its port, and ends when its stdin is
-closed. Frames are at most 125 bytes of payload: the test sees to it.
+The answer is compressed too, so that the reverse direction is tested as well. Prints its port, and stops when its stdin
+is closed. Frames have at most 125 bytes of payload, as the test ensures.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import sys
 import zlib
 
 ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-# One that no library answers by itself, so that it must come from here.
+# A code that no library sends by itself, so it must come from here.
 AGREED = "permessage-deflate; server_max_window_bits=11; client_max_window_bits=12; server_no_context_takeover"
 
 

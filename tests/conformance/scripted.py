@@ -1,9 +1,9 @@
-"""A server that sends what the request tells it to, and tells later what it saw. Says its port, and ends when its stdin
-is closed.
+"""A server that sends what the request specifies, and later reports what it received. Prints its port, and stops when
+its stdin is closed.
 
-`GET /?send=HEX&end=FIN` (or `end=reset`) with an upgrade: sends these bytes in one write with the 101, or each by
-itself with `one_by_one`; waits until the client has said anything, and then ends, if an `end` is given. `GET /?saw=ID`
-without one: waits until the connection that came with `id=ID` has ended, and tells what it got and how it ended.
+`GET /?send=HEX&end=FIN` (or `end=reset`) with an upgrade: sends these bytes in one write with the 101, or separately
+with `one_by_one`; waits until the client has sent something, and then ends, if an `end` is given. `GET /?saw=ID`
+without an upgrade: waits until the connection with `id=ID` has ended, and reports what it received and how it ended.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ import urllib.parse
 
 from frames import Connection
 
-# To the key that every client here sends.
+# For the key that every client here sends.
 SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
-# What it saw, by id; a future until then.
+# Its observations, by id; a future until then.
 saw = {}
 serving = set()
 

@@ -1,5 +1,5 @@
-"""Bytes that no library sends, against a server by itself and through the proxy: breaches of RFC 6455, ends in the
-middle of something, data behind a close, and random streams cut up at random.
+"""Bytes that no library sends, against a server directly and through the proxy: violations of RFC 6455, ends in the
+middle of something, data after a close, and random streams split at random.
 
 Usage: wire.py PLAN. The proxy passes if the client sees the same frames, the same close and the same end of TCP as
 without it; over TLS, a connection that ends without close_notify counts as reset.
@@ -13,7 +13,7 @@ from common import compare
 from frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Socket, close, frame
 
 SEEDS = range(60)
-# Around each limit of the three forms of length.
+# Around each limit of the three length forms.
 LENGTHS = [0, 1, 2, 125, 126, 127, 128, 65534, 65535, 65536, 65537, 200_000]
 OFFERS = [
     "permessage-deflate",
@@ -27,7 +27,7 @@ NORMAL = close()
 
 
 def breaches():
-    """What a server must fail the connection for, or may: bytes by name."""
+    """Protocol violations for which a server must or may fail the connection: bytes by name."""
     found = {
         "an unmasked message": frame(TEXT, b"hello", mask=False),
         "an unmasked ping": frame(PING, b"hello", mask=False),
@@ -58,7 +58,7 @@ def breaches():
 
 
 def allowed():
-    """What a server answers with a message or a close: bytes by name, and how many messages come back."""
+    """Valid input that a server answers with a message or a close: bytes by name, and the number of messages."""
     found = {
         "5 bytes with a length of 2 bytes": (frame(TEXT, b"hello", form=2), 1),
         "5 bytes with a length of 8 bytes": (frame(TEXT, b"hello", form=8), 1),
@@ -91,7 +91,7 @@ CLOSES = {
 
 
 async def breach(url, data, sizes=(), after=b"", offer=None):
-    """The breach, after a message that has come back; the server has the rest to itself."""
+    """The violation, after a message that was echoed; the rest is up to the server."""
     socket = await Socket.open(url, offer)
     await socket.send(frame(TEXT, b"before"))
     await socket.messages(1)
@@ -100,7 +100,7 @@ async def breach(url, data, sizes=(), after=b"", offer=None):
 
 
 async def talk(url, data, messages, sizes=(), end=NORMAL):
-    """Something allowed, all that it is answered with, and then a close."""
+    """Something allowed, all responses to it, and then a close."""
     socket = await Socket.open(url)
     await socket.send(data, sizes)
     await socket.messages(messages)
@@ -110,7 +110,7 @@ async def talk(url, data, messages, sizes=(), end=NORMAL):
 
 
 async def cut(url, data):
-    """The client ends TCP's one direction, in the middle of something."""
+    """The client closes its direction of TCP, in the middle of something."""
     socket = await Socket.open(url)
     await socket.send(frame(TEXT, b"before"))
     await socket.messages(1)
@@ -120,7 +120,7 @@ async def cut(url, data):
 
 
 async def stray(url, seed):
-    """A random stream of valid frames, cut into random writes. Every message comes back as it was."""
+    """A random stream of valid frames, split into random writes. Every message is echoed unchanged."""
     chance = random.Random(seed)
     offer = chance.choice([None, *OFFERS])
     socket = await Socket.open(url, offer)
@@ -129,7 +129,7 @@ async def stray(url, seed):
     sent = []
     for _ in range(chance.randint(1, 12)):
         opcode, length = chance.choice([TEXT, BINARY]), chance.choice([*LENGTHS, chance.randint(0, 5000)])
-        # Compresses to something between nothing and all.
+        # Compresses to something between nothing and everything.
         payload = bytes(chance.choices(range(32, 127), k=min(length, 997))) * (length // 997 + 1)
         sent.append((opcode, payload[:length]))
         rsv, wire = compress(payload[:length], chance.random() < 0.8)
@@ -156,7 +156,7 @@ def fragments(chance, opcode, rsv, payload):
 
 
 def compressor(extensions):
-    """Compresses as the server agreed to (RFC 7692): gives the reserved bits and the payload."""
+    """Compresses as negotiated (RFC 7692): returns the reserved bits and the payload."""
     bits = parameter(extensions, "client_max_window_bits")
     forgets = "client_no_context_takeover" in extensions
     state = zlib.compressobj(wbits=-bits)
@@ -178,7 +178,7 @@ def parameter(extensions, name):
 
 
 def messages(socket):
-    """The messages that have come, unpacked."""
+    """The messages received, decompressed."""
     forgets = "server_no_context_takeover" in socket.extensions
     state = zlib.decompressobj(wbits=-15)
     found = []
@@ -197,7 +197,7 @@ def messages(socket):
 
 
 def cases(url):
-    """Everything there is to try, by name."""
+    """All cases, by name."""
     for name, data in breaches().items():
         yield name, breach(url, data)
         yield f"{name}, in writes of 1 byte", breach(url, data, ENDLESS if len(data) < 1000 else ())

@@ -1,4 +1,4 @@
-//! What a step of the day does with the cluster, and how it tells what it saw.
+//! The steps of the day, and the report of what was observed.
 
 use std::{
     cell::RefCell,
@@ -18,10 +18,10 @@ use crate::{
 /// The namespace of the users' objects.
 pub(crate) const SHOP: &str = "shop";
 
-/// How many sockets are opened on each replica to see that it serves.
+/// How many sockets are opened on each replica to verify that it serves.
 const TRIES: usize = 10;
 
-/// The cluster, and the report that is written meanwhile.
+/// The cluster, and the report so far.
 pub(crate) struct Day {
     pub(crate) node: Node,
     progress: RefCell<Progress>,
@@ -32,7 +32,7 @@ struct Progress {
     since: Instant,
 }
 
-/// A pod, as far as the test looks.
+/// A pod, as far as the test needs it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Pod {
     pub(crate) name: String,
@@ -46,7 +46,7 @@ impl Day {
         Self { node, progress: Progress { steps: 0, since: Instant::now() }.into() }
     }
 
-    /// Begins a step; tells how long the one before took.
+    /// Begins a step; reports how long the previous one took.
     pub(crate) fn step(&self, title: &str) {
         let mut progress = self.progress.borrow_mut();
         progress.steps += 1;
@@ -54,52 +54,52 @@ impl Day {
         println!("\n{}. {title}", progress.steps);
     }
 
-    /// Tells what was seen, and when in the step.
+    /// Reports an observation, and when in the step it was made.
     pub(crate) fn saw(&self, what: &str) {
         println!("   {:>6.1} s  {what}", self.progress.borrow().since.elapsed().as_secs_f64());
     }
 
-    /// Runs kubectl, which has to succeed.
+    /// Runs kubectl, which must succeed.
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
         self.node.plane.kubectl(arguments, "").unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
     }
 
-    /// Runs helm, which has to succeed.
+    /// Runs helm, which must succeed.
     pub(crate) fn helm(&self, arguments: &[&str]) -> String {
         self.node.plane.helm(arguments).unwrap_or_else(|error| panic!("helm {arguments:?}: {error}"))
     }
 
-    /// Waits for a Deployment to be as it was told, with no old pod that still counts.
+    /// Waits until a Deployment is rolled out, without old pods.
     pub(crate) fn rolled_out(&self, namespace: &str, deployment: &str) {
         self.kubectl(&["rollout", "status", "-n", namespace, &format!("deployment/{deployment}"), "--timeout=120s"]);
     }
 
-    /// `kubectl wait` for every replica to serve the route as it is now, as users of the API do.
+    /// `kubectl wait` until every replica serves the current version of the route.
     pub(crate) fn programmed(&self, route: &str) {
         let route = format!("websocketroute/{route}");
         self.kubectl(&["wait", "-n", SHOP, "--for=condition=Programmed", &route, "--timeout=60s"]);
     }
 
-    /// The pods that a label selects.
+    /// The pods selected by a label.
     pub(crate) fn pods(&self, namespace: &str, label: &str) -> Vec<Pod> {
         let list = self.kubectl(&["get", "pods", "-n", namespace, "-l", label, "-o", "json"]);
         let list: Value = serde_json::from_str(&list).unwrap();
         list["items"].as_array().unwrap().iter().filter_map(pod).collect()
     }
 
-    /// The pods that a label selects and that are to stay.
+    /// The pods selected by a label that are not terminating.
     pub(crate) fn staying(&self, namespace: &str, label: &str) -> BTreeSet<String> {
         let pods = self.pods(namespace, label).into_iter();
         pods.filter(|pod| !pod.terminating).map(|pod| pod.name).collect()
     }
 
-    /// The pods of the release that are ready, and not about to end.
+    /// The pods of the release that are ready and not terminating.
     pub(crate) fn replicas(&self) -> Vec<Pod> {
         let pods = self.pods(SYSTEM, "app.kubernetes.io/name=switchyard").into_iter();
         pods.filter(|pod| pod.ready && !pod.terminating).collect()
     }
 
-    /// Waits until there are this many replicas and none besides.
+    /// Waits until there are exactly this many replicas.
     pub(crate) fn wait_for_replicas(&self, count: usize) -> Vec<Pod> {
         eventually(|| {
             let all = self.pods(SYSTEM, "app.kubernetes.io/name=switchyard");
@@ -108,7 +108,7 @@ impl Day {
         })
     }
 
-    /// Opens sockets on every replica, one after the other and with no second try; gives the pods that they reached.
+    /// Opens sockets on every replica, one after the other without retries; returns the pods they reached.
     pub(crate) fn reached_through_every_replica(&self, site: &Site) -> BTreeSet<String> {
         let replicas = self.replicas();
         assert!(!replicas.is_empty(), "there are replicas");
@@ -124,7 +124,7 @@ impl Day {
             .collect()
     }
 
-    /// Where the node answers for the release's Service.
+    /// The node's address for the release's Service.
     pub(crate) fn entrance(&self) -> SocketAddr {
         let path = r#"jsonpath={.spec.ports[?(@.name=="https")].nodePort}"#;
         let port = self.kubectl(&["get", "service", "-n", SYSTEM, "switchyard", "-o", path]);
@@ -132,7 +132,7 @@ impl Day {
     }
 }
 
-/// Where a replica serves TLS.
+/// The TLS address of a replica.
 pub(crate) fn https(replica: &Pod) -> SocketAddr {
     SocketAddr::new(replica.address, 8443)
 }
@@ -148,7 +148,7 @@ fn pod(object: &Value) -> Option<Pod> {
     })
 }
 
-/// A time as it is written in the report.
+/// A time as written in the report.
 pub(crate) fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         format!("{} ms", time.as_millis())

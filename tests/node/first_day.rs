@@ -19,13 +19,13 @@ use crate::{
     support::{RELEASE, SYSTEM, block_on, chart, eventually},
 };
 
-/// How many users there are all day.
+/// The number of users.
 const USERS: usize = 24;
 const REPLICAS: usize = 3;
-/// What the release is installed with. The grace period of the chart's pods is longer than both together.
+/// The values of the release. The pods' grace period is longer than both together.
 const SHUTDOWN_DELAY: Duration = Duration::from_secs(5);
 const DRAIN_WINDOW: Duration = Duration::from_secs(5);
-/// What may come on top of a time that is promised, on a machine where everything happens on two cores.
+/// Tolerance for promised times, on a machine where everything shares two cores.
 const LEEWAY: Duration = Duration::from_secs(5);
 
 const GOING_AWAY: u16 = 1001;
@@ -158,7 +158,7 @@ fn restart_the_backend(day: &Day, site: &Site, fleet: &Fleet) {
     day.step("Rolling restart of the backend");
     let old = day.staying(SHOP, "app=blue");
     day.kubectl(&["rollout", "restart", "-n", SHOP, "deployment/blue"]);
-    // New pods serve before the last of the old ones has let its users go.
+    // New pods serve before the last old ones have let their users finish.
     let seen = eventually(|| {
         let new = day.staying(SHOP, "app=blue");
         let reached = day.reached_through_every_replica(site);
@@ -213,7 +213,7 @@ fn scale(day: &Day, site: &Site, fleet: &Fleet) {
     day.saw(&moved(&ends));
 }
 
-/// Gives the site with the new certificate.
+/// The site with the new certificate.
 fn rotate_the_certificate(day: &Day, old: &Site, fleet: &Fleet) -> Site {
     day.step("Rotate the certificate");
     let certificates = Certificates::for_host(HOST);
@@ -254,7 +254,7 @@ fn upgrade(day: &Day, site: &Site, fleet: &Fleet) {
     day.node.plane.delete(SHOP, "websocketroute", "rest");
 }
 
-/// What a replica's API says of its routes to a client on the node.
+/// A client on the node reads a replica's API.
 fn api(replica: &Pod, fields: &str) -> String {
     let address = SocketAddr::new(replica.address, 9090);
     plain::get(address, &address.to_string(), "/api/v1/routes", fields).unwrap()
@@ -267,7 +267,7 @@ fn restart_the_release(day: &Day, site: &Site, fleet: &Fleet) {
     });
 }
 
-/// All replicas are replaced: users are told to connect again, can at once, and find their pod again.
+/// All replicas are replaced: users are told to reconnect, can do so at once, and return to their pods.
 fn roll(day: &Day, site: &Site, fleet: &Fleet, begin: impl FnOnce()) {
     let old = day.replicas();
     let pods = fleet.by_pod();
@@ -322,7 +322,7 @@ fn uninstall(day: &Day, fleet: Fleet, before: &BTreeSet<String>) {
     fleet.end();
     day.saw("the users have left");
     day.helm(&["uninstall", RELEASE, "--namespace", SYSTEM]);
-    // Nothing holds back a route that nobody serves any more.
+    // Nothing blocks deleting a route that no replica serves any more.
     day.kubectl(&["delete", "namespace", SHOP, "--wait=false"]);
     day.node.plane.delete(SYSTEM, "secret", TOKENS);
     let expected = left_behind();
@@ -337,7 +337,7 @@ fn uninstall(day: &Day, fleet: Fleet, before: &BTreeSet<String>) {
     }
 }
 
-/// What stays on purpose, as the chart's documentation says, and what Kubernetes itself makes for a CRD or a namespace.
+/// Intentional leftovers, as in the chart's documentation, and those that Kubernetes creates for a CRD or a namespace.
 fn left_behind() -> BTreeSet<String> {
     [
         "CustomResourceDefinition <none> websocketroutes.switchyard.dev".to_owned(),
@@ -350,16 +350,16 @@ fn left_behind() -> BTreeSet<String> {
     .into()
 }
 
-/// All objects of the cluster but Events.
+/// All objects in the cluster except Events.
 fn inventory(day: &Day) -> BTreeSet<String> {
     let kinds = day.kubectl(&["api-resources", "--verbs=list", "-o", "name"]);
-    // Events come and go, and the rest are other views of what is listed anyway.
+    // Events come and go, and the others are views of objects that are listed anyway.
     let passed_over = ["events", "events.events.k8s.io", "endpoints", "componentstatuses"];
     let kinds: Vec<_> = kinds.lines().filter(|kind| !passed_over.contains(kind)).collect();
     let columns = "custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name";
     let objects = day.kubectl(&["get", &kinds.join(","), "-A", "--no-headers", "-o", columns]);
     let objects = objects.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-    // The node's own sign of life.
+    // The node's heartbeat.
     objects.filter(|object| !object.starts_with("Lease kube-node-lease ")).collect()
 }
 
@@ -378,14 +378,14 @@ fn every_replica_leads_to(day: &Day, site: &Site, backend: &str) {
     day.saw(&format!("every upgrade on every replica leads to {backend}"));
 }
 
-/// All sockets are as before and in use.
+/// All sockets are unchanged and in use.
 fn nothing_ended(day: &Day, fleet: &Fleet) {
     let (ends, Heard { echoes, slowest, .. }) = told(fleet);
     assert!(ends.is_empty(), "{ends:?}");
     day.saw(&format!("no socket of {} ended; {echoes} echoes, the slowest took {}", fleet.len(), seconds(slowest)));
 }
 
-/// The ends since the last look, when all users have an open socket again.
+/// The closes since the last call, once all users have an open socket again.
 fn settled(fleet: &Fleet) -> Vec<End> {
     told(fleet).0
 }
@@ -397,7 +397,7 @@ fn told(fleet: &Fleet) -> (Vec<End>, Heard) {
     (std::mem::take(&mut heard.ends), heard)
 }
 
-/// Waits until no socket is with these pods any more; gives the ends meanwhile.
+/// Waits until no socket is with these pods any more; returns the closes in the meantime.
 fn until_gone(day: &Day, fleet: &Fleet, pods: &BTreeSet<String>) -> Vec<End> {
     eventually(|| {
         let with: Vec<_> = fleet.pods().intersection(pods).cloned().collect();

@@ -1,4 +1,4 @@
-//! Users: each holds a socket, talks on it all the time, and comes back with its cookie when it ends.
+//! Users: each holds a socket, sends messages all the time, and reconnects with its cookie when it closes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::{
     support::{block_on, eventually, spawn},
 };
 
-/// How often each user says something.
+/// How often each user sends a message.
 const BEAT: Duration = Duration::from_millis(200);
 
 /// All users.
@@ -37,36 +37,36 @@ struct State {
     heard: Heard,
 }
 
-/// What users have seen since they were asked last.
+/// What users have observed since the last call.
 #[derive(Default)]
 pub(crate) struct Heard {
-    /// Messages that came back.
+    /// Messages that were echoed.
     pub(crate) echoes: usize,
-    /// The longest that one took.
+    /// The longest round trip.
     pub(crate) slowest: Duration,
-    /// Sockets that ended, and what came next.
+    /// Sockets that closed, and what came next.
     pub(crate) ends: Vec<End>,
-    /// Attempts to connect that failed.
+    /// Failed connection attempts.
     pub(crate) refusals: Vec<String>,
 }
 
-/// The end of a user's socket, and where the user went from there.
+/// The end of a user's socket, and the user's next pod.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
     /// How it ended.
     pub(crate) how: Ended,
     /// When.
     pub(crate) at: Instant,
-    /// The pod that it was with.
+    /// The pod it was connected to.
     pub(crate) from: String,
-    /// The pod that the next socket came to.
+    /// The pod of the next socket.
     pub(crate) to: String,
-    /// How long it took until the next pod's greeting.
+    /// Time until the next pod's greeting.
     pub(crate) gap: Duration,
 }
 
 impl Fleet {
-    /// Opens this many sockets at an address.
+    /// Opens this many sockets to an address.
     pub(crate) fn start(count: usize, at: SocketAddr, site: &Site) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let users = (0..count).map(|_| {
@@ -79,19 +79,19 @@ impl Fleet {
         Self { users: users.collect(), stop }
     }
 
-    /// How many users there are.
+    /// The number of users.
     pub(crate) fn len(&self) -> usize {
         self.users.len()
     }
 
-    /// From now on, new sockets ask for this.
+    /// From now on, new sockets use this site.
     pub(crate) fn visit(&self, site: &Site) {
         for user in &self.users {
             lock(&user.state).site = site.clone();
         }
     }
 
-    /// What was seen since the last time this was asked.
+    /// Observations since the last call.
     pub(crate) fn heard(&self) -> Heard {
         self.users.iter().fold(Heard::default(), |mut all, user| {
             let Heard { echoes, slowest, ends, refusals } = std::mem::take(&mut lock(&user.state).heard);
@@ -103,7 +103,7 @@ impl Fleet {
         })
     }
 
-    /// How many sockets are with each pod.
+    /// The number of sockets with each pod.
     pub(crate) fn by_pod(&self) -> BTreeMap<String, usize> {
         self.users.iter().fold(BTreeMap::new(), |mut pods, user| {
             *pods.entry(lock(&user.state).pod.clone()).or_default() += 1;
@@ -129,7 +129,7 @@ impl Fleet {
         });
     }
 
-    /// Closes all sockets, each in peace.
+    /// Closes all sockets cleanly.
     pub(crate) fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         for user in self.users {
@@ -162,7 +162,7 @@ async fn live(state: Arc<Mutex<State>>, stop: Arc<AtomicBool>, at: SocketAddr, m
     socket.close().await.expect("the proxy answers a Close");
 }
 
-/// Connects again with the cookie, at once and for as long as it takes.
+/// Reconnects with the cookie, at once and for as long as it takes.
 async fn come_back(state: &Mutex<State>, at: SocketAddr, ended: &Socket, how: Ended) -> Socket {
     let end = Instant::now();
     loop {

@@ -1,14 +1,14 @@
-//! What is in the image, as its archive shows it.
+//! The content of the image, from its archive.
 
 use std::{collections::BTreeSet, env, fs, path::Path, process::Command};
 
 use serde_json::Value;
 use tempfile::tempdir;
 
-/// What all layers may come to, unpacked.
+/// The maximum unpacked size of all layers.
 const LIMIT: u64 = 25_000_000;
 
-/// Looks at the archive, and tells what it holds.
+/// Checks the archive, and reports its content.
 pub(crate) fn examined() -> Vec<String> {
     let images = env::var("SWITCHYARD_NODE_IMAGES").expect("run.sh gives the folder");
     let folder = tempdir().unwrap();
@@ -65,7 +65,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// All files below a folder, and the bytes in them.
+/// All files in a folder, and their total size.
 fn contents(root: &Path) -> (BTreeSet<String>, u64) {
     let mut open = vec![root.to_owned()];
     let (mut files, mut size) = (BTreeSet::new(), 0);

@@ -1,7 +1,7 @@
-//! The image and the chart on a real node: kubelet, containerd, kube-proxy and pods with addresses of their own.
+//! The image and the chart on a real node: kubelet, containerd, kube-proxy and pods with their own addresses.
 //!
-//! Takes root and more programs than the other tests; `make test-node` sees to everything that it needs, and prints
-//! each step with what was seen.
+//! Needs root and more programs than the other tests; `make test-node` provides them, and prints each step with its
+//! observations.
 
 mod day;
 mod first_day;

@@ -1,4 +1,4 @@
-//! What a user applies: a chat with two versions of its backend, a certificate and a route.
+//! The user's manifests: a chat with two versions of its backend, a certificate and a route.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -12,12 +12,12 @@ pub(crate) const BLUE: &str = "blue";
 /// The name of the backend's second version.
 pub(crate) const GREEN: &str = "green";
 
-/// A token of the API on the admin port.
+/// An API token for the admin port.
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-/// The Secret that it is in.
+/// Its Secret.
 pub(crate) const TOKENS: &str = "api-tokens";
 
-/// How long a pod of the backend goes on serving when it is told to end.
+/// How long a backend pod keeps serving after SIGTERM.
 pub(crate) const LINGER_SECONDS: u64 = 12;
 
 /// The namespace.
@@ -58,7 +58,7 @@ pub(crate) fn backend(name: &str, replicas: usize) -> [Value; 2] {
     [deployment, service]
 }
 
-/// The Secret that the route's certificate is in.
+/// The Secret of the route's certificate.
 pub(crate) fn certificate(certificates: &Certificates) -> Value {
     let Certificates { chain, key, .. } = certificates;
     json!({
@@ -70,7 +70,7 @@ pub(crate) fn certificate(certificates: &Certificates) -> Value {
     })
 }
 
-/// The route of the chat, to one of the backends, with sessions that stay with their pod.
+/// The route of the chat, to one of the backends, with sticky sessions.
 pub(crate) fn route(backend: &str) -> Value {
     json!({
         "apiVersion": "switchyard.dev/v1alpha1",
@@ -84,7 +84,7 @@ pub(crate) fn route(backend: &str) -> Value {
     })
 }
 
-/// A route for whatever no other one matches, to a backend that is not there: the answer is 503.
+/// A catch-all route whose backend does not exist: the response is 503.
 pub(crate) fn catch_all() -> Value {
     json!({
         "apiVersion": "switchyard.dev/v1alpha1",
@@ -94,7 +94,7 @@ pub(crate) fn catch_all() -> Value {
     })
 }
 
-/// The Secret with the token of the API.
+/// The Secret with the API token.
 pub(crate) fn tokens() -> Value {
     json!({
         "apiVersion": "v1",

@@ -1,4 +1,4 @@
-//! A node of our own: the control plane, and what makes pods run on it.
+//! The test node: the control plane, and everything that runs pods.
 
 use std::{
     env,
@@ -13,26 +13,26 @@ use serde_json::json;
 
 use crate::support::{Assets, ControlPlane, Process, eventually};
 
-/// The image of the program under test, as the archive names it.
+/// The name of the image under test in the archive.
 pub(crate) const IMAGE: (&str, &str) = ("localhost/switchyard", "test");
 /// The image of the test's own pods.
 pub(crate) const BACKEND_IMAGE: &str = "localhost/backend:test";
 
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 const NAME: &str = "node";
-/// What the names of Services end in.
+/// The domain of Service names.
 const DOMAIN: &str = "cluster.local";
 
-/// A running node. Its processes end when it is dropped, pods and all with the namespaces (`tests/node/run.sh`).
+/// A running node. Its processes end when it is dropped, and pods with the namespaces (`tests/node/run.sh`).
 pub(crate) struct Node {
-    /// The control plane that it belongs to.
+    /// Its control plane.
     pub(crate) plane: ControlPlane,
-    /// Its address, where the ports of Services of type `NodePort` answer.
+    /// Its address, for Services of type `NodePort`.
     pub(crate) address: Ipv4Addr,
     processes: Vec<Process>,
 }
 
-/// What `tests/node/run.sh` hands over.
+/// The environment passed by `tests/node/run.sh`.
 struct Surroundings {
     address: Ipv4Addr,
     scratch: PathBuf,
@@ -53,7 +53,7 @@ impl Surroundings {
 }
 
 impl Node {
-    /// Starts one and waits until pods can run. Nothing where it cannot be had, for the test to be skipped; a failure
+    /// Starts one and waits until pods can run. `None` if it is unavailable, so that the test is skipped; a failure
     /// under `CI=true`.
     pub(crate) fn or_skip() -> Option<Self> {
         let found = Surroundings::find().and_then(|around| Ok((around, Assets::find()?)));
@@ -93,7 +93,7 @@ impl Node {
         }
     }
 
-    /// Fails as long as containerd does not answer.
+    /// Fails until containerd responds.
     fn import(&self, programs: &Path, archive: &Path) -> Result<(), String> {
         let mut ctr = Command::new(programs.join("ctr"));
         ctr.args(["--address", CONTAINERD, "--namespace", "k8s.io", "images", "import"]).arg(archive);
@@ -120,13 +120,13 @@ impl Node {
         self.start_process(scheduler, "kube-scheduler");
         let mut proxy = Command::new(around.programs.join("kube-proxy"));
         proxy.arg("--kubeconfig").arg(self.plane.admin_kubeconfig()).arg(format!("--hostname-override={NAME}"));
-        // The limits of connections are the machine's, and not ours to set.
+        // The connection limits belong to the machine; do not set them.
         proxy.args(["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0"]);
         proxy.args(["--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"]);
         self.start_process(proxy, "kube-proxy");
     }
 
-    /// In real clusters it is a Deployment; here it answers at the node's address.
+    /// A Deployment in real clusters; here it listens on the node's address.
     fn start_dns(&mut self, around: &Surroundings) {
         let config = around.scratch.join("Corefile");
         fs::write(&config, dns_config(self.address, &self.plane.admin_kubeconfig())).unwrap();
@@ -147,7 +147,7 @@ impl Node {
         });
     }
 
-    /// What a program of the node has logged last.
+    /// The end of a node program's log.
     pub(crate) fn last_words(&self, name: &str) -> String {
         let log = self.plane.log_of(name);
         let lines: Vec<_> = log.lines().collect();
@@ -162,7 +162,7 @@ fn with_path(programs: &Path) -> String {
     format!("{}:{}", programs.display(), env::var("PATH").unwrap_or_default())
 }
 
-/// A bridge that pods are plugged into. The node routes between them and the services.
+/// The bridge for pods. The node routes between them and the Services.
 fn pod_network() -> String {
     let bridge = json!({
         "type": "bridge",
@@ -217,7 +217,7 @@ fn kubelet_config(address: Ipv4Addr) -> String {
         "kind": "KubeletConfiguration",
         "address": address,
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
-        // Who reaches it is in the namespace already.
+        // Anyone who can reach it is already in the namespace.
         "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
         "authorization": { "mode": "AlwaysAllow" },
         "cgroupDriver": "cgroupfs",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a node and the images take and Debian has, where it is missing: runc, buildah and so on. Takes root.
+# Installs missing Debian packages for the node and the images: runc, buildah and so on. Needs root.
 set -euo pipefail
 
 declare -A packages=([runc]=runc [buildah]=buildah [debootstrap]=debootstrap [ip]=iproute2 [nft]=nftables

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Runs a program where a whole node can run: as root, in namespaces of its own, with what the node needs built and
-# installed. `make test-node` runs the tests with it. Says why and does nothing where that cannot be; fails under
-# CI=true.
+# Runs a program in an environment for a whole node: as root, in separate namespaces, with everything the node needs
+# built and installed. `make test-node` runs the tests with it. If that is not possible, prints the reason and does
+# nothing, or fails under CI=true.
 #
-# Inside, nothing reaches the outside or is left behind:
-# - a network namespace holds the node's address, the pods' and the services'; it has no way out;
+# The run is isolated and leaves nothing behind:
+# - a network namespace has the addresses of the node, the pods and the services, without external access;
 # - a process namespace ends all processes with the program, also after Ctrl-C;
-# - a mount namespace hides what the node writes to fixed places (/run, /var/lib, /var/log);
-# - pods are below a control group of our own, so runs at the same time do not meet, and no limit of the caller's is
-#   escaped.
+# - a mount namespace hides what the node writes to fixed paths (/run, /var/lib, /var/log);
+# - pods are in a separate control group, so concurrent runs do not interfere, and the caller's limits still apply.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -19,12 +18,12 @@ unable() {
   exit 0
 }
 
-[ "$(uname -s)" = Linux ] || unable "that takes Linux"
-[ "$(id -u)" = 0 ] || unable "pods take root"
+[ "$(uname -s)" = Linux ] || unable "it needs Linux"
+[ "$(id -u)" = 0 ] || unable "pods need root"
 command -v go >/dev/null || unable "kubelet and containerd are built with Go"
-"$here/image.sh" --check || unable "the image's base cannot be made"
+"$here/image.sh" --check || unable "the image's base cannot be built"
 
-"$here/packages.sh" || unable "it needs more of Debian's packages"
+"$here/packages.sh" || unable "Debian packages are missing"
 control_plane=$("$here/../control-plane/build.sh")
 programs=$("$here/build.sh")
 scratch=$(mktemp -d -t switchyard-node.XXXXXX)
@@ -32,7 +31,7 @@ trap 'rm -rf "$scratch"' EXIT
 "$here/image.sh" "$scratch/images"
 export KUBEBUILDER_ASSETS=$control_plane SWITCHYARD_NODE_PROGRAMS=$programs SWITCHYARD_NODE_IMAGES=$scratch/images
 
-# The place in each hierarchy of control groups that is ours; relative to its mount: our own group's, and one below.
+# Our path in each hierarchy of control groups, relative to its mount: one below our own group.
 declare -A groups=()
 while IFS=: read -r _ controllers path; do
   kind=cgroup
@@ -55,7 +54,7 @@ enter() {
   for mount in "${!groups[@]}"; do
     group=$mount${groups[$mount]}
     mkdir "$group"
-    # A set of processors begins empty, and takes nobody in before it is filled.
+    # A cpuset starts empty, and accepts no processes until it is filled.
     for file in cpuset.cpus cpuset.mems; do
       if [ -e "$group/$file" ] && [ -z "$(<"$group/$file")" ]; then
         cat "${group%/*}/$file" >"$group/$file"
@@ -69,7 +68,7 @@ enter() {
 export SWITCHYARD_NODE_SCRATCH=$scratch
 enter "$@" &
 child=$!
-# The end of the first process in the namespace takes all others with it, and unshare waits for that.
+# When the first process in the namespace ends, all others are killed, and unshare waits for that.
 end() {
   local first=
   read -r first _ <"/proc/$child/task/$child/children" || true

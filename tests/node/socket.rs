@@ -1,5 +1,5 @@
-//! A client's WebSocket over TLS, as a browser would have it: it checks the certificate, keeps the cookie, and knows
-//! how the socket ended.
+//! A client's WebSocket over TLS, like a browser's: it verifies the certificate, keeps the cookie, and knows how the
+//! socket closed.
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use tokio_tungstenite::{
     tungstenite::{ClientRequestBuilder, Message, protocol::CloseFrame},
 };
 
-/// How long anything on a socket may take, on a machine that is busy with rolling pods.
+/// Time limit for anything on a socket, on a machine busy with rolling pods.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Which host is asked for, and whom the client trusts to certify it.
+/// The host to request, and the CA that the client trusts.
 #[derive(Clone)]
 pub(crate) struct Site {
     host: String,
@@ -26,7 +26,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// A host whose certificate is signed by this authority (PEM) and no other.
+    /// A host whose certificate is signed by this CA (PEM) and no other.
     pub(crate) fn new(host: &str, authority: &str) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
@@ -40,7 +40,7 @@ pub(crate) struct Socket {
     stream: WebSocketStream<TlsStream<TcpStream>>,
     /// The pod that greeted it.
     pub(crate) pod: String,
-    /// The session cookie to come back with: the one that was set, or else the one that was sent.
+    /// The session cookie for reconnecting: the one that was set, or else the one that was sent.
     pub(crate) cookie: Option<String>,
 }
 
@@ -51,10 +51,10 @@ pub(crate) enum Ended {
     Closed {
         /// Its code (RFC 6455 §7.4).
         code: u16,
-        /// What it says.
+        /// Its reason.
         reason: String,
     },
-    /// Without one, which clients see as 1006.
+    /// Without a Close frame, which clients report as 1006.
     Lost(String),
 }
 
@@ -68,10 +68,10 @@ impl fmt::Display for Ended {
 }
 
 impl Socket {
-    /// Opens a socket at an address, and waits for the greeting.
+    /// Opens a socket to an address, and waits for the greeting.
     ///
     /// # Errors
-    /// Says what went wrong, such as the status of an answer that is not 101.
+    /// The cause, such as the status of a response other than 101.
     pub(crate) async fn open(at: SocketAddr, site: &Site, cookie: Option<&str>) -> Result<Self, String> {
         let opened = timeout(PATIENCE, Self::try_open(at, site, cookie)).await;
         opened.unwrap_or_else(|_| Err(format!("no greeting within {PATIENCE:?}")))
@@ -98,12 +98,12 @@ impl Socket {
         }
     }
 
-    /// Sends a text and waits until it comes back.
+    /// Sends a text and waits for its echo.
     ///
     /// # Errors
     /// How the socket ended instead.
     pub(crate) async fn echo(&mut self, text: &str) -> Result<(), Ended> {
-        // A socket that has just been closed cannot be written to, but says why when it is read.
+        // A socket that has just been closed cannot be written to, but reading it reveals the cause.
         let sent = self.stream.send(Message::text(text)).await;
         match self.next().await {
             Ok(message) if sent.is_ok() && message == Message::text(text) => Ok(()),
@@ -112,7 +112,7 @@ impl Socket {
         }
     }
 
-    /// Ends the socket from this side, and waits for the answer.
+    /// Closes the socket from this side, and waits for the response.
     pub(crate) async fn close(mut self) -> Result<(), Ended> {
         self.stream.close(None).await.map_err(|error| Ended::Lost(error.to_string()))?;
         loop {
@@ -132,7 +132,7 @@ impl Socket {
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(frame))) => {
                     let ended = ended_by(frame);
-                    // Answers the Close, so that the other side ends its part in peace.
+                    // Responds to the Close, so that the other side can finish cleanly.
                     while timeout(PATIENCE, self.stream.next()).await.is_ok_and(|next| matches!(next, Some(Ok(_)))) {}
                     return Err(ended);
                 }
@@ -145,7 +145,7 @@ impl Socket {
 }
 
 fn ended_by(frame: Option<CloseFrame>) -> Ended {
-    // A Close frame without a code is seen as 1005.
+    // A Close frame without a code is reported as 1005.
     frame.map_or(Ended::Closed { code: 1005, reason: String::new() }, |frame| Ended::Closed {
         code: frame.code.into(),
         reason: frame.reason.to_string(),

@@ -1,4 +1,4 @@
-//! `switchyard check` as a function: what it prints and how it ends.
+//! `switchyard check` as a function: its output and exit code.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -6,7 +6,7 @@ use switchyard::commands::check;
 
 use crate::golden;
 
-/// The output and the exit code, with a compiler that finds nothing.
+/// The output and the exit code, with a compiler that finds no problems.
 fn run(paths: &[PathBuf]) -> (String, String) {
     let mut output = Vec::new();
     let code = check::run(paths, |_| Vec::new(), &mut output).unwrap();

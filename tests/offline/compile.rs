@@ -1,5 +1,5 @@
-//! Golden files for the compiler: `tests/golden/compile/NAME.in.yaml` gives `NAME.out.yaml`, the table and every
-//! verdict. `BLESS=1` rewrites them.
+//! Golden files for the compiler: `tests/golden/compile/NAME.in.yaml` gives `NAME.out.yaml`, the table and all
+//! verdicts. `BLESS=1` rewrites them.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use switchyard::{
     table::{Backend, HostClaims, Match, Policy, Rule, Tenancy, WeightedBackend},
 };
 
-/// 2026-12-01: between the ends of the certificates in the golden files.
+/// 2026-12-01: within the validity of the certificates in the golden files.
 const NOW: Duration = Duration::from_secs(1_796_083_200);
 
 #[test]
@@ -58,7 +58,7 @@ fn a_rule_that_states_nothing_has_the_default_policy() {
     assert_eq!(rule.policy, Policy::default());
 }
 
-/// Compiles a view, and again with what the first build left behind, which must make no difference.
+/// Compiles a view, then again with the state of the first build, which must not make a difference.
 fn compile_twice(view: &ClusterView, settings: &Settings) -> Compiled {
     let mut memory = Memory::default();
     let first = compile(view, settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
@@ -68,8 +68,8 @@ fn compile_twice(view: &ClusterView, settings: &Settings) -> Compiled {
     second
 }
 
-/// Reads objects as the API server would give them, without its validation: a store may hold what a schema refuses. A
-/// document of kind `Settings` has what differs from the settings of a controller that was started without flags.
+/// Reads objects as the API server would return them, without validation: a store may hold what a schema rejects. A
+/// document of kind `Settings` lists the differences from the settings of a controller started without flags.
 fn read(path: &Path) -> (ClusterView, Settings) {
     let mut view = ClusterView::default();
     let mut settings = Settings {

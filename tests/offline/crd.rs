@@ -1,4 +1,4 @@
-//! The CRD as a document: up to date, described, and the same in every version of YAML.
+//! The CRD as a document: up to date, documented, and the same in every version of YAML.
 
 use serde_json::Value;
 use switchyard::{choices, commands::crd, source::manifest::ambiguity};
@@ -81,7 +81,7 @@ fn descriptions_tell_the_defaults_that_compiling_applies() {
 #[test]
 fn absence_has_one_spelling() {
     let text = crd::yaml();
-    assert!(!text.contains("nullable"), "a field that may be absent need not be nullable");
+    assert!(!text.contains("nullable"), "optional fields need not be nullable");
     assert!(!text.contains("- null"));
 }
 
@@ -96,7 +96,7 @@ fn the_schema_has_defaults_only_where_the_api_says_so() {
     assert_eq!(defaults, expected);
 }
 
-/// Whether a plain scalar is anything but text to some version of YAML.
+/// Whether some version of YAML reads a plain scalar as something other than a string.
 fn is_no_text(scalar: &str) -> bool {
     ambiguity(scalar).is_some() || !matches!(serde_yaml::from_str(scalar), Ok(serde_yaml::Value::String(_)))
 }
@@ -110,13 +110,13 @@ fn no_name_and_no_value_of_the_api_is_a_boolean_a_null_or_a_number_to_any_yaml()
         }
         let is_text = field["type"] == "string" || field["items"]["type"] == "string";
         for example in examples(field["description"].as_str().unwrap()).filter(|_| is_text) {
-            // Written as people would write it: a leading * needs quotes, and is no scalar without them.
+            // As users would write it: a leading * needs quotes, and without them it is not a scalar.
             assert!(example.starts_with('*') || !is_no_text(example), "{path}: the example {example} must be quoted");
         }
     });
 }
 
-/// What a description shows in backticks.
+/// The quoted text in a description.
 fn examples(description: &str) -> impl Iterator<Item = &str> {
     description.split('`').skip(1).step_by(2)
 }

@@ -15,7 +15,7 @@ use switchyard::{
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// Longer than any machine takes; it is only ever waited for in full when a test fails.
+/// Longer than any machine needs; only a failing test waits for all of it.
 const LONG: Duration = Duration::from_secs(20);
 
 fn service(name: &str, port: u16) -> String {
@@ -24,7 +24,7 @@ fn service(name: &str, port: u16) -> String {
     )
 }
 
-/// A folder that is watched.
+/// A watched directory.
 struct Watched {
     folder: TempDir,
     root: PathBuf,
@@ -44,7 +44,7 @@ impl Watched {
         Self { folder, root, changes, source }
     }
 
-    /// Waits until a read has brought what is asked for.
+    /// Waits until a read yields the expected result.
     async fn until(&self, what: impl Fn(&DirectorySource) -> bool) {
         let mut revision = self.source.revision();
         let waited = timeout(LONG, revision.wait_for(|_| what(&self.source))).await;
@@ -190,7 +190,7 @@ async fn objects_that_stay_the_same_are_the_same_in_memory_and_no_change() {
     for (name, service) in &before.services {
         assert!(Arc::ptr_eq(service, &after.services[name]), "{name}");
     }
-    // Only what is no object has changed since, and the file that tells of the next read.
+    // Only a file without objects has changed since, and the file that marks the next read.
     assert!(watched.changes.take().is_some());
     fs::write(watched.root.join("broken.yaml"), "kind: [").unwrap();
     watched.until(|source| !source.problems().is_empty()).await;

@@ -1,4 +1,4 @@
-//! Pages that follow from the code, and examples that have to be right.
+//! Generated pages, and examples that must be valid.
 
 use std::{collections::BTreeSet, fmt::Write, fs, time::Duration};
 
@@ -41,7 +41,7 @@ fn the_page_of_metrics_names_all_of_them() {
     golden::assert_same(&golden::root().join("docs/metrics.md"), &page);
 }
 
-/// The names of the labels in what follows a metric's name, but for those that belong to its type.
+/// The names of the labels after a metric's name, except those that belong to its type.
 fn labels(rest: &str) -> Option<Vec<String>> {
     let (labels, _) = rest.strip_prefix('{')?.split_once("} ")?;
     let name = |label: &str| label.split_once('=').map(|(name, _)| name.to_owned());

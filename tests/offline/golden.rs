@@ -21,11 +21,11 @@ pub(crate) fn files(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// What a file promises in its first line: `# expect: …`.
+/// The expectation in the first line of a file: `# expect: …`.
 pub(crate) fn expectation(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let expectation = text.lines().next().and_then(|line| line.strip_prefix("# expect: "));
-    expectation.unwrap_or_else(|| panic!("{} expects nothing", path.display())).to_owned()
+    expectation.unwrap_or_else(|| panic!("{} has no expectation", path.display())).to_owned()
 }
 
 /// Reads one file alone.
@@ -42,7 +42,7 @@ pub(crate) fn without_path(problems: &[FileProblem]) -> Vec<String> {
     problems.iter().map(without).collect()
 }
 
-/// Compares a generated text with the file that holds it; with `BLESS=1` it writes the file instead.
+/// Compares a generated text with a file; with `BLESS=1` it writes the file instead.
 pub(crate) fn assert_same(path: &Path, generated: &str) {
     if std::env::var_os("BLESS").is_some() {
         fs::write(path, generated).unwrap();

@@ -1,19 +1,19 @@
-//! Who may name whom: the arrows of the architecture, kept true.
+//! Allowed dependencies: enforces the arrows of the architecture.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::{golden, orphans::rust_files};
 
-/// What the files of a folder may name.
+/// The allowed dependencies of a folder.
 struct Layer {
     folder: &'static str,
     /// Modules of this crate, besides its own.
     modules: &'static [&'static str],
-    /// Crates, of those that belong to a layer.
+    /// Crates, out of those that belong to a layer.
     crates: &'static [&'static str],
 }
 
-/// Crates that say which layer code belongs to; the others are tools for everyone.
+/// Crates that belong to a layer; any code may use the others.
 const LAYERED: &[&str] = &[
     "clap",
     "hyper",
@@ -32,7 +32,7 @@ const LAYERED: &[&str] = &[
     "tracing_subscriber",
 ];
 
-/// Doors to the world outside, closed to pure code.
+/// Access to the outside world, not allowed in pure code.
 const IO: &[&str] = &["std::fs", "std::net::Tcp", "std::process", "SystemTime::now", "Instant::now"];
 
 const LAYERS: &[Layer] = &[
@@ -63,11 +63,11 @@ const LAYERS: &[Layer] = &[
     },
 ];
 
-/// The parts of the proxy, each of which may name only those above it in this list, and itself.
+/// The parts of the proxy; each may use only itself and those before it in this list.
 const PROXY: &[&str] =
     &["fields", "bounds", "settings", "transport", "body", "tunnel", "shared", "request", "upstream", "http", "accept"];
 
-/// The folders whose code reads no clock, no file and no socket.
+/// The folders whose code must not read clocks, files or sockets.
 const PURE: &[&str] = &["choices", "api", "table", "compile"];
 
 #[test]
@@ -113,7 +113,7 @@ fn pure_code_opens_no_door_to_the_outside() {
     for folder in PURE {
         for file in rust_files_of(folder) {
             for name in names(&code(&fs::read_to_string(&file).unwrap())) {
-                // Tests may write files; what is shipped may not.
+                // Tests may write files; the program may not.
                 assert!(!IO.iter().any(|door| name.contains(door)), "{} names {name}", file.display());
             }
         }
@@ -154,12 +154,12 @@ fn rust_files_of(folder: &str) -> Vec<std::path::PathBuf> {
     if folder.is_dir() { rust_files(&folder) } else { Vec::new() }
 }
 
-/// The text before the tests of a file.
+/// The text of a file before its tests.
 fn code(text: &str) -> String {
     text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()
 }
 
-/// All paths that a text names, with the groups of its `use` declarations written out.
+/// All paths in a text, with the groups of its `use` declarations expanded.
 fn names(text: &str) -> BTreeSet<String> {
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     let text = lines.collect::<Vec<_>>().join("\n");
@@ -193,7 +193,7 @@ fn expand(prefix: &str, tree: &str, names: &mut BTreeSet<String>) {
     }
 }
 
-/// The parts of a group between the commas that stand in no group of their own.
+/// The parts of a group between its top-level commas.
 fn branches(group: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0;
     group.split(move |c: char| {

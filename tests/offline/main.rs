@@ -1,4 +1,4 @@
-//! Tests that need nothing but files: golden files, the CRD, the watched directory, the shape of the source.
+//! Tests that only need files: golden files, the CRD, the watched directory, the structure of the source.
 
 mod chart;
 mod check;

@@ -1,4 +1,4 @@
-//! Manifests beyond single objects: files as people and programs write them.
+//! Manifests beyond single objects: files as users and programs write them.
 
 use std::{fs, sync::Arc};
 
@@ -82,8 +82,7 @@ fn a_folder_is_read_once_however_many_links_lead_to_it() {
     let manifests = Manifests::read(&[folder.path().to_owned()], &Manifests::default());
     assert_eq!(manifests.view().services.len(), 1);
     let problems: Vec<_> = manifests.problems().iter().map(ToString::to_string).collect();
-    let told =
-        |name: &str| format!("{}: must not be included twice, by another path", folder.path().join(name).display());
+    let told = |name: &str| format!("{}: already read through another path", folder.path().join(name).display());
     assert_eq!(problems, [told("loop"), told("other")]);
 }
 
@@ -91,7 +90,7 @@ fn a_folder_is_read_once_however_many_links_lead_to_it() {
 fn what_is_no_file_in_a_folder_is_never_opened() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe.yaml");
-    // Without a writer, opening it would wait for ever.
+    // Without a writer, opening it would block for ever.
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket.yaml")).unwrap();
     let manifests = Manifests::read(&[folder.path().to_owned()], &Manifests::default());
@@ -169,7 +168,7 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
     })
 }
 
-/// Reads a text as the only file there is.
+/// Reads a text as the only file.
 fn read_text(text: &str) -> Manifests {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("any.yaml");
@@ -189,7 +188,8 @@ proptest! {
             "spec": spec,
         });
         let manifests = read_text(&serde_yaml::to_string(&object).unwrap());
-        // What serde_yaml writes plainly and YAML 1.1 reads otherwise, such as the name 1e3, is refused with reason.
+        // Plain scalars of serde_yaml that YAML 1.1 reads differently, such as the name 1e3, are rejected
+        // intentionally.
         prop_assume!(manifests.problems().iter().all(|problem| !problem.message.contains("quote it")));
         prop_assert_eq!(golden::without_path(manifests.problems()), Vec::<String>::new());
         prop_assert_eq!(manifests.view().routes[0].spec.as_ref().unwrap(), &spec);
@@ -210,5 +210,5 @@ proptest! {
     }
 }
 
-/// What YAML is made of, in any order.
+/// Fragments of YAML, in any order.
 const TEXT: &str = r"(---\n|[a-z]+:|[ ]{1,4}|- |\n|\[|\{|\}|\]|,|&a |\*a|!!str |\||>|'|\x22|#|\t|%|\PC){0,60}";

@@ -1,8 +1,8 @@
-//! The objects that a real API server and the offline reader must agree on.
+//! Objects on which a real API server and the offline reader must agree.
 
 use std::{fs, path::Path};
 
-use switchyard::source::manifest::Kind;
+use switchyard::source::manifest::ManifestKind;
 
 use crate::golden;
 
@@ -28,7 +28,7 @@ fn every_bad_object_is_refused_with_the_field_its_line_and_how_to_mend_it() {
     }
 }
 
-/// Whether a line of a file names the field, or one around it where the field is missing, or is an entry of its list.
+/// Whether a line of a file contains the field, or its nearest parent if it is missing, or is an entry of its list.
 fn is_named_on(path: &Path, line: usize, expected: &str) -> bool {
     let text = fs::read_to_string(path).unwrap();
     let written = text.lines().nth(line - 1).unwrap();
@@ -85,7 +85,7 @@ fn fields_of_a_route_are_found_by_their_paths() {
     let path = golden::root().join("tests/golden/objects/good/several-rules.yaml");
     let manifests = golden::read(&path);
     let name = switchyard::table::ObjectName::new("golden", "several-rules");
-    let line = |field: &str| manifests.locate(Kind::WebSocketRoute, &name, field).unwrap().1;
+    let line = |field: &str| manifests.locate(ManifestKind::WebSocketRoute, &name, field).unwrap().1;
     let text = fs::read_to_string(&path).unwrap();
     let line_of = |what: &str| 1 + text.lines().position(|line| line.contains(what)).unwrap();
     assert_eq!(line("spec.rules[1].nonUpgradeRequests"), line_of("nonUpgradeRequests"));

@@ -1,4 +1,4 @@
-//! Files that no `mod` names would rot unseen.
+//! Finds files that no `mod` declares, which would otherwise rot unnoticed.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use crate::golden;
 
-/// The Rust files below a folder.
+/// The Rust files in a folder.
 pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -30,13 +30,13 @@ fn every_file_is_declared_by_the_module_above_it() {
         if matches!(stem, "main" | "lib") {
             continue;
         }
-        // `a/mod.rs` and `a.rs` are the module a, and what lies in the folder above declares it.
+        // `a/mod.rs` and `a.rs` are the module a, declared in the parent folder.
         let module = if stem == "mod" { file.parent().unwrap() } else { &file };
         let folder = module.parent().unwrap();
         let name = module.file_stem().unwrap().to_str().unwrap();
         let parents = ["mod.rs", "lib.rs", "main.rs"].map(|parent| folder.join(parent));
         let sibling = folder.with_extension("rs");
-        // What several test binaries share is declared by each, by its path.
+        // Files shared by several test binaries are declared by each, by path.
         if folder.ends_with("tests") && module.join("mod.rs") == file {
             continue;
         }

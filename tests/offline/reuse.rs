@@ -1,4 +1,4 @@
-//! What one build leaves for the next.
+//! What a build reuses from the previous one.
 
 use std::{
     sync::Arc,
@@ -71,8 +71,8 @@ fn a_backend_that_did_not_change_is_the_same_object_in_the_next_table() {
     assert!(Arc::ptr_eq(&backend(&first, "game"), &backend(&second, "game")));
     let (before, after) = (backend(&first, "chat"), backend(&second, "chat"));
     assert!(!Arc::ptr_eq(&before, &after));
-    assert!(Arc::ptr_eq(&before.endpoints[0], &after.endpoints[0]), "uid-1 is still itself");
-    assert!(Arc::ptr_eq(&before.turn, &after.turn), "round robin goes on where it was");
+    assert!(Arc::ptr_eq(&before.endpoints[0], &after.endpoints[0]), "uid-1 is still the same");
+    assert!(Arc::ptr_eq(&before.turn, &after.turn), "round robin continues");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_certificate_is_read_once_and_looked_at_again_when_it_expires() {
     let mut memory = Memory::default();
     let (one, other) = (build(&view, &mut memory), build(&view, &mut memory));
     let identity = |compiled: &Compiled| compiled.table.default_identity().unwrap().clone();
-    assert!(Arc::ptr_eq(&identity(&one), &identity(&other)), "the proxy knows by the pointer what is in use");
+    assert!(Arc::ptr_eq(&identity(&one), &identity(&other)), "the proxy identifies it by pointer");
     let expiry = NOW + Duration::from_secs(1_893_456_000);
     assert_eq!(compiled.next_look, Some(expiry));
 }

@@ -1,5 +1,5 @@
-//! Hostnames belong to namespaces: whatever routes there are, no request, no certificate and no connection of one
-//! namespace reaches another's rules.
+//! Hostnames belong to namespaces: whatever the routes, no request, certificate or connection of one namespace reaches
+//! another's rules.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use switchyard::{
     table::{Found, Host, HostPattern, HostnameOwners, RequestView, RouteTable, Tenancy},
 };
 
-/// A route as a test writes it.
+/// A route in a test.
 #[derive(Clone, Debug)]
 struct Written {
     namespace: &'static str,
@@ -101,7 +101,7 @@ fn same_connection(table: &RouteTable, name: &str, host: &str) -> bool {
     table.select_the_same(&Host::parse(name).unwrap(), &Host::parse(host).unwrap())
 }
 
-/// The positions of the hostnames that a route does not get.
+/// The positions of the hostnames denied to a route.
 fn refused(verdict: &Verdict) -> BTreeSet<String> {
     let conflicts = verdict.problems.iter().filter(|problem| problem.reason == ConditionReason::Conflicted);
     conflicts.filter(|problem| problem.path.starts_with("spec.hostnames")).map(|problem| problem.path.clone()).collect()
@@ -208,7 +208,7 @@ fn listed() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
     prop_oneof![Just(Vec::new()), prop::collection::vec((select(&NAMESPACES[..]), select(&HOSTNAMES[..])), 1..5)]
 }
 
-/// Whether one pattern stands for everything that another does; written out, without any map.
+/// Whether one pattern covers another; written out, without any map.
 fn covers(wide: &HostPattern, narrow: &HostPattern) -> bool {
     match (wide, narrow) {
         (HostPattern::Any, narrow) => *narrow == HostPattern::Any,
@@ -221,10 +221,10 @@ fn covers(wide: &HostPattern, narrow: &HostPattern) -> bool {
     }
 }
 
-/// The rules of tenancy, as scans of lists.
+/// The rules of tenancy, as linear scans.
 struct Oracle {
     listed: Vec<(&'static str, HostPattern)>,
-    /// What was given away, the oldest first.
+    /// The claims granted, oldest first.
     granted: Vec<(HostPattern, &'static str, &'static str)>,
 }
 
@@ -246,7 +246,7 @@ impl Oracle {
         self.granted.iter().find(owns).map(|(_, namespace, _)| *namespace)
     }
 
-    /// Takes the next route; gives the hostnames that it does not get.
+    /// Adds the next route; returns the hostnames denied to it.
     fn add(&mut self, route: &Written) -> BTreeSet<String> {
         let mut refused = BTreeSet::new();
         for (position, pattern) in route.patterns().into_iter().enumerate() {
@@ -303,7 +303,7 @@ proptest! {
                 if let (Some(served), Some(owner)) = (&served, owner) {
                     prop_assert_eq!(served, owner, "{}{}", host, path);
                 }
-                // Over any connection that the request may come on, its certificate is of the rule's namespace.
+                // Over any connection that may carry the request, its certificate belongs to the rule's namespace.
                 for name in HOSTS.into_iter().filter(|name| same_connection(table, name, host)) {
                     if let (Some(served), Some(secured)) = (&served, self::secured(table, name)) {
                         prop_assert_eq!(served, &secured, "{} on a connection for {}", host, name);

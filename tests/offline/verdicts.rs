@@ -1,5 +1,5 @@
-//! The validation that the program brings along, against judges that others have written: a JSON Schema validator for
-//! the structure, and a CEL interpreter for the rules. The cluster tests add a real API server.
+//! Compares the built-in validation with independent validators: a JSON Schema validator for the structure, and a CEL
+//! interpreter for the rules. The cluster tests add a real API server.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use switchyard::api::{self, validation};
 
 use crate::golden;
 
-/// The reference.
+/// The reference validators.
 struct Judges {
     openapi: Value,
     structure: jsonschema::Validator,
@@ -28,7 +28,7 @@ impl Judges {
         Self { openapi, structure, rules }
     }
 
-    /// Whether the structure is right, and the rules that are broken if it has the right shape.
+    /// Whether the structure is valid, and the broken rules if the API server would evaluate them.
     fn judge(&self, object: &Value) -> (bool, BTreeSet<(String, String)>) {
         use ValidationErrorKind::{Enum, MaxItems, MaxLength, Required, Type};
         let errors: Vec<_> = self.structure.iter_errors(object).collect();
@@ -48,7 +48,7 @@ impl Judges {
     }
 }
 
-/// The schema as JSON Schema: what is not described is not allowed.
+/// The schema as JSON Schema: undescribed fields are not allowed.
 fn strict(schema: &Value) -> Value {
     let Value::Object(schema) = schema else { return schema.clone() };
     let mut strict = Map::new();
@@ -70,7 +70,7 @@ fn strict(schema: &Value) -> Value {
     Value::Object(strict)
 }
 
-/// Our own verdict in the form of the reference's: rules are told by the messages that the CRD has.
+/// Our own verdict in the reference's form: rules are identified by their messages in the CRD.
 fn ours(object: &Value, openapi: &Value) -> (bool, BTreeSet<(String, String)>) {
     let mut messages = BTreeSet::new();
     collect(openapi, &mut messages);
@@ -88,7 +88,7 @@ fn collect(schema: &Value, messages: &mut BTreeSet<String>) {
     }
 }
 
-/// The routes of all golden files.
+/// The routes in all golden files.
 fn golden_routes() -> Vec<Value> {
     let files = ["objects/good", "objects/bad"].iter().flat_map(|folder| golden::files(folder));
     let documents = files.flat_map(|file| {
@@ -99,7 +99,7 @@ fn golden_routes() -> Vec<Value> {
     documents.filter(|object| object["kind"] == "WebSocketRoute").map(without_nulls).collect()
 }
 
-/// As kubectl and the API server hand an object to the schema.
+/// As kubectl and the API server pass an object to the schema.
 fn without_nulls(mut object: Value) -> Value {
     object.as_object_mut().unwrap().remove("status");
     switchyard::source::manifest::whole_numbers(&mut object);
@@ -115,7 +115,7 @@ fn golden_objects_get_the_verdicts_of_other_validators() {
     }
 }
 
-/// Values that some field may not have.
+/// Values that are invalid for some field.
 fn odd_value() -> impl Strategy<Value = Value> {
     let texts = [
         "",
@@ -162,7 +162,7 @@ fn odd_value() -> impl Strategy<Value = Value> {
     prop_oneof![6 => text, 2 => number, 2 => others, 1 => long]
 }
 
-/// All places of a value, as JSON pointers.
+/// All locations in a value, as JSON pointers.
 fn places(value: &Value, place: &str, found: &mut Vec<String>) {
     found.push(place.to_owned());
     match value {
@@ -176,7 +176,7 @@ fn places(value: &Value, place: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Changes a place of the spec: another value, one of another place, gone, or twice in its list.
+/// Mutates a location of the spec: another value, one from another location, removed, or repeated in its list.
 fn mutate(object: &mut Value, (at, how, from, value): &(prop::sample::Index, u8, prop::sample::Index, Value)) {
     let mut found = Vec::new();
     places(&object["spec"], "/spec", &mut found);

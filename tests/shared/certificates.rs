@@ -1,10 +1,10 @@
-//! A certificate for a host and the authority that signed it, as PEM.
+//! A certificate for a host and the CA that signed it, as PEM.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
-/// What a TLS Secret holds, and what clients have to trust.
+/// The content of a TLS Secret, and the CA for clients.
 pub(crate) struct Certificates {
     pub(crate) authority: String,
     pub(crate) chain: String,
@@ -12,28 +12,28 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// New ones for `localhost`, for this test only.
+    /// Fresh ones for `localhost`, for this test only.
     pub(crate) fn for_localhost() -> Self {
         Self::for_host("localhost")
     }
 
-    /// New ones, for this test only.
+    /// Fresh ones, for this test only.
     pub(crate) fn for_host(host: &str) -> Self {
-        let mut authority = CertificateParams::new([]).expect("no name is a valid list of names");
-        // A name of its own: rcgen gives all the same, and a leaf with its issuer's name looks self-signed.
+        let mut authority = CertificateParams::new([]).expect("an empty list of names is valid");
+        // An explicit name: rcgen gives all the same, and a leaf with its issuer's name looks self-signed.
         authority.distinguished_name.push(DnType::CommonName, "client tests");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let authority_key = KeyPair::generate().expect("the system gives random bytes");
-        let authority_pem = authority.self_signed(&authority_key).expect("the key is of our own making").pem();
+        let authority_key = KeyPair::generate().expect("the system provides random bytes");
+        let authority_pem = authority.self_signed(&authority_key).expect("the key is ours").pem();
 
         let mut leaf = CertificateParams::new([host.to_owned()]).expect("the name is valid");
         leaf.use_authority_key_identifier_extension = true;
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate().expect("the system gives random bytes");
+        let key = KeyPair::generate().expect("the system provides random bytes");
         let issuer = Issuer::new(authority, authority_key);
-        let chain = leaf.signed_by(&key, &issuer).expect("the keys are of our own making").pem();
+        let chain = leaf.signed_by(&key, &issuer).expect("the keys are ours").pem();
         Self { authority: authority_pem, chain, key: key.serialize_pem() }
     }
 }

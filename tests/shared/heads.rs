@@ -1,4 +1,4 @@
-//! The most expensive request heads that a client may send, and what each costs a running program.
+//! The most expensive request heads that a client can send, and the cost of each for a running program.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ const HANDSHAKE: &str = "Host: localhost\r\nConnection: Upgrade\r\nSec-WebSocket
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-/// The source address that `--trusted-proxies` names.
+/// The source address in `--trusted-proxies`.
 const TRUSTED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const ROUTE: &str = "---
 apiVersion: switchyard.dev/v1alpha1
@@ -41,18 +41,18 @@ pub(crate) struct CostlyHead {
     pub(crate) is_trusted: bool,
 }
 
-/// A handshake of the maximum size in which nothing is unusual: what the others are compared with.
+/// An ordinary handshake of the maximum size, as the reference for the others.
 pub(crate) fn plain() -> CostlyHead {
     let filler = |number| format!("X-Filler-{number}: {}\r\n", "x".repeat(6000));
     head("ten long fields", false, "/ws", "Upgrade: websocket\r\n", &(0..10).map(filler).collect::<Vec<_>>().concat())
 }
 
-/// What a connection and its request cost, whatever the size of the head.
+/// A small head, for the cost of a connection and its request.
 pub(crate) fn small() -> CostlyHead {
     head("small head", false, "/ws", "Upgrade: websocket\r\n", "")
 }
 
-/// Each aims at another loop.
+/// Each targets a different loop.
 pub(crate) fn costly() -> Vec<CostlyHead> {
     let field = |name: &'static str, field: &str, value: &str, is_trusted| {
         head(name, is_trusted, "/ws", "Upgrade: websocket\r\n", &filled(&format!("{field}: "), value, "\r\n"))
@@ -113,7 +113,7 @@ pub(crate) fn costly() -> Vec<CostlyHead> {
     ]
 }
 
-/// As many of a piece as fit into a head, between a start and an end.
+/// A head of the maximum size: repetitions of `piece` between a start and an end.
 fn filled(start: &str, piece: &str, end: &str) -> String {
     let room = MAX_HEAD - HANDSHAKE.len() - 1200;
     format!("{start}{}{end}", piece.repeat(room / piece.len()))
@@ -126,10 +126,10 @@ fn head(name: &'static str, is_trusted: bool, target: &str, upgrade: &str, more:
     CostlyHead { name, bytes, is_trusted }
 }
 
-/// A running program whose serving thread is watched.
+/// A running program whose serving thread is observed.
 pub(crate) struct Watched {
     address: SocketAddr,
-    /// What the kernel knows of the thread.
+    /// The kernel's statistics of the thread.
     schedule: String,
     _program: Standalone,
 }
@@ -148,7 +148,7 @@ impl Watched {
         Self { address, schedule, _program: program }
     }
 
-    /// The CPU time that serving a head takes, with all that the kernel does for it: the least of some rounds.
+    /// The CPU time of serving a head, including the kernel's: the minimum over some rounds.
     pub(crate) fn cost(&self, head: &CostlyHead, rounds: usize) -> Duration {
         (0..rounds).map(|_| self.once(head)).min().expect("there are rounds")
     }
@@ -162,12 +162,12 @@ impl Watched {
         let mut client = TcpStream::from(socket);
         client.write_all(&head.bytes).expect("the program reads");
         let mut answer = [0; 4096];
-        assert!(client.read(&mut answer).expect("it is answered") > 0, "{} is answered", head.name);
+        assert!(client.read(&mut answer).expect("there is a response") > 0, "no response to {}", head.name);
         drop(client);
         self.idle().saturating_sub(before)
     }
 
-    /// What the thread has run in all, once it is waiting again: only then does the kernel's account hold all of it.
+    /// The thread's total CPU time, once it is waiting again: only then is the kernel's account complete.
     fn idle(&self) -> Duration {
         let mut last = self.ran();
         loop {
@@ -181,12 +181,12 @@ impl Watched {
     }
 
     fn ran(&self) -> u64 {
-        let schedule = fs::read_to_string(&self.schedule).expect("the thread is there");
+        let schedule = fs::read_to_string(&self.schedule).expect("the thread exists");
         schedule.split(' ').next().and_then(|ran| ran.parse().ok()).expect("nanoseconds come first")
     }
 }
 
-/// The thread that serves, which may have started and not yet have its name.
+/// The serving thread, which may have started without having its name yet.
 fn serving_thread(process: u32) -> String {
     let end = Instant::now() + START_DEADLINE;
     let is_serving = |task: &String| fs::read_to_string(format!("{task}/comm")).is_ok_and(|name| name == "serve-0\n");

@@ -1,5 +1,5 @@
-//! What several test binaries use.
-#![allow(dead_code, reason = "each of them needs another part")]
+//! Shared by several test binaries.
+#![allow(dead_code, reason = "each of them uses a different part")]
 
 pub(crate) mod cache;
 pub(crate) mod certificates;

@@ -1,14 +1,14 @@
-//! Plain HTTP, byte for byte.
+//! Plain HTTP, byte by byte.
 
 use std::{
     io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs},
 };
 
-/// Sends a GET with these fields besides, each a line with its end, and gives the whole answer.
+/// Sends a GET with additional fields, each a line with its end, and returns the whole response.
 ///
 /// # Errors
-/// When there is no connection, or it breaks.
+/// If the connection fails.
 pub(crate) fn get(address: impl ToSocketAddrs, host: &str, path: &str, fields: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n")?;

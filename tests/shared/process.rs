@@ -1,5 +1,5 @@
-//! A child process whose output is read as it comes, that never outlives its test, and that tells what it said when
-//! the test fails.
+//! A child process whose output is read as it arrives, that never outlives its test, and whose output is shown if the
+//! test fails.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a program may take to start, or to say the next thing that it is asked for.
+/// How long a program may take to start, or to print the next expected line.
 pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running program.
@@ -31,19 +31,19 @@ impl Process {
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
         let readers = vec![
-            // Nobody may be listening any more; the transcript has the line all the same.
+            // The receiver may be gone; the transcript still has the line.
             read_lines(stdout, &transcript, move |line| drop(sender.send(line))),
             read_lines(stderr, &transcript, drop),
         ];
         Self { name: name.into(), child, lines, transcript, readers }
     }
 
-    /// What follows `prefix` on the next line of stdout that begins with it; other lines are passed over.
+    /// The rest of the next line on stdout that starts with `prefix`; other lines are skipped.
     pub(crate) fn line_after(&self, prefix: &str, deadline: Duration) -> String {
         let end = Instant::now() + deadline;
         loop {
             let line = self.lines.recv_timeout(end.saturating_duration_since(Instant::now()));
-            let line = line.unwrap_or_else(|error| panic!("{} has not said {prefix:?}: {error}", self.name));
+            let line = line.unwrap_or_else(|error| panic!("{} did not print {prefix:?}: {error}", self.name));
             if let Some(rest) = line.strip_prefix(prefix) {
                 return rest.into();
             }
@@ -55,19 +55,19 @@ impl Process {
         self.child.id()
     }
 
-    /// Waits until it ends by itself, and gives the code that it ends with; none if a signal ended it.
+    /// Waits until it exits by itself, and returns its exit code; `None` if a signal killed it.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
-        self.child.wait().expect("a child of ours").code()
+        self.child.wait().expect("it is our child").code()
     }
 
-    /// Closes its stdin, which is how the programs are told to end; returns all that it has written.
+    /// Closes its stdin, which stops the programs; returns everything they have printed.
     pub(crate) fn end(&mut self) -> String {
         drop(self.child.stdin.take());
         self.wait();
         self.transcript.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends it at once, unless it has ended by itself.
+    /// Kills it, unless it has already exited.
     pub(crate) fn kill(&mut self) {
         self.child.kill().ok();
         self.wait();

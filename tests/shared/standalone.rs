@@ -1,4 +1,4 @@
-//! The switchyard binary in front of backends on loopback: a directory of manifests, and ports of the system's choice.
+//! The switchyard binary in front of backends on loopback: a directory of manifests, and ports chosen by the system.
 
 use std::{
     collections::BTreeMap,
@@ -19,26 +19,26 @@ use super::{
     process::{Process, START_DEADLINE},
 };
 
-/// The running binary. Everything ends with it.
+/// The running binary. Dropping it stops everything.
 pub(crate) struct Standalone {
     /// The port for `ws://localhost`.
     pub(crate) http: String,
     /// The port for `wss://localhost`.
     pub(crate) https: String,
     process: Process,
-    /// The last to go: the binary watches it.
+    /// Dropped last, because the binary watches it.
     folder: TempDir,
 }
 
 impl Standalone {
-    /// Serves these manifests, and beside them the Secret `shop/tls` with a certificate for `localhost`.
+    /// Serves these manifests, plus the Secret `shop/tls` with a certificate for `localhost`.
     pub(crate) fn serving(manifests: &str) -> Self {
         Self::serving_with(manifests, &[])
     }
 
     /// The same, with more arguments.
     pub(crate) fn serving_with(manifests: &str, more: &[&str]) -> Self {
-        let folder = TempDir::new().expect("a temporary folder can be made");
+        let folder = TempDir::new().expect("a temporary folder can be created");
         let certificates = Certificates::for_localhost();
         let directory = folder.path().join("manifests");
         fs::create_dir(&directory).expect("a temporary folder can be written");
@@ -55,23 +55,23 @@ impl Standalone {
         Self { http, https, process, folder }
     }
 
-    /// The file with the certificate that clients have to trust, as PEM.
+    /// The PEM file with the CA that clients must trust.
     pub(crate) fn authority(&self) -> PathBuf {
         self.folder.path().join("authority.pem")
     }
 
-    /// The id of its process.
+    /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Ends it at once.
+    /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
 }
 
-/// The Service `shop/NAME` with its port 80, and a pod behind each of these ports of loopback.
+/// The Service `shop/NAME` with port 80, and a pod behind each of these loopback ports.
 pub(crate) fn service(name: &str, ports: &[String]) -> String {
     let mut manifests = format!(
         "---
@@ -89,7 +89,7 @@ spec:
     manifests
 }
 
-/// One pod; each has a slice of its own, since their ports differ.
+/// One pod; each has its own slice, because their ports differ.
 fn slice(name: &str, number: usize, port: &str) -> String {
     format!(
         "---
@@ -125,7 +125,7 @@ data:
     )
 }
 
-/// The ports of the http, https and admin listeners, which may be told in any order.
+/// The ports of the http, https and admin listeners, which may be printed in any order.
 fn listeners(switchyard: &Process) -> [String; 3] {
     let mut told = BTreeMap::new();
     while told.len() < 3 {
@@ -137,7 +137,7 @@ fn listeners(switchyard: &Process) -> [String; 3] {
     ["http", "https", "admin"].map(|name| told.remove(name).unwrap_or_else(|| panic!("no {name} listener")))
 }
 
-/// Asks `/readyz` again and again: another process cannot be waited for in another way.
+/// Polls `/readyz`: another process cannot be waited for in any other way.
 fn wait_until_ready(admin_port: &str) {
     let end = Instant::now() + START_DEADLINE;
     while !is_ready(admin_port) {

@@ -1,6 +1,6 @@
-//! What the client programs need and no checkout has: npm packages and a Python environment. Installed on first use
-//! into `$SWITCHYARD_CACHE` (default `$XDG_CACHE_HOME/switchyard` or `~/.cache/switchyard`), in a folder named after
-//! the hash of what is to be installed.
+//! Dependencies of the client programs that are not in the checkout: npm packages and a Python environment. Installed
+//! on first use into `$SWITCHYARD_CACHE` (default `$XDG_CACHE_HOME/switchyard` or `~/.cache/switchyard`), in a folder
+//! named after the hash of the lock files.
 
 use std::{
     env,
@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::cache;
 
-/// Where the client programs are.
+/// The folder of the client programs.
 pub(crate) const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 
 /// The installed packages.
@@ -24,7 +24,7 @@ pub(crate) struct Toolbox {
 }
 
 impl Toolbox {
-    /// The npm packages. Nothing where there is no Node, which is told on stderr, and a failure under `CI`.
+    /// The npm packages. `None` without Node, with a message on stderr, or a failure under `CI`.
     pub(crate) fn or_skip() -> Option<Self> {
         version("npm").and_then(|_| version("node")).map_or_else(
             |missing| skip(&missing),
@@ -32,24 +32,24 @@ impl Toolbox {
         )
     }
 
-    /// The npm packages and the Python environment; else as above.
+    /// The npm packages and the Python environment; otherwise as above.
     pub(crate) fn with_python_or_skip() -> Option<Self> {
         let tools = Self::or_skip()?;
         version("python3")
             .map_or_else(|missing| skip(&missing), |version| Some(Self { python: Some(python(&version)), ..tools }))
     }
 
-    /// Node, with a program of `tests` to run.
+    /// Node, with a program in `tests` to run.
     pub(crate) fn node(&self, program: &str) -> Command {
         let mut node = Command::new("node");
         node.arg(format!("{PROGRAMS}/{program}")).env("NODE_PATH", &self.node_modules);
         node
     }
 
-    /// Python, with a program of `tests` to run.
+    /// Python, with a program in `tests` to run.
     pub(crate) fn python(&self, program: &str) -> Command {
         let mut python = Command::new(self.python.as_ref().expect("the test asked for Python"));
-        // Programs import each other: nothing of that is to stay in the checkout.
+        // Programs import each other: leave no cached bytecode in the checkout.
         python.env("PYTHONDONTWRITEBYTECODE", "1").arg(format!("{PROGRAMS}/{program}"));
         python
     }
@@ -61,12 +61,12 @@ fn skip<T>(missing: &str) -> Option<T> {
     None
 }
 
-/// Says something that is seen although the test passes, whose captured output is not shown.
+/// Prints a message even if the test passes, whose captured output is not shown.
 fn tell(what: &str) {
     writeln!(io::stderr(), "{what}").ok();
 }
 
-/// What `tool --version` says, or that it is missing.
+/// The output of `tool --version`, or `None` if it is missing.
 fn version(tool: &str) -> Result<String, String> {
     let output = Command::new(tool).arg("--version").output().map_err(|error| format!("no {tool}: {error}"))?;
     if !output.status.success() {
@@ -92,7 +92,7 @@ fn python(version: &str) -> PathBuf {
     folder.join("venv/bin/python")
 }
 
-/// The folder with copies of the `locks` and what `install` made of them; one run installs, others wait for it.
+/// The folder with copies of the `locks` and the result of `install`; one run installs, others wait for it.
 fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Path)) -> PathBuf {
     let sources: Vec<_> = locks.iter().map(|lock| Path::new(PROGRAMS).join(lock)).collect();
     let mut hash = Context::new(&SHA256);
@@ -103,7 +103,7 @@ fn installed(kind: &str, version: &str, locks: &[&str], install: impl FnOnce(&Pa
     let folder = cache::folder().join(kind).join(cache::key(hash));
     let complete = folder.join("complete");
 
-    fs::create_dir_all(&folder).expect("the cache folder can be made");
+    fs::create_dir_all(&folder).expect("the cache folder can be created");
     let lock = File::create(folder.join("lock")).expect("the cache folder can be written");
     lock.lock().expect("files can be locked");
     if !complete.exists() {

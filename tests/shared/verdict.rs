@@ -1,4 +1,5 @@
-//! What a client program found: it runs named checks, and says on one line of JSON which passed and why others failed.
+//! The result of a client program: it runs named checks, and prints one line of JSON with those that passed and why
+//! others failed.
 
 use std::{collections::BTreeMap, fmt::Write, process::Command, time::Duration};
 
@@ -6,7 +7,7 @@ use serde::Deserialize;
 
 use super::process::Process;
 
-/// What a client program found.
+/// The result of a client program.
 #[derive(Deserialize)]
 pub(crate) struct Verdict {
     passed: Vec<String>,
@@ -14,14 +15,14 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Runs a program to its verdict.
+    /// Runs a program and reads its result.
     pub(crate) fn of(name: &str, command: &mut Command, deadline: Duration) -> Self {
         let program = Process::start(name, command);
         let verdict = program.line_after("{", deadline);
         serde_json::from_str(&format!("{{{verdict}")).expect("the programs print a verdict")
     }
 
-    /// Every check passed, and there were some.
+    /// Asserts that every check passed, and that there were some.
     pub(crate) fn passes(self) {
         let Self { passed, failed } = self;
         let mut report = String::new();
@@ -32,7 +33,7 @@ impl Verdict {
         assert!(!passed.is_empty(), "nothing was checked");
     }
 
-    /// Every check failed, and there were some.
+    /// Asserts that every check failed, and that there were some.
     pub(crate) fn fails(self) {
         let Self { passed, failed } = self;
         assert!(passed.is_empty() && !failed.is_empty(), "these should have failed: {passed:#?}");

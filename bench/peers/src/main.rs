@@ -1,4 +1,4 @@
-//! Switchyard beside its peers, under load: `make bench` runs all of it, and
+//! Compares Switchyard with its peers under load: `make bench` runs everything, and
 //! `make bench BENCH='--systems switchyard,nginx-tuned --workloads echo-ws-64'` one cell in seconds.
 
 mod load;
@@ -28,48 +28,48 @@ use workload::{ALL, Extent, Workload};
 struct Options {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Which systems, with commas between; a * at the end stands for anything [default: all]
+    /// Systems, comma-separated; a trailing * matches anything [default: all]
     #[arg(long, value_delimiter = ',', default_value = "*", hide_default_value = true)]
     systems: Vec<String>,
-    /// Which workloads, in the same way [default: all]
+    /// Workloads, in the same form [default: all]
     #[arg(long, value_delimiter = ',', default_value = "*", hide_default_value = true)]
     workloads: Vec<String>,
-    /// How often everything is measured, the systems in turns
+    /// Number of rounds, with the systems interleaved
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How often what takes minutes is measured: the memory of thousands of tunnels
+    /// Number of rounds for slow workloads: the memory of thousands of tunnels
     #[arg(long, default_value_t = 1)]
     slow_rounds: usize,
-    /// How long one measurement lasts
+    /// Duration of one measurement
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// How long its load runs before
+    /// Warm-up time of its load
     #[arg(long, default_value_t = 0.5)]
     warm_up: f64,
-    /// How long memory has to come to rest, in seconds
+    /// Time for memory to settle, in seconds
     #[arg(long, default_value_t = 15.0)]
     settle: f64,
-    /// How many tunnels are idle
+    /// Number of idle tunnels
     #[arg(long, default_value_t = 9_000)]
     tunnels: usize,
-    /// Threads of clients
+    /// Client threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Switchyard's program
+    /// Path of the Switchyard binary
     #[arg(long, default_value = "target/release/switchyard")]
     switchyard: PathBuf,
-    /// What to call it besides its version, such as a commit
+    /// Revision to report next to its version, such as a commit
     #[arg(long)]
     revision: Option<String>,
-    /// The folder with the peers, as get.sh prints it
+    /// Folder with the peers, as printed by get.sh
     #[arg(long, default_value = ".")]
     peers: PathBuf,
-    /// Where peers.md and peers.json are written; else, the first goes to standard output
+    /// Folder for peers.md and peers.json; without it, the former goes to standard output
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
-/// What this program is besides, in processes of their own.
+/// Other roles of this program, in separate processes.
 #[derive(Subcommand)]
 enum Part {
     /// An echo backend
@@ -89,7 +89,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// What this was told, but for where things are on this machine.
+/// The arguments, without local paths.
 fn told() -> Vec<String> {
     let mut arguments = env::args().skip(1);
     let mut told = Vec::new();
@@ -106,9 +106,9 @@ fn told() -> Vec<String> {
 fn compare(options: &Options) -> anyhow::Result<()> {
     let is_ours = env::var_os("SWITCHYARD_TEST_NAMESPACE").is_some();
     ensure!(is_ours, "this wants a network namespace of its own: cargo run, which has a runner for it");
-    // Thousands of connections come and go: more of them than there usually are ports. Ours listen below.
+    // Thousands of connections come and go, more than the usual number of ports. Our listeners use lower ones.
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")?;
-    // Each system starts in a folder of its own.
+    // Each system starts in its own folder.
     let switchyard = fs::canonicalize(&options.switchyard)
         .with_context(|| format!("no {}: build it first", options.switchyard.display()))?;
     let programs = Programs { switchyard, peers: options.peers.clone() };
@@ -165,7 +165,7 @@ fn measure_round(
         matches(&options.workloads, workload.name) && (!workload.is_slow() || round < options.slow_rounds)
     };
     for workload in ALL.iter().filter(is_due) {
-        // Each has its turn at being the first.
+        // Each takes its turn at being first.
         let turns = chosen.iter().cycle().skip(round).take(chosen.len());
         for system in turns.filter(|system| workload.suits(**system)) {
             let name = system.name();
@@ -191,7 +191,7 @@ impl Report {
     }
 }
 
-/// Whether a name is one of those that were chosen.
+/// Whether a name is selected.
 fn matches(chosen: &[String], name: &str) -> bool {
     chosen.iter().any(|pattern| match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
@@ -207,7 +207,7 @@ fn machine() -> anyhow::Result<String> {
     Ok(format!("{cores} cores of {}, Linux {}.", model.trim_start_matches(['\t', ':', ' ']), kernel.trim()))
 }
 
-/// The echo backends, which end with this.
+/// The echo backends, which end with this process.
 struct Backends(Vec<Child>);
 
 impl Backends {

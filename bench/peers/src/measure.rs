@@ -1,34 +1,34 @@
-//! What a system uses, all of its processes together.
+//! The resource usage of a system, all its processes together.
 
 use std::{collections::HashMap, fs, time::Duration};
 
 use rustix::process::Pid;
 
-/// A process of the system, and what the kernel counts for it.
+/// A process of the system, and the kernel's counters for it.
 struct Process {
     parent: i32,
-    /// Its own and that of children that have ended.
+    /// Its own and that of exited children.
     ticks: u64,
 }
 
-/// The processes that descend from one, itself included.
+/// A process and its descendants.
 pub(crate) fn tree(root: Pid) -> Vec<Pid> {
     descendants(root, &processes()).into_iter().filter_map(Pid::from_raw).collect()
 }
 
-/// CPU time, of the kernel as well.
+/// CPU time, including the kernel's.
 pub(crate) fn cpu(root: Pid) -> Duration {
     let processes = processes();
     let ticks: u64 = descendants(root, &processes).iter().map(|id| processes[id].ticks).sum();
     Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).expect("it is 100")
 }
 
-/// Proportional set size, in bytes: what is shared between processes counts once.
+/// Proportional set size, in bytes: shared pages count once.
 pub(crate) fn memory(root: Pid) -> f64 {
     tree(root).into_iter().filter_map(|id| proportional(id.as_raw_nonzero().get())).sum()
 }
 
-/// That of one process; nothing if it has ended.
+/// That of one process; `None` if it has exited.
 fn proportional(id: i32) -> Option<f64> {
     let rollup = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).ok()?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
@@ -52,7 +52,7 @@ fn processes() -> HashMap<i32, Process> {
     ids.filter_map(|id| Some((id, stat(id)?))).collect()
 }
 
-/// Reads `/proc/ID/stat` (`proc_pid_stat(5)`); nothing if the process has ended.
+/// Reads `/proc/ID/stat` (`proc_pid_stat(5)`); `None` if the process has exited.
 fn stat(id: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The second field is a name, which may contain anything; the third follows its last parenthesis.

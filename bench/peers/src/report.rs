@@ -1,4 +1,4 @@
-//! What came out, for people and for programs.
+//! The results, for readers and for programs.
 
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use crate::workload::Sample;
 
-/// What Switchyard has to reach.
+/// Switchyard's target.
 #[derive(Clone, Copy)]
 enum Target {
-    /// At most so many times the figure of the best peer.
+    /// At most this many times the figure of the best peer.
     Ratio(f64),
-    /// At most so much.
+    /// At most this value.
     Most(f64),
 }
 
@@ -31,7 +31,7 @@ const fn plain(workload: &'static str, figure: &'static str, title: &'static str
     Row { workload, figure, title, target: None }
 }
 
-/// What there is a target for, and what explains it.
+/// The figures with targets, and those that explain them.
 const HEADLINES: [Row; 43] = [
     row("handshake-full", "cpu_us", "full TLS 1.3 handshake + upgrade, CPU µs", Target::Ratio(0.75)),
     row("handshake-resumed", "cpu_us", "resumed handshake + upgrade, CPU µs", Target::Ratio(0.75)),
@@ -72,13 +72,13 @@ const HEADLINES: [Row; 43] = [
     plain("tunnels-wss", "left_mib", "memory left after they closed, wss, MiB"),
     row("changes", "growth_mib", "memory growth after 20 changes under 2,000 wss tunnels, MiB", Target::Most(1.0)),
     row("changes-newcomers", "growth_mib", "the same, with 25 new tunnels after each change, MiB", Target::Most(5.0)),
-    plain("changes-newcomers", "processes", "processes after that"),
-    plain("changes", "gap_ms", "worst round trip meanwhile, ms"),
+    plain("changes-newcomers", "processes", "processes afterwards"),
+    plain("changes", "gap_ms", "worst round trip during the changes, ms"),
     row("changes", "effect_ms", "a change takes effect after, ms", Target::Most(20.0)),
     row("tunnels-wss", "storm_cpu_us", "reconnect in a storm over wss, CPU µs", Target::Ratio(0.75)),
 ];
 
-/// A system, as far as a report needs it.
+/// A system, as shown in a report.
 #[derive(Clone, Serialize)]
 pub(crate) struct Entry {
     pub name: &'static str,
@@ -95,18 +95,18 @@ pub(crate) struct Measurement {
     pub figures: Sample,
 }
 
-/// Everything that a run has found.
+/// All results of a run.
 #[derive(Serialize)]
 pub(crate) struct Report {
     pub machine: String,
     pub arguments: Vec<String>,
     pub systems: Vec<Entry>,
     pub measurements: Vec<Measurement>,
-    /// What was to be measured and could not be.
+    /// Measurements that failed.
     pub failures: Vec<String>,
 }
 
-/// The median of some samples, and how far the farthest is from it.
+/// The median of some samples, and the distance of the farthest one.
 struct Summary {
     median: f64,
     spread: f64,
@@ -142,7 +142,7 @@ impl Report {
         Ok(())
     }
 
-    /// Tables: what there are targets for, then the rest.
+    /// Tables: figures with targets first, then the rest.
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::from("# Switchyard and its peers\n\n");
         let _ = writeln!(text, "{}\n", self.machine);
@@ -167,7 +167,7 @@ impl Report {
         text
     }
 
-    /// What was measured and is no headline.
+    /// Measurements that are not headline figures.
     fn rest(&self) -> Vec<Row> {
         let mut figures = BTreeMap::new();
         for (order, measurement) in self.measurements.iter().enumerate() {
@@ -207,7 +207,7 @@ impl Report {
         let of = |index: usize| summaries[index].as_ref().map(|(summary, _)| summary.median);
         let ours = self.systems.iter().position(|system| system.name == "switchyard").and_then(of);
         let peers = (0..self.systems.len()).filter(|index| self.systems[*index].is_peer).filter_map(of);
-        // Of what may shrink, there is no ratio.
+        // No ratio for figures that may be negative.
         let ratio = ours.zip(peers.reduce(f64::min).filter(|best| *best > 0.0)).map(|(ours, best)| ours / best);
         let verdict = match (row.target, ours, ratio) {
             (None, ..) => String::new(),
@@ -226,7 +226,7 @@ impl Report {
         };
         let values = match row.figure.strip_suffix("_added_us") {
             None => values(row.figure, system),
-            // What a round trip takes without any proxy is no proxy's doing.
+            // The time of a round trip without any proxy is not caused by the proxy.
             Some(figure) => {
                 let figure = format!("{figure}_us");
                 let direct = Summary::of(values(&figure, "direct"))?.median;

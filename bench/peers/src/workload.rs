@@ -1,4 +1,4 @@
-//! What the systems are asked to do, and what is counted meanwhile.
+//! The workloads, and what is measured.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ const KIB: usize = 1024;
 /// Clients that open tunnels one after another.
 const OPENERS: usize = 32;
 const TALKERS: usize = 100;
-/// So that a hundred talkers make 2,000 messages a second.
+/// So that a hundred clients send 2,000 messages per second.
 const PACE: Duration = Duration::from_millis(50);
 const GREEDY: usize = 10;
 const QUIET: usize = 4;
@@ -25,30 +25,30 @@ const QUIET_PACE: Duration = Duration::from_millis(20);
 const CHANGES: usize = 20;
 const CHANGE_DEADLINE: Duration = Duration::from_secs(20);
 const UNDER_CHANGES: usize = 2_000;
-/// Tunnels opened after each change, where some are.
+/// Tunnels opened after each change, if any.
 const NEWCOMERS: usize = 25;
 const SMALL: usize = 64;
 const GETTERS: usize = 16;
 const SLOW_READERS: usize = 1000;
-/// What a slow reader's socket takes, in bytes.
+/// The receive buffer of a slow reader, in bytes.
 const SLOW_BUFFER: u32 = 4096;
-/// What it reads before it stops, in bytes: as if it would go on, so that buffers that adapt have grown.
+/// What it reads before it stops, in bytes: enough that adaptive buffers have grown.
 const SIP: usize = 512 * KIB;
 
-/// What was counted, by the name of the figure.
+/// The measurements, by the name of the figure.
 pub(crate) type Sample = BTreeMap<&'static str, f64>;
 
-/// How long and how much.
+/// Durations and amounts.
 pub(crate) struct Extent {
     pub warm_up: Duration,
     pub measured: Duration,
-    /// How long memory may take to come to rest.
+    /// Time for memory to settle.
     pub settle: Duration,
     pub tunnels: usize,
     pub threads: usize,
 }
 
-/// Something to do.
+/// A workload.
 pub(crate) struct Workload {
     pub name: &'static str,
     task: Task,
@@ -57,27 +57,27 @@ pub(crate) struct Workload {
 
 #[derive(Clone, Copy)]
 enum Task {
-    /// Open and close tunnels; TLS is resumed or not.
+    /// Open and close tunnels, with or without TLS resumption.
     Open { resumed: bool },
-    /// Send a message of so many bytes as soon as the last is back, in each of a hundred tunnels.
+    /// Send a message of this many bytes as soon as the last one is echoed, in each of a hundred tunnels.
     Echo(usize),
-    /// Send 2,000 messages a second.
+    /// Send 2,000 messages per second.
     Latency,
-    /// Be silent in thousands of tunnels, close them all and open them again at once.
+    /// Be silent in thousands of tunnels, close them all and reopen them at once.
     Tunnels,
     /// Change the configuration under live tunnels.
     Changes { newcomers: usize },
-    /// Send a message at times, beside tunnels that are always full.
+    /// Send occasional messages next to saturated tunnels.
     Fairness,
-    /// The same, beside one tunnel that only sends, as fast as it can.
+    /// The same, next to one tunnel that sends as fast as it can.
     Beside(Flood),
-    /// Request the path, again and again.
+    /// Request the path repeatedly.
     Plain(&'static str),
-    /// Request more than anything between can hold, and stop reading.
+    /// Request more than any buffer in between can hold, and stop reading.
     SlowReaders,
 }
 
-/// All there is, in the order of the report.
+/// All workloads, in the order of the report.
 pub(crate) const ALL: [Workload; 29] = [
     Workload { name: "handshake-full", task: Task::Open { resumed: false }, is_tls: true },
     Workload { name: "handshake-resumed", task: Task::Open { resumed: true }, is_tls: true },
@@ -111,10 +111,10 @@ pub(crate) const ALL: [Workload; 29] = [
 ];
 
 impl Workload {
-    /// Whether a system can be asked to.
+    /// Whether a system supports it.
     pub(crate) fn suits(&self, system: &dyn System) -> bool {
         let of_task = match self.task {
-            // The relay knows no requests.
+            // The relay does not know requests.
             Task::Changes { .. } | Task::Plain(_) => system.can(Ability::Change),
             Task::Tunnels | Task::SlowReaders => system.can(Ability::Memory),
             Task::Open { .. } => system.program().is_some(),
@@ -123,12 +123,12 @@ impl Workload {
         of_task && (!self.is_tls || system.can(Ability::Tls))
     }
 
-    /// Whether it takes minutes, and its figures hardly differ from one time to the next.
+    /// Whether it takes minutes, with little variation.
     pub(crate) fn is_slow(&self) -> bool {
         matches!(self.task, Task::Tunnels | Task::SlowReaders)
     }
 
-    /// Does it.
+    /// Runs it.
     pub(crate) fn run(
         &self,
         running: &Running<'_>,
@@ -150,7 +150,7 @@ impl Workload {
     }
 }
 
-/// One workload at one running system.
+/// One workload against one running system.
 struct Cell<'a> {
     running: &'a Running<'a>,
     certificate: &'a Certificate,
@@ -184,7 +184,7 @@ impl Cell<'_> {
         Ok(load)
     }
 
-    /// Counts what a load does for a while, and ends it.
+    /// Measures a load for a while, and stops it.
     fn count(&self, load: Load) -> anyhow::Result<(Sample, Stats)> {
         let (start, cpu) = (Instant::now(), self.running.cpu());
         load.record();
@@ -225,7 +225,7 @@ impl Cell<'_> {
         sleep(self.extent.warm_up);
         let empty = self.running.memory();
         let load = self.load(Pattern::Hold, self.extent.tunnels, SMALL)?;
-        // The first half is for what opening them leaves to be done.
+        // The first half lets the work of opening them finish.
         sleep(self.extent.settle / 2);
         let before = self.running.cpu();
         sleep(self.extent.settle / 2);
@@ -279,7 +279,7 @@ impl Cell<'_> {
         ]))
     }
 
-    /// Sends `/probe` to another backend, and tells how long it took until a new connection went there.
+    /// Reroutes `/probe`, and returns the time until a new connection goes to the new backend.
     async fn change(&self, probe: Backend) -> anyhow::Result<Duration> {
         let target = Target { address: HTTP, tls: None, path: "/probe" };
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! How common backends read a path, written plainly: each gives the segments of what it serves.
+//! How common backends read a path, in simple code: each returns the segments of what it serves.
 
 type Segments = Vec<Vec<u8>>;
 type Backend = fn(&[u8]) -> Segments;
@@ -66,7 +66,7 @@ fn backslashes(path: &[u8]) -> Vec<u8> {
     path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()
 }
 
-/// The path state of <https://url.spec.whatwg.org/#path-state>: tabs and line ends are gone before it begins.
+/// The path state of <https://url.spec.whatwg.org/#path-state>: tabs and line ends are removed before it.
 fn url(text: &[u8]) -> Segments {
     let text: Vec<u8> = text.iter().copied().filter(|byte| !b"\t\n\r".contains(byte)).collect();
     let path = text.split(|byte| b"?#".contains(byte)).next().unwrap_or_default();
@@ -78,7 +78,7 @@ fn url(text: &[u8]) -> Segments {
     resolve(&backslashes(path), dots)
 }
 
-/// Reads two and three bytes of UTF-8 without asking whether fewer would have done.
+/// Decodes two and three bytes of UTF-8 without rejecting overlong forms.
 fn shortened(path: &[u8]) -> Vec<u8> {
     let mut short = Vec::new();
     let mut rest = path;

@@ -1,4 +1,4 @@
-//! What is done to heads.
+//! The handling of heads.
 
 #[rustfmt::skip]
 #[path = "../../../tests/proxy/differential/strict.rs"]
@@ -31,14 +31,14 @@ use crate::table::{Host, Persistence, Secure, SessionKeys};
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_FIELDS: usize = 100;
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-/// A millisecond for what is built as a release, times what the instrumentation of a fuzzer and debug assertions cost;
-/// `make bench-heads` has the exact figures.
+/// A millisecond for a release build, times the cost of a fuzzer's instrumentation and debug assertions; `make
+/// bench-heads` prints the exact figures.
 const BUDGET: Duration = Duration::from_millis(10);
 
 static KEYS: LazyLock<Arc<SessionKeys>> = LazyLock::new(|| Arc::new(SessionKeys::random()));
 
-/// A head of up to 64 KiB from a small input. `!` at the start stands for a peer that is trusted; what is between the
-/// bytes 2 and 1 is repeated, 64 times as often as the byte behind them says.
+/// A head of up to 64 KiB from a small input. A leading `!` means a trusted peer; the part between the bytes 2 and 1 is
+/// repeated, 64 times the byte after them.
 pub fn expand(input: &[u8]) -> (bool, Vec<u8>) {
     let (is_trusted, mut rest) = input.strip_prefix(b"!").map_or((false, input), |rest| (true, rest));
     let (mut head, mut start) = (Vec::new(), 0);
@@ -61,7 +61,7 @@ pub fn expand(input: &[u8]) -> (bool, Vec<u8>) {
     (is_trusted, head)
 }
 
-/// Reads a head in both forms and holds what comes of them against each other and against the rules.
+/// Parses a head in both forms and compares the results with each other and with the rules.
 pub fn run(received: &[u8], is_trusted: bool) {
     let cost = (0..3).map(|_| timed(|| drop(by_lines(received, is_trusted)))).min().expect("three rounds");
     assert!(cost < BUDGET, "{} bytes take {cost:?}", received.len());
@@ -83,7 +83,7 @@ pub fn run(received: &[u8], is_trusted: bool) {
     assert_eq!(head.fields.len(), mapped.len());
 }
 
-/// All that a backend is told about a stranger is what the proxy has seen itself.
+/// Everything that a backend learns about an untrusted client is what the proxy has observed itself.
 fn check_claims(head: &StrictHead) {
     for (name, value) in [("x-forwarded-for", "192.0.2.1"), ("x-real-ip", "192.0.2.1"), ("x-forwarded-proto", "http")] {
         assert_eq!(head.all(name), [value.as_bytes()], "{name}");
@@ -117,7 +117,7 @@ fn by_map(received: &[u8], is_trusted: bool) -> Option<Result<HeaderMap, Refusal
     Some(treat(target, &mut map, is_trusted).map(|()| map))
 }
 
-/// The target and the fields of a GET in origin form, as `understand` in `direct.rs` has them.
+/// The target and fields of a GET in origin form, as `understand` in `direct.rs` gets them.
 fn parse<'h, 'b>(
     received: &'b [u8],
     room: &'h mut [MaybeUninit<httparse::Header<'b>>],
@@ -132,7 +132,7 @@ fn parse<'h, 'b>(
     is_usual.then_some((target, fields))
 }
 
-/// What `understand` and `route` make of the fields, for a rule with a session cookie.
+/// The result of `understand` and `route` for the fields, for a rule with a session cookie.
 fn treat(target: &str, fields: &mut impl Fields, is_trusted: bool) -> Result<(), Refusal> {
     if intent(&Method::GET, Version::HTTP_11, fields) != Intent::Upgrade {
         return Err(Refusal::NoUpgrade);
@@ -159,7 +159,7 @@ fn treat(target: &str, fields: &mut impl Fields, is_trusted: bool) -> Result<(),
     Ok(())
 }
 
-/// What something takes of this thread's time, whatever else the machine does.
+/// The CPU time of this thread, unaffected by other load on the machine.
 fn timed(what: impl FnOnce()) -> Duration {
     let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("time goes forward");
     let start = now();

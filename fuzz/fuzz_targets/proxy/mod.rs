@@ -1,4 +1,4 @@
-//! As in the package above, since the record layer is visible in the proxy only.
+//! As in the package above, because the record layer is visible only in the proxy.
 
 #[allow(dead_code)]
 #[rustfmt::skip]

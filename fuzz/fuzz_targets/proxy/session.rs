@@ -1,4 +1,4 @@
-//! A connection behind its handshake, and what both ends do with it.
+//! A connection after its handshake, and what both ends do with it.
 
 use std::sync::LazyLock;
 
@@ -10,35 +10,35 @@ use super::{
     records::{Fault, MAX_RECORD, Opened, Records, sealed_length},
 };
 
-/// What happens next.
+/// The next step.
 #[derive(Arbitrary, Debug)]
 pub enum Step<'a> {
-    /// The client says so many bytes.
+    /// The client sends this many bytes.
     Say(u16),
-    /// We do.
+    /// The server does.
     Answer(u16),
-    /// The client wants new keys.
+    /// The client updates its keys.
     NewKeys,
-    /// So many bytes of what the client has sent arrive.
+    /// This many bytes of what the client has sent arrive.
     Arrive(u16),
-    /// The client says that it will say no more.
+    /// The client sends a close_notify.
     Close,
-    /// A bit is flipped in what is to arrive.
+    /// A bit of data in flight is flipped.
     Flip(u16),
-    /// Bytes of a stranger are to arrive.
+    /// Foreign bytes are inserted.
     Inject(&'a [u8]),
-    /// From now on, someone has the keys of the client who keeps to no rules.
+    /// From now on, a peer with the client's keys ignores the protocol.
     Forge { content: u8, message: &'a [u8], padding: u8 },
-    /// The same, with the inside of a record as it is.
+    /// The same, with the given inner content of a record.
     Seal { outer: u8, inside: &'a [u8] },
 }
 
-/// Who has the keys of the client.
+/// Who uses the client's keys.
 #[derive(Default)]
 enum Peer {
     Client(Box<ClientConnection>),
     Forger(Forger),
-    /// While one takes the place of the other.
+    /// During the replacement of one by the other.
     #[default]
     Nobody,
 }
@@ -52,14 +52,14 @@ struct Session {
     heard: Vec<u8>,
     is_tls13: bool,
     closed: bool,
-    /// Whether anything but what the client has sent is to arrive.
+    /// Whether anything besides the client's own data is in flight.
     tampered: bool,
-    /// How often the client has changed its keys since it said something, and at most.
+    /// How often the client has updated its keys since its last data, and at most.
     new_keys: (usize, usize),
     end: Option<Result<(), Fault>>,
 }
 
-/// Does it all over a connection with one of the suites.
+/// Runs all steps over a connection with one of the suites.
 pub fn run(suite: u8, steps: &[Step<'_>]) {
     static ENDS: LazyLock<[Ends; 6]> = LazyLock::new(|| SUITES.map(Ends::new));
     let suite = usize::from(suite) % SUITES.len();
@@ -77,7 +77,7 @@ pub fn run(suite: u8, steps: &[Step<'_>]) {
         new_keys: (0, 0),
         end: None,
     };
-    // What else there is to see is seen soon.
+    // Anything left becomes visible soon.
     for step in steps.iter().take(100) {
         session.take(step);
     }

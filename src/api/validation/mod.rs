@@ -22,7 +22,7 @@ pub enum Origin {
     Stored,
 }
 
-/// The OpenAPI schema of this version's objects.
+/// The `OpenAPI` schema of this version's objects.
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let mut schema = json!(super::crd())["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
     // Common to every kind, and checked by the API server itself.

@@ -13,14 +13,14 @@ const SPACING: Duration = Duration::from_millis(200);
 /// What this replica serves, and what it has reported.
 #[derive(Debug, Default)]
 pub(super) struct Announcement {
-    serves: Option<Content>,
-    told: Option<(Content, Instant)>,
+    serves: Option<Announced>,
+    announced: Option<(Announced, Instant)>,
     rest_until: Option<Instant>,
 }
 
 /// The content of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Content {
+pub(super) struct Announced {
     /// How far the routes were followed.
     pub(super) progress: Progress,
     /// Digests of the routes served.
@@ -32,24 +32,24 @@ impl Announcement {
     pub(super) fn serves(&mut self, report: &Report) {
         let Report { generation, verdicts: _, progress, digests } = report;
         if *generation > 0 {
-            self.serves = Some(Content { progress: progress.clone(), digests: digests.clone() });
+            self.serves = Some(Announced { progress: progress.clone(), digests: digests.clone() });
         }
     }
 
     /// What to report, and when; `None` before there is a table.
-    pub(super) fn next(&self, now: Instant) -> Option<(&Content, Instant)> {
+    pub(super) fn next(&self, now: Instant) -> Option<(&Announced, Instant)> {
         let serves = self.serves.as_ref()?;
-        let at = match &self.told {
+        let at = match &self.announced {
             None => now,
-            Some((told, at)) if told.is_news_to(serves) => *at + SPACING,
+            Some((announced, at)) if announced.is_news_to(serves) => *at + SPACING,
             Some((_, at)) => *at + RENEW,
         };
         Some((serves, self.rest_until.map_or(at, |rest| rest.max(at))))
     }
 
     /// Records that `content` was reported.
-    pub(super) fn told(&mut self, content: Content, now: Instant) {
-        self.told = Some((content, now));
+    pub(super) fn announced(&mut self, content: Announced, now: Instant) {
+        self.announced = Some((content, now));
         self.rest_until = None;
     }
 
@@ -59,12 +59,12 @@ impl Announcement {
     }
 
     /// Whether anything has been reported.
-    pub(super) fn has_told(&self) -> bool {
-        self.told.is_some()
+    pub(super) fn has_announced(&self) -> bool {
+        self.announced.is_some()
     }
 }
 
-impl Content {
+impl Announced {
     /// Versions that were merely seen are reported with the next renewal: no route has changed in them.
     fn is_news_to(&self, serves: &Self) -> bool {
         self.progress.changed != serves.progress.changed || self.digests != serves.digests
@@ -100,7 +100,7 @@ mod tests {
         announcement.serves(&report(7, 7));
         assert_eq!(due(&announcement, now), now);
         let content = announcement.next(now).unwrap().0.clone();
-        announcement.told(content, now);
+        announcement.announced(content, now);
         announcement.serves(&report(9, 8));
         assert_eq!(due(&announcement, now), now + SPACING);
     }
@@ -109,7 +109,7 @@ mod tests {
     fn what_changes_no_route_waits_for_the_next_renewal() {
         let (mut announcement, now) = (Announcement::default(), Instant::now());
         announcement.serves(&report(7, 7));
-        announcement.told(announcement.next(now).unwrap().0.clone(), now);
+        announcement.announced(announcement.next(now).unwrap().0.clone(), now);
         announcement.serves(&report(9, 7));
         assert_eq!(due(&announcement, now), now + RENEW);
         assert_eq!(announcement.next(now).unwrap().0.progress, report(9, 7).progress);

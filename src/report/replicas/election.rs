@@ -29,7 +29,7 @@ pub(super) struct Election {
 
 /// What to do about the Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ElectionStep {
     /// There is none: create it.
     Create,
     /// It is ours, or free: write our name into this version.
@@ -45,15 +45,17 @@ impl Election {
     }
 
     /// What to do now, given the last known Lease.
-    pub(super) fn step(&self, lease: Option<&Seen<Leader>>, now: Instant) -> Step {
+    pub(super) fn step(&self, lease: Option<&Seen<Leader>>, now: Instant) -> ElectionStep {
         let (step, at) = match lease {
-            None => (Step::Create, now),
-            Some(lease) if lease.of.holder == self.me => (Step::Take, self.renewed.map_or(now, |at| at + RENEW)),
-            Some(lease) if lease.of.holder.is_empty() => (Step::Take, now),
-            Some(lease) => (Step::Take, lease.expires()),
+            None => (ElectionStep::Create, now),
+            Some(lease) if lease.of.holder == self.me => {
+                (ElectionStep::Take, self.renewed.map_or(now, |at| at + RENEW))
+            }
+            Some(lease) if lease.of.holder.is_empty() => (ElectionStep::Take, now),
+            Some(lease) => (ElectionStep::Take, lease.expires()),
         };
         let at = self.rest_until.map_or(at, |rest| rest.max(at));
-        if at > now { Step::Wait(at) } else { step }
+        if at > now { ElectionStep::Wait(at) } else { step }
     }
 
     /// Until when we hold the last known Lease; `None` if we do not.
@@ -89,18 +91,18 @@ mod tests {
     #[test]
     fn a_lease_that_is_not_there_is_created_and_a_free_one_taken() {
         let (election, now) = (Election::new("a"), Instant::now());
-        assert_eq!(election.step(None, now), Step::Create);
-        assert_eq!(election.step(Some(&lease("", now)), now), Step::Take);
+        assert_eq!(election.step(None, now), ElectionStep::Create);
+        assert_eq!(election.step(Some(&lease("", now)), now), ElectionStep::Take);
     }
 
     #[test]
     fn a_lease_of_another_is_taken_once_it_was_not_renewed_for_its_time() {
         let (election, now) = (Election::new("a"), Instant::now());
         let other = lease("b", now);
-        assert_eq!(election.step(Some(&other), now + 14 * SECOND), Step::Wait(now + LEASE));
-        assert_eq!(election.step(Some(&other), now + LEASE), Step::Take);
+        assert_eq!(election.step(Some(&other), now + 14 * SECOND), ElectionStep::Wait(now + LEASE));
+        assert_eq!(election.step(Some(&other), now + LEASE), ElectionStep::Take);
         let renewed = lease("b", now + 14 * SECOND);
-        assert_eq!(election.step(Some(&renewed), now + LEASE), Step::Wait(now + 29 * SECOND));
+        assert_eq!(election.step(Some(&renewed), now + LEASE), ElectionStep::Wait(now + 29 * SECOND));
     }
 
     #[test]
@@ -108,10 +110,10 @@ mod tests {
         let (mut election, now) = (Election::new("a"), Instant::now());
         election.wrote(now);
         let ours = lease("a", now + SECOND);
-        assert_eq!(election.step(Some(&ours), now + SECOND), Step::Wait(now + RENEW));
-        assert_eq!(election.step(Some(&ours), now + RENEW), Step::Take);
+        assert_eq!(election.step(Some(&ours), now + SECOND), ElectionStep::Wait(now + RENEW));
+        assert_eq!(election.step(Some(&ours), now + RENEW), ElectionStep::Take);
         election.failed(now + RENEW, SECOND);
-        assert_eq!(election.step(Some(&ours), now + RENEW), Step::Wait(now + RENEW + SECOND));
+        assert_eq!(election.step(Some(&ours), now + RENEW), ElectionStep::Wait(now + RENEW + SECOND));
         assert_eq!(election.held_until(Some(&ours), now + 9 * SECOND), Some(now + HOLD));
         assert_eq!(election.held_until(Some(&ours), now + HOLD), None);
         assert!(HOLD + 4 * SECOND < LEASE);
@@ -130,6 +132,6 @@ mod tests {
         let (election, now) = (Election::new("a"), Instant::now());
         let ours = lease("a", now);
         assert_eq!(election.held_until(Some(&ours), now), None, "not before it was renewed");
-        assert_eq!(election.step(Some(&ours), now), Step::Take);
+        assert_eq!(election.step(Some(&ours), now), ElectionStep::Take);
     }
 }

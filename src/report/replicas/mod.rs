@@ -32,8 +32,8 @@ use tracing::{debug, info, warn};
 pub use identity::{Identity, Names};
 
 use self::{
-    announcement::{Announcement, Content},
-    election::{Election, LEASE, Step},
+    announcement::{Announced, Announcement},
+    election::{Election, ElectionStep, LEASE},
     roll::Roll,
 };
 use super::until;
@@ -62,7 +62,7 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(15);
 
 /// What this replica may do, and the other replicas.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Standing {
+pub struct ReplicaStanding {
     /// Its role.
     pub role: Role,
     /// The other replicas.
@@ -136,19 +136,19 @@ pub struct Replicas {
     roll: Roll,
     election: Election,
     announcement: Announcement,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<ReplicaStanding>,
     /// Why the Leases of others cannot be read.
     blind: Option<Arc<str>>,
     /// Why our own Lease cannot be written.
     mute: Option<Arc<str>>,
     /// The failure that was logged last.
-    told: Option<String>,
+    logged: Option<String>,
 }
 
 impl Replicas {
     /// A replica with these names; it publishes its standing to `standing`.
     #[must_use]
-    pub fn new(client: Client, identity: Identity, names: Names, standing: watch::Sender<Standing>) -> Self {
+    pub fn new(client: Client, identity: Identity, names: Names, standing: watch::Sender<ReplicaStanding>) -> Self {
         let own_name = names.replica(&identity.name);
         Self {
             api: Api::namespaced(client, &identity.namespace),
@@ -161,7 +161,7 @@ impl Replicas {
             standing,
             blind: None,
             mute: None,
-            told: None,
+            logged: None,
         }
     }
 
@@ -175,7 +175,7 @@ impl Replicas {
         loop {
             self.publish();
             tokio::select! {
-                () = told_to_stop(&mut stop) => return self.resign().await,
+                () = stopped(&mut stop) => return self.resign().await,
                 event = next(&mut events, rest_until) => rest_until = self.see(event, &mut trouble),
                 Ok(()) = reports.changed() => self.announcement.serves(&reports.borrow_and_update()),
                 () = until(self.due()) => self.act().await,
@@ -192,10 +192,10 @@ impl Replicas {
             (None, None) => Role::Follower,
         };
         let others = self.roll.present().cloned().collect();
-        let announced = self.announcement.has_told() || barred.is_some();
-        let standing = Standing { role, others, announced };
+        let announced = self.announcement.has_announced() || barred.is_some();
+        let standing = ReplicaStanding { role, others, announced };
         self.standing.send_if_modified(|before| {
-            tell_turn(&before.role, &standing.role);
+            log_role_change(&before.role, &standing.role);
             let is_news = *before != standing;
             *before = standing;
             is_news
@@ -207,7 +207,7 @@ impl Replicas {
         match event {
             Ok(event) => {
                 if !matches!(event, Event::Init) {
-                    trouble.is_over();
+                    trouble.recovered();
                     self.blind = None;
                 }
                 self.roll.apply(event, Instant::now());
@@ -217,7 +217,7 @@ impl Replicas {
                 if let Some(status) = trouble::status(&error).filter(|status| status.is_forbidden()) {
                     self.blind = Some(self.bar(&status.message, self.blind.as_ref()));
                 }
-                Some(Instant::now() + trouble.begins(&error, Instant::now()))
+                Some(Instant::now() + trouble.failed(&error, Instant::now()))
             }
         }
     }
@@ -233,21 +233,21 @@ impl Replicas {
 
     fn election_due(&self, now: Instant) -> Option<Instant> {
         match self.election_step(now)? {
-            Step::Wait(at) => Some(at),
-            Step::Create | Step::Take => Some(now),
+            ElectionStep::Wait(at) => Some(at),
+            ElectionStep::Create | ElectionStep::Take => Some(now),
         }
     }
 
     /// No step before all Leases have been seen and ours is published: a writer must have a table.
-    fn election_step(&self, now: Instant) -> Option<Step> {
-        let may_stand = self.roll.is_synced() && self.announcement.has_told();
+    fn election_step(&self, now: Instant) -> Option<ElectionStep> {
+        let may_stand = self.roll.is_synced() && self.announcement.has_announced();
         may_stand.then(|| self.election.step(self.roll.leader(), now))
     }
 
     async fn act(&mut self) {
         let now = Instant::now();
-        if let Some(step @ (Step::Create | Step::Take)) = self.election_step(now) {
-            self.stand(step == Step::Create).await;
+        if let Some(step @ (ElectionStep::Create | ElectionStep::Take)) = self.election_step(now) {
+            self.stand(step == ElectionStep::Create).await;
         }
         let due = self.announcement.next(now).filter(|(_, at)| *at <= now).map(|(content, _)| content.clone());
         if let Some(content) = due {
@@ -283,12 +283,12 @@ impl Replicas {
     }
 
     /// Writes our own Lease.
-    async fn announce(&mut self, content: Content) {
+    async fn announce(&mut self, content: Announced) {
         let params = PatchParams::apply(&format!("switchyard/{}", self.names.class)).force();
         let patch = Patch::Apply(self.replica_lease(&content));
         match within(self.api.patch(&self.own_name, &params, &patch)).await {
             Ok(_) => {
-                self.announcement.told(content, Instant::now());
+                self.announcement.announced(content, Instant::now());
                 self.succeeded();
             }
             Err(failure) => {
@@ -318,7 +318,7 @@ impl Replicas {
         self.election = Election::new(&self.identity.name);
         self.publish();
         let leave = async {
-            if self.announcement.has_told() {
+            if self.announcement.has_announced() {
                 left(&self.own_name, self.delete(&self.own_name, None).await);
             }
         };
@@ -330,7 +330,7 @@ impl Replicas {
         tokio::join!(leave, hand_over);
     }
 
-    async fn delete(&self, name: &str, resource_version: Option<String>) -> Result<(), Failure> {
+    async fn delete(&self, name: &str, resource_version: Option<String>) -> Result<(), LeaseFailure> {
         let preconditions =
             resource_version.map(|version| Preconditions { resource_version: Some(version), uid: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -355,7 +355,7 @@ impl Replicas {
         lease
     }
 
-    fn replica_lease(&self, content: &Content) -> Lease {
+    fn replica_lease(&self, content: &Announced) -> Lease {
         let mut lease = self.lease(&self.own_name, COMPONENT.1);
         let told = [(APPLIED, json(&content.progress.seen)), (DIGESTS, json(&content.digests))];
         lease.metadata.annotations = Some(told.map(|(name, value)| (name.to_owned(), value)).into());
@@ -382,23 +382,23 @@ impl Replicas {
 
     fn succeeded(&mut self) {
         self.mute = None;
-        if self.told.take().is_some() {
+        if self.logged.take().is_some() {
             info!("Lease writes resumed");
         }
     }
 
     /// Logs a failure once; returns the backoff.
-    fn failed(&mut self, failure: &Failure) -> Duration {
+    fn failed(&mut self, failure: &LeaseFailure) -> Duration {
         if matches!(failure.code, 403 | 404) {
             self.mute = Some(self.bar(&failure.cause, self.mute.as_ref()));
-            self.told = Some(failure.cause.clone());
+            self.logged = Some(failure.cause.clone());
             return AFTER_REFUSAL;
         }
-        if self.told.as_ref() == Some(&failure.cause) {
+        if self.logged.as_ref() == Some(&failure.cause) {
             debug!(cause = failure.cause, "Lease writes still failing");
         } else {
             warn!(cause = failure.cause, "cannot write Leases; retrying; routing is not affected");
-            self.told = Some(failure.cause.clone());
+            self.logged = Some(failure.cause.clone());
         }
         AFTER_FAILURE
     }
@@ -422,7 +422,7 @@ fn json(of: &impl Serialize) -> String {
     serde_json::to_string(of).expect("numbers by name have a JSON form")
 }
 
-fn tell_turn(before: &Role, now: &Role) {
+fn log_role_change(before: &Role, now: &Role) {
     match (before.is_holder(), now.is_holder()) {
         (false, true) => info!("this replica now writes statuses"),
         (true, false) => info!("this replica no longer writes statuses"),
@@ -430,29 +430,29 @@ fn tell_turn(before: &Role, now: &Role) {
     }
 }
 
-fn left(lease: &str, answer: Result<(), Failure>) {
+fn left(lease: &str, answer: Result<(), LeaseFailure>) {
     match answer {
         Ok(()) => debug!(lease, "released a Lease"),
-        Err(Failure { cause, .. }) => warn!(lease, cause, "cannot release a Lease; others wait until it expires"),
+        Err(LeaseFailure { cause, .. }) => warn!(lease, cause, "cannot release a Lease; others wait until it expires"),
     }
 }
 
 /// The reason a request failed.
 #[derive(Debug)]
-struct Failure {
+struct LeaseFailure {
     /// The HTTP status, or 0 without a response.
     code: u16,
     cause: String,
 }
 
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, LeaseFailure> {
     match timeout(REQUEST_TIMEOUT, request).await {
         Ok(answer) => answer.map_err(|error| match error {
             // The message names the account, the verb and the resource.
-            kube::Error::Api(status) => Failure { code: status.code, cause: status.message.clone() },
-            other => Failure { code: 0, cause: trouble::chain(&other) },
+            kube::Error::Api(status) => LeaseFailure { code: status.code, cause: status.message.clone() },
+            other => LeaseFailure { code: 0, cause: trouble::chain(&other) },
         }),
-        Err(_) => Err(Failure { code: 0, cause: "no response from the API server".to_owned() }),
+        Err(_) => Err(LeaseFailure { code: 0, cause: "no response from the API server".to_owned() }),
     }
 }
 
@@ -467,7 +467,7 @@ async fn next<T>(events: &mut (impl Stream<Item = T> + Unpin), rest_until: Optio
     }
 }
 
-async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+async fn stopped(stop: &mut watch::Receiver<bool>) {
     // If the sender is gone, stop too.
     let _ = stop.wait_for(|stop| *stop).await;
 }

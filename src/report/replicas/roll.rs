@@ -42,7 +42,7 @@ pub(super) struct Leader {
 pub(super) struct Roll {
     leader_name: String,
     own_name: String,
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, RenewalMark>,
     leader: Option<Seen<Leader>>,
     others: BTreeMap<String, Seen<Replica>>,
     list: Option<BTreeMap<String, Lease>>,
@@ -55,7 +55,7 @@ pub(super) struct Roll {
 
 /// Distinguishes a renewal from other changes.
 #[derive(Clone, Debug, PartialEq)]
-struct Known {
+struct RenewalMark {
     holder: Option<String>,
     renewed: Option<MicroTime>,
     since: Instant,
@@ -193,7 +193,7 @@ impl Roll {
     /// Since when the Lease is valid in its current form.
     fn note(&mut self, name: &str, lease: &Lease, now: Instant) -> Instant {
         let spec = lease.spec.clone().unwrap_or_default();
-        let fresh = Known { holder: spec.holder_identity, renewed: spec.renew_time, since: now };
+        let fresh = RenewalMark { holder: spec.holder_identity, renewed: spec.renew_time, since: now };
         let known = self.known.entry(name.to_owned()).or_insert_with(|| fresh.clone());
         if (&known.holder, &known.renewed) != (&fresh.holder, &fresh.renewed) {
             drop(mem::replace(known, fresh));

@@ -45,7 +45,7 @@ impl Events {
     }
 
     /// Queues Events for the changes from `before` to `after`.
-    pub(super) fn tell(&self, route: &RouteObject, before: &[Condition], after: &[Condition]) {
+    pub(super) fn publish(&self, route: &RouteObject, before: &[Condition], after: &[Condition]) {
         for (type_, after) in turns(before, after).filter(|(type_, _)| *type_ != ConditionType::BackendsReady) {
             if self.waiting.try_send((event(type_, after), reference(route))).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -61,33 +61,33 @@ async fn publish(
     dropped: Arc<AtomicU64>,
 ) {
     let mut recorder = Recorder::new(client.clone(), reporter.clone());
-    let (mut told, mut published) = (None, 0);
+    let (mut logged, mut published) = (None, 0);
     while let Some((event, reference)) = events.recv().await {
         published += 1;
         if published % REMEMBERED == 0 {
             recorder = Recorder::new(client.clone(), reporter.clone());
         }
         match recorder.publish(&event, &reference).await {
-            Ok(()) if told.take().is_some() => info!("Events resumed"),
+            Ok(()) if logged.take().is_some() => info!("Events resumed"),
             Ok(()) => {}
             Err(error) => {
                 let cause = cause(&error);
-                if told.as_ref() == Some(&cause) {
+                if logged.as_ref() == Some(&cause) {
                     debug!(%cause, "Events still failing");
                 } else {
                     warn!(%cause, "cannot publish Events; statuses are not affected");
-                    told = Some(cause);
+                    logged = Some(cause);
                 }
             }
         }
         if events.is_empty() || published % WAITING == 0 {
-            tell_dropped(&dropped);
+            log_dropped(&dropped);
         }
     }
 }
 
 /// Logged once after a flood, and now and then during it; not for each Event.
-fn tell_dropped(dropped: &AtomicU64) {
+fn log_dropped(dropped: &AtomicU64) {
     let dropped = dropped.swap(0, Ordering::Relaxed);
     if dropped > 0 {
         warn!(
@@ -173,7 +173,7 @@ mod tests {
         let route = serde_json::from_str(r#"{"metadata": {"name": "chat"}, "spec": {}}"#).unwrap();
         let accepted = stored(ConditionType::Accepted, "True", "Accepted", "");
         let programmed = stored(ConditionType::Programmed, "True", "Programmed", "");
-        events.tell(&route, &[], &[accepted, programmed]);
+        events.publish(&route, &[], &[accepted, programmed]);
         assert_eq!(receiver.try_recv().unwrap().0.reason, "Accepted");
         assert_eq!(events.dropped.load(Ordering::Relaxed), 1);
     }

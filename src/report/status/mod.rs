@@ -29,14 +29,14 @@ use tracing::{debug, info, warn};
 pub use self::programmed::programmed_here;
 use self::{
     events::Events,
-    plan::{Memory, Now, Opinion, Plan, Writer, retry_after},
+    plan::{Now, Opinion, StatusPlanner, WriteHistory, WritePlan, retry_after},
     programmed::Needs,
 };
-use super::{Role, Standing, until};
+use super::{ReplicaStanding, Role, until};
 use crate::{
     api::{GROUP, KIND, RouteObject, VERSION},
     compile::{Verdict, object_name},
-    source::{Report, Routes, trouble::chain},
+    source::{Report, StoredRoutes, trouble::chain},
     table::ObjectName,
 };
 
@@ -58,20 +58,20 @@ const LAST_WRITE: Duration = Duration::from_secs(3);
 /// Writes the status of a class's routes, if this replica is the elected one.
 pub struct StatusWriter {
     client: Client,
-    writer: Arc<Writer>,
-    routes: Routes,
+    writer: Arc<StatusPlanner>,
+    routes: StoredRoutes,
     events: Events,
     verdicts: Arc<[Verdict]>,
     needs: Needs,
-    standing: Standing,
-    memories: HashMap<ObjectName, Memory>,
+    standing: ReplicaStanding,
+    memories: HashMap<ObjectName, WriteHistory>,
     queue: VecDeque<ObjectName>,
     busy: HashSet<ObjectName>,
-    writes: JoinSet<Outcome>,
+    writes: JoinSet<WriteOutcome>,
     /// Consecutive failures of any writes that were the API server's fault, and the end of the resulting backoff.
     failures: u32,
     rest_until: Option<Instant>,
-    told: Option<String>,
+    logged: Option<String>,
 }
 
 /// A write.
@@ -86,14 +86,14 @@ struct Write {
 
 /// The result of a write.
 #[derive(Debug)]
-struct Outcome {
+struct WriteOutcome {
     write: Write,
-    answer: Result<RouteObject, Failure>,
+    answer: Result<RouteObject, WriteFailure>,
 }
 
 /// The reason a write failed.
 #[derive(Debug)]
-struct Failure {
+struct WriteFailure {
     cause: String,
     /// Whether it affects only this route: other writes may well succeed.
     only_this: bool,
@@ -102,34 +102,34 @@ struct Failure {
 impl StatusWriter {
     /// A writer for the routes of a class; the field manager is `switchyard/<class>`. Events name the replica.
     #[must_use]
-    pub fn new(client: Client, class: &str, replica: &str, routes: Routes) -> Self {
+    pub fn new(client: Client, class: &str, replica: &str, routes: StoredRoutes) -> Self {
         Self {
             events: Events::start(client.clone(), class, replica),
             client,
-            writer: Arc::new(Writer::new(class)),
+            writer: Arc::new(StatusPlanner::new(class)),
             routes,
             verdicts: Arc::default(),
             needs: Needs::default(),
-            standing: Standing::default(),
+            standing: ReplicaStanding::default(),
             memories: HashMap::new(),
             queue: VecDeque::new(),
             busy: HashSet::new(),
             writes: JoinSet::new(),
             failures: 0,
             rest_until: None,
-            told: None,
+            logged: None,
         }
     }
 
     /// Writes until the sender of the reports is dropped.
-    pub async fn run(mut self, mut reports: watch::Receiver<Report>, mut standings: watch::Receiver<Standing>) {
+    pub async fn run(mut self, mut reports: watch::Receiver<Report>, mut standings: watch::Receiver<ReplicaStanding>) {
         // Before the first build there are no verdicts, so there is nothing to write.
         while reports.changed().await.is_ok() {
             if reports.borrow_and_update().generation > 0 {
                 break;
             }
         }
-        self.hear(&reports.borrow_and_update());
+        self.receive(&reports.borrow_and_update());
         self.standing = standings.borrow_and_update().clone();
         loop {
             let began = Instant::now();
@@ -142,7 +142,7 @@ impl StatusWriter {
     }
 
     /// Takes the result of the last build.
-    fn hear(&mut self, report: &Report) {
+    fn receive(&mut self, report: &Report) {
         if !Arc::ptr_eq(&self.verdicts, &report.verdicts) {
             self.needs.note(report, Instant::now());
             self.verdicts = report.verdicts.clone();
@@ -163,9 +163,9 @@ impl StatusWriter {
         for route in &objects {
             let name = object_name(&route.metadata);
             match self.plan(&name, route, now) {
-                Plan::Write(_) => self.queue.push_back(name.clone()),
-                Plan::Later(at) => next = next.into_iter().chain([at]).min(),
-                Plan::Nothing => {}
+                WritePlan::Write(_) => self.queue.push_back(name.clone()),
+                WritePlan::Later(at) => next = next.into_iter().chain([at]).min(),
+                WritePlan::Nothing => {}
             }
             names.insert(name);
         }
@@ -173,10 +173,10 @@ impl StatusWriter {
         next
     }
 
-    fn plan(&self, name: &ObjectName, route: &RouteObject, now: Now) -> Plan {
+    fn plan(&self, name: &ObjectName, route: &RouteObject, now: Now) -> WritePlan {
         let position = self.verdicts.binary_search_by(|verdict| verdict.route.cmp(name));
         let verdict = position.ok().map(|position| &self.verdicts[position]);
-        let unknown = Memory::default();
+        let unknown = WriteHistory::default();
         let memory = self.memories.get(name).unwrap_or(&unknown);
         let opinion = verdict.map(|verdict| self.opinion(verdict, memory.stored(route)));
         self.writer.plan(route, opinion.as_ref(), memory, now)
@@ -193,7 +193,7 @@ impl StatusWriter {
     async fn work(
         &mut self,
         reports: &mut watch::Receiver<Report>,
-        standings: &mut watch::Receiver<Standing>,
+        standings: &mut watch::Receiver<ReplicaStanding>,
         next: Option<Instant>,
         soon: Instant,
     ) -> Option<()> {
@@ -206,7 +206,7 @@ impl StatusWriter {
             let is_news = tokio::select! {
                 changed = reports.changed() => {
                     changed.ok()?;
-                    self.hear(&reports.borrow_and_update());
+                    self.receive(&reports.borrow_and_update());
                     true
                 }
                 Ok(()) = standings.changed() => {
@@ -215,7 +215,7 @@ impl StatusWriter {
                 }
                 () = self.routes.changed() => true,
                 Some(outcome) = self.writes.join_next() => {
-                    !self.note(outcome.expect("a write does not panic, and nobody cancels it"))
+                    !self.note(outcome.expect("a write does not panic and is never cancelled"))
                 }
                 () = until(rest_until) => false,
                 () = until(next) => false,
@@ -234,9 +234,9 @@ impl StatusWriter {
             && let Some(name) = self.queue.pop_front()
         {
             let Some(route) = self.routes.object(&name).filter(|_| !self.busy.contains(&name)) else { continue };
-            if let Plan::Write(wish) = self.plan(&name, &route, now()) {
+            if let WritePlan::Write(wish) = self.plan(&name, &route, now()) {
                 self.busy.insert(name.clone());
-                let unknown = Memory::default();
+                let unknown = WriteHistory::default();
                 let stored = self.memories.get(&name).unwrap_or(&unknown).stored(&route).to_vec();
                 let write = Write { name, wish, stored, before: route };
                 self.writes.spawn(write.carry_out(self.client.clone(), self.writer.clone(), self.give_up_at()));
@@ -254,36 +254,36 @@ impl StatusWriter {
     }
 
     /// Records the result of a write; returns whether the queue still holds everything that must be written.
-    fn note(&mut self, outcome: Outcome) -> bool {
-        let Outcome { write: Write { name, wish, stored, before }, answer } = outcome;
+    fn note(&mut self, outcome: WriteOutcome) -> bool {
+        let WriteOutcome { write: Write { name, wish, stored, before }, answer } = outcome;
         self.busy.remove(&name);
         let memory = self.memories.entry(name.clone()).or_default();
         match answer {
             Ok(answer) => {
                 debug!(route = %name, conditions = wish.len(), "wrote the status");
                 // After we released a route, another class may have written already: then no condition is gone.
-                self.events.tell(&answer, &stored, &answer.status.conditions);
+                self.events.publish(&answer, &stored, &answer.status.conditions);
                 memory.wrote(wish, &before, answer, Instant::now());
                 self.failures = 0;
-                if self.told.take().is_some() {
+                if self.logged.take().is_some() {
                     info!("status writes resumed");
                 }
                 // Decisions about the route during its write wait for the next scan.
                 let route = self.routes.object(&name).unwrap_or(before);
-                self.plan(&name, &route, now()) == Plan::Nothing
+                self.plan(&name, &route, now()) == WritePlan::Nothing
             }
             // It was deleted in the meantime, and its status with it.
             Err(failure) if failure.only_this && self.routes.object(&name).is_none() => true,
             Err(failure) => {
                 let is_first = memory.failed(Instant::now());
-                self.tell(&name, failure, is_first);
+                self.log_failure(&name, failure, is_first);
                 false
             }
         }
     }
 
-    fn tell(&mut self, name: &ObjectName, failure: Failure, is_first: bool) {
-        let Failure { cause, only_this } = failure;
+    fn log_failure(&mut self, name: &ObjectName, failure: WriteFailure, is_first: bool) {
+        let WriteFailure { cause, only_this } = failure;
         if only_this && is_first {
             warn!(route = %name, cause, "cannot write the status of a route; retrying");
         }
@@ -292,11 +292,11 @@ impl StatusWriter {
         }
         self.rest_until = Some(Instant::now() + retry_after(self.failures));
         self.failures += 1;
-        if self.told.as_ref() == Some(&cause) {
+        if self.logged.as_ref() == Some(&cause) {
             debug!(route = %name, cause, "status writes still failing");
         } else {
             warn!(cause, "cannot write the status of routes; retrying; routing is not affected");
-            self.told = Some(cause);
+            self.logged = Some(cause);
         }
     }
 }
@@ -311,17 +311,17 @@ fn now() -> Now {
 }
 
 impl Write {
-    async fn carry_out(self, client: Client, writer: Arc<Writer>, give_up_at: Instant) -> Outcome {
+    async fn carry_out(self, client: Client, writer: Arc<StatusPlanner>, give_up_at: Instant) -> WriteOutcome {
         let Self { name, wish, stored: _, before } = &self;
         let answer = match timeout_at(give_up_at, apply(client, &writer, name, wish, before)).await {
-            Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-            Err(_) => Err(Failure { cause: "no response from the API server".to_owned(), only_this: false }),
+            Ok(answer) => answer.map_err(|error| WriteFailure::of(&error)),
+            Err(_) => Err(WriteFailure { cause: "no response from the API server".to_owned(), only_this: false }),
         };
         if answer.as_ref().is_err_and(|failure| failure.only_this) {
             // The route has most likely been deleted: let the watch report that before this is logged.
             sleep(LOOK_INTERVAL).await;
         }
-        Outcome { write: self, answer }
+        WriteOutcome { write: self, answer }
     }
 }
 
@@ -329,7 +329,7 @@ impl Write {
 /// only the status is applied; the status is then replaced instead.
 async fn apply(
     client: Client,
-    writer: &Writer,
+    writer: &StatusPlanner,
     name: &ObjectName,
     wish: &[Condition],
     before: &RouteObject,
@@ -359,7 +359,7 @@ fn body(name: &ObjectName, wish: &[Condition]) -> Value {
     body
 }
 
-impl Failure {
+impl WriteFailure {
     fn of(error: &kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self {

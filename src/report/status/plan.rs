@@ -33,9 +33,9 @@ const OURS: [ConditionType; 5] = [
     ConditionType::Programmed,
 ];
 
-/// The writer's identity.
+/// Plans status writes for a class.
 #[derive(Clone, Debug)]
-pub(super) struct Writer {
+pub(super) struct StatusPlanner {
     /// The class whose routes are written.
     pub(super) class: String,
     /// The field manager.
@@ -64,8 +64,8 @@ pub(super) struct Opinion {
 
 /// The history of the writes to one route.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    written: Option<Written>,
+pub(super) struct WriteHistory {
+    written: Option<LastWrite>,
     small_at: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
@@ -76,7 +76,7 @@ pub(super) struct Memory {
 
 /// The last write, and the API server's response.
 #[derive(Debug)]
-struct Written {
+struct LastWrite {
     wish: Vec<Condition>,
     before: Option<String>,
     after: Option<String>,
@@ -86,7 +86,7 @@ struct Written {
 
 /// What to do about a route.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Plan {
+pub(super) enum WritePlan {
     /// Its status is up to date, or not ours to write.
     Nothing,
     /// Write this; it removes nothing that we own.
@@ -95,26 +95,32 @@ pub(super) enum Plan {
     Later(Instant),
 }
 
-impl Writer {
-    /// A writer for a class.
+impl StatusPlanner {
+    /// A planner for a class.
     pub(super) fn new(class: &str) -> Self {
         Self { class: class.to_owned(), manager: format!("switchyard/{class}") }
     }
 
     /// What to do about a route, given the newest opinion of it.
-    pub(super) fn plan(&self, route: &RouteObject, opinion: Option<&Opinion>, memory: &Memory, now: Now) -> Plan {
-        let Some(wish) = self.wish(route, opinion, memory, now) else { return Plan::Nothing };
+    pub(super) fn plan(
+        &self,
+        route: &RouteObject,
+        opinion: Option<&Opinion>,
+        memory: &WriteHistory,
+        now: Now,
+    ) -> WritePlan {
+        let Some(wish) = self.wish(route, opinion, memory, now) else { return WritePlan::Nothing };
         let stored = memory.stored(route);
         let differing = differing(&wish, stored);
         let released = wish.is_empty() && !memory.is_ahead_of(route);
         if differing.is_empty() && !released || memory.was_in_vain(&wish, route) {
-            return Plan::Nothing;
+            return WritePlan::Nothing;
         }
         let is_small = !differing.is_empty() && differing.iter().all(|type_| is_small(*type_, &wish, stored));
         let held = opinion.and_then(|opinion| opinion.hold_until).filter(|at| *at > now.instant);
         match memory.not_before(&wish, is_small, now.instant).max(held) {
-            Some(at) => Plan::Later(at),
-            None => Plan::Write(wish),
+            Some(at) => WritePlan::Later(at),
+            None => WritePlan::Write(wish),
         }
     }
 
@@ -124,7 +130,7 @@ impl Writer {
         &self,
         route: &RouteObject,
         opinion: Option<&Opinion>,
-        memory: &Memory,
+        memory: &WriteHistory,
         now: Now,
     ) -> Option<Vec<Condition>> {
         let class = route.class_name()?;
@@ -142,7 +148,7 @@ impl Writer {
     }
 }
 
-impl Memory {
+impl WriteHistory {
     /// Records a write of `wish` that replaced `before`, and its response.
     pub(super) fn wrote(&mut self, wish: Vec<Condition>, before: &RouteObject, answer: RouteObject, now: Instant) {
         let stored = self.stored(before);
@@ -151,7 +157,7 @@ impl Memory {
             self.small_at = Some(now);
         }
         self.contested = if self.was_written_lately(&wish, now) { self.contested + 1 } else { 0 };
-        self.written = Some(Written {
+        self.written = Some(LastWrite {
             wish,
             before: before.metadata.resource_version.clone(),
             after: answer.metadata.resource_version,

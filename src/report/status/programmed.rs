@@ -9,7 +9,7 @@ use super::plan::find;
 use crate::{
     api::{ConditionReason, ConditionType},
     compile::{Verdict, VerdictCondition},
-    report::{Role, Standing},
+    report::{ReplicaStanding, Role},
     source::{Digests, Report, Versions},
     table::ObjectName,
 };
@@ -73,14 +73,14 @@ impl Needs {
         &self,
         verdict: &Verdict,
         stored: &[Condition],
-        standing: &Standing,
+        standing: &ReplicaStanding,
     ) -> (VerdictCondition, Option<Instant>) {
         // Not withdrawn for the same generation: a replica that joins has the routes before it is ready.
         if !verdict.is_accepted() || says_programmed(stored, verdict.generation) {
             return (served(verdict, EVERYWHERE), None);
         }
         if let Role::Barred { cause } = &standing.role {
-            return (pending(format!("Unknown what other replicas serve: {cause}")), None);
+            return (pending(format!("Cannot determine what other replicas serve: {cause}")), None);
         }
         let Some(need) = self.routes.get(&verdict.route) else {
             return (pending("The route is not served yet".to_owned()), None);
@@ -158,14 +158,14 @@ mod tests {
         report
     }
 
-    fn among(others: &[(&str, u64, &[Verdict])]) -> Standing {
+    fn among(others: &[(&str, u64, &[Verdict])]) -> ReplicaStanding {
         let others = others.iter().map(|(name, applied, verdicts)| Replica {
             name: (*name).to_owned(),
             applied: versions(*applied),
             digests: Digests::of(verdicts, &versions(*applied)),
         });
         let role = Role::Holder { until: Instant::now() };
-        Standing { role, others: others.collect(), announced: true }
+        ReplicaStanding { role, others: others.collect(), announced: true }
     }
 
     fn stored(status: &str, generation: i64) -> Vec<Condition> {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     /// Status, reason and message for a route of generation 3 that needs version 7.
-    fn told(standing: &Standing, stored: &[Condition]) -> (bool, ConditionReason, String) {
+    fn told(standing: &ReplicaStanding, stored: &[Condition]) -> (bool, ConditionReason, String) {
         let mut needs = Needs::default();
         needs.note(&report(verdict(3, true), 7), Instant::now());
         let (condition, _) = needs.condition(&verdict(3, true), stored, standing);
@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn without_leases_nothing_is_claimed_and_the_cause_is_told() {
-        let barred = Standing { role: Role::Barred { cause: "cannot list leases".into() }, ..Standing::default() };
+        let barred =
+            ReplicaStanding { role: Role::Barred { cause: "cannot list leases".into() }, ..ReplicaStanding::default() };
         let (status, _, message) = told(&barred, &[]);
         assert!(!status && message.contains("cannot list leases"));
     }

@@ -36,10 +36,10 @@ pub(super) enum Message {
 pub(super) struct Watch {
     directory: PathBuf,
     sender: Sender<Message>,
-    state: State,
+    state: WatchState,
 }
 
-enum State {
+enum WatchState {
     Watching {
         /// Stops when dropped.
         _watcher: RecommendedWatcher,
@@ -53,7 +53,7 @@ enum State {
 impl Watch {
     /// Starts watching, or polling if an interval is given.
     pub(super) fn new(directory: PathBuf, sender: Sender<Message>, interval: Option<Duration>) -> Self {
-        let state = interval.map_or(State::Away, State::Polling);
+        let state = interval.map_or(WatchState::Away, WatchState::Polling);
         let mut watch = Self { directory, sender, state };
         watch.renew();
         watch
@@ -62,9 +62,9 @@ impl Watch {
     /// Waits until the directory should be read again; false at the end.
     pub(super) fn wait(&mut self, messages: &Receiver<Message>) -> bool {
         let patience = match self.state {
-            State::Watching { .. } => Duration::MAX,
-            State::Away => RETRY,
-            State::Polling(interval) => interval,
+            WatchState::Watching { .. } => Duration::MAX,
+            WatchState::Away => RETRY,
+            WatchState::Polling(interval) => interval,
         };
         let goes_on = match messages.recv_timeout(patience) {
             Ok(message) => self.settle(message, messages),
@@ -83,7 +83,7 @@ impl Watch {
         loop {
             match next {
                 // Events were dropped: a new directory may be unwatched.
-                Ok(Message::Event(event)) if event.need_rescan() => self.state = State::Away,
+                Ok(Message::Event(event)) if event.need_rescan() => self.state = WatchState::Away,
                 Ok(Message::Event(event)) => note(event, &mut being_written),
                 Ok(Message::Lost(error)) => self.poll(&error),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
@@ -102,13 +102,13 @@ impl Watch {
     fn renew(&mut self) {
         let now = identity(&self.directory);
         match (&self.state, now) {
-            (State::Polling(_), _) => {}
-            (State::Watching { identity, .. }, Some(now)) if *identity == now => {}
-            (_, None) => self.state = State::Away,
+            (WatchState::Polling(_), _) => {}
+            (WatchState::Watching { identity, .. }, Some(now)) if *identity == now => {}
+            (_, None) => self.state = WatchState::Away,
             (_, Some(identity)) => match self.watcher() {
-                Ok(watcher) => self.state = State::Watching { _watcher: watcher, identity },
+                Ok(watcher) => self.state = WatchState::Watching { _watcher: watcher, identity },
                 // Removed again in the meantime.
-                Err(_) if self::identity(&self.directory).is_none() => self.state = State::Away,
+                Err(_) if self::identity(&self.directory).is_none() => self.state = WatchState::Away,
                 Err(error) => self.poll(&error),
             },
         }
@@ -133,7 +133,7 @@ impl Watch {
     fn poll(&mut self, error: &notify::Error) {
         let directory = self.directory.display();
         tracing::warn!("cannot watch {directory}; polling every {POLL_INTERVAL:?}: {error}");
-        self.state = State::Polling(POLL_INTERVAL);
+        self.state = WatchState::Polling(POLL_INTERVAL);
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     Changes, Source,
-    manifest::{FileProblem, Kind, Manifests},
+    manifest::{FileProblem, ManifestKind, Manifests},
 };
 use crate::{compile::ClusterView, table::ObjectName};
 use events::{Message, Watch};
@@ -43,12 +43,12 @@ pub enum OpenError {
 /// A directory of manifests. Clones share one watch, which ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct DirectorySource {
-    shared: Arc<Shared>,
+    shared: Arc<SharedManifests>,
     _stop: Arc<StopOnDrop>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedManifests {
     current: ArcSwap<Manifests>,
     revision: watch::Sender<u64>,
 }
@@ -82,9 +82,9 @@ impl DirectorySource {
             return Err(OpenError::Directory { path: directory, error });
         }
         let (sender, messages) = mpsc::channel();
-        let shared = Arc::new(Shared { current: ArcSwap::default(), revision: watch::Sender::new(0) });
+        let shared = Arc::new(SharedManifests { current: ArcSwap::default(), revision: watch::Sender::new(0) });
         let watch = Watch::new(directory.clone(), sender.clone(), interval);
-        let worker = Worker { directory, shared: shared.clone(), changes, watch, messages };
+        let worker = DirectoryReader { directory, shared: shared.clone(), changes, watch, messages };
         // Watched before it is read: changes in between cause another read.
         worker.read();
         worker.changes.touch();
@@ -107,7 +107,7 @@ impl DirectorySource {
 
     /// The file and line of an object's field.
     #[must_use]
-    pub fn locate(&self, kind: Kind, name: &ObjectName, field: &str) -> Option<(PathBuf, usize)> {
+    pub fn locate(&self, kind: ManifestKind, name: &ObjectName, field: &str) -> Option<(PathBuf, usize)> {
         self.shared.current.load().locate(kind, name, field)
     }
 
@@ -124,7 +124,7 @@ impl Source for DirectorySource {
     }
 
     fn place(&self, route: &ObjectName, field: &str) -> Option<String> {
-        let (file, line) = self.locate(Kind::WebSocketRoute, route, field)?;
+        let (file, line) = self.locate(ManifestKind::WebSocketRoute, route, field)?;
         Some(format!("{}:{line}", file.display()))
     }
 }
@@ -140,15 +140,15 @@ impl Drop for StopOnDrop {
 }
 
 /// The reading thread.
-struct Worker {
+struct DirectoryReader {
     directory: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<SharedManifests>,
     changes: Changes,
     watch: Watch,
     messages: mpsc::Receiver<Message>,
 }
 
-impl Worker {
+impl DirectoryReader {
     fn run(mut self) {
         while self.watch.wait(&self.messages) {
             self.read();

@@ -16,7 +16,7 @@ pub(super) enum Change {
     /// No change: the stored object stays, the very same `Arc`, and so does everything built from it.
     Nothing,
     /// Only fields that do not affect routing, such as a status.
-    Told,
+    StatusOnly,
     /// Fields that routing depends on.
     Routing,
 }
@@ -65,7 +65,7 @@ impl Watched for RouteObject {
         } else if metadata.resource_version == before.metadata.resource_version {
             Change::Nothing
         } else {
-            Change::Told
+            Change::StatusOnly
         }
     }
 }

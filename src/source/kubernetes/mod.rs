@@ -16,7 +16,7 @@ use tokio::{sync::watch as signal, task::JoinSet};
 use self::{
     kind::Watched,
     store::{Reached, Store},
-    watch::Teller,
+    watch::Notifier,
 };
 use super::{Changes, Progress, Source, progress::WHOLE_CLUSTER};
 use crate::{
@@ -65,18 +65,18 @@ pub struct KubernetesSource {
 
 /// The routes of the cluster with their status, shared with the status writer.
 #[derive(Clone, Debug)]
-pub struct Routes {
+pub struct StoredRoutes {
     stores: Stores<RouteObject>,
     seen: signal::Receiver<()>,
 }
 
 /// The objects of one kind, with one store per watch.
 #[derive(Clone, Debug)]
-struct Stores<K>(Arc<[(Scope, Store<K>)]>);
+struct Stores<K>(Arc<[(WatchScope, Store<K>)]>);
 
 /// The scope of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Scope {
+enum WatchScope {
     Cluster,
     Namespace(String),
 }
@@ -88,18 +88,18 @@ impl KubernetesSource {
     pub fn start(client: &Client, namespaces: &[String], changes: &Changes) -> Self {
         let (synced_sender, synced) = signal::channel(0);
         let (routes_sender, routes_seen) = signal::channel(());
-        let teller = Teller::new(changes.clone(), synced_sender);
+        let notifier = Notifier::new(changes.clone(), synced_sender);
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         // Other Secrets, such as service account tokens, are not needed and would only cost memory.
         let tls_only = config.clone().fields(&format!("type={TLS_SECRET_TYPE}"));
-        let scopes = Scope::of(namespaces);
+        let scopes = WatchScope::of(namespaces);
         let mut watches = JoinSet::new();
-        let routes_teller = teller.clone().with_seen(routes_sender);
+        let routes_notifier = notifier.clone().with_seen(routes_sender);
         Self {
-            routes: watch(client, &scopes, &config, &routes_teller, &mut watches),
-            services: watch(client, &scopes, &config, &teller, &mut watches),
-            slices: watch(client, &scopes, &config, &teller, &mut watches),
-            secrets: watch(client, &scopes, &tls_only, &teller, &mut watches),
+            routes: watch(client, &scopes, &config, &routes_notifier, &mut watches),
+            services: watch(client, &scopes, &config, &notifier, &mut watches),
+            slices: watch(client, &scopes, &config, &notifier, &mut watches),
+            secrets: watch(client, &scopes, &tls_only, &notifier, &mut watches),
             routes_seen,
             synced,
             watches,
@@ -116,8 +116,8 @@ impl KubernetesSource {
 
     /// The routes, for the status writer.
     #[must_use]
-    pub fn routes(&self) -> Routes {
-        Routes { stores: self.routes.clone(), seen: self.routes_seen.clone() }
+    pub fn routes(&self) -> StoredRoutes {
+        StoredRoutes { stores: self.routes.clone(), seen: self.routes_seen.clone() }
     }
 }
 
@@ -138,7 +138,7 @@ impl Source for KubernetesSource {
     }
 }
 
-impl Routes {
+impl StoredRoutes {
     /// All routes, in no particular order.
     #[must_use]
     pub fn objects(&self) -> Vec<Arc<RouteObject>> {
@@ -188,7 +188,7 @@ impl<K> Stores<K> {
     }
 }
 
-impl Scope {
+impl WatchScope {
     fn of(namespaces: &[String]) -> Vec<Self> {
         match namespaces {
             [] => vec![Self::Cluster],
@@ -214,14 +214,14 @@ impl Scope {
 /// Starts the watches of one kind.
 fn watch<K: Watched>(
     client: &Client,
-    scopes: &[Scope],
+    scopes: &[WatchScope],
     config: &watcher::Config,
-    teller: &Teller,
+    notifier: &Notifier,
     watches: &mut JoinSet<()>,
 ) -> Stores<K> {
-    let start = |scope: &Scope| {
+    let start = |scope: &WatchScope| {
         let (store, writer) = store::store();
-        watches.spawn(watch::run(scope.api::<K>(client), config.clone(), writer, teller.clone()));
+        watches.spawn(watch::run(scope.api::<K>(client), config.clone(), writer, notifier.clone()));
         (scope.clone(), store)
     };
     Stores(scopes.iter().map(start).collect())

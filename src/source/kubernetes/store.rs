@@ -15,15 +15,15 @@ use kube::runtime::watcher::Event;
 use super::kind::{Change, Watched};
 use crate::{compile::object_name, table::ObjectName};
 
-type Objects<K> = HashMap<ObjectName, Arc<K>>;
+type ObjectsByName<K> = HashMap<ObjectName, Arc<K>>;
 
 /// The reading side, which can be shared.
 #[derive(Debug)]
-pub(super) struct Store<K>(Arc<RwLock<Kept<K>>>);
+pub(super) struct Store<K>(Arc<RwLock<StoreContent<K>>>);
 
 #[derive(Debug)]
-struct Kept<K> {
-    objects: Objects<K>,
+struct StoreContent<K> {
+    objects: ObjectsByName<K>,
     reached: Reached,
 }
 
@@ -38,19 +38,19 @@ pub(super) struct Reached {
 
 /// The only writer.
 #[derive(Debug)]
-pub(super) struct Writer<K> {
+pub(super) struct StoreWriter<K> {
     store: Store<K>,
     /// A list in progress: it replaces everything once it is complete, so an aborted list does no harm.
-    list: Objects<K>,
+    list: ObjectsByName<K>,
     /// The newest version in it. The list itself may be newer, but its version is unknown.
     newest: Option<u64>,
 }
 
 /// An empty store.
-pub(super) fn store<K>() -> (Store<K>, Writer<K>) {
-    let kept = Kept { objects: HashMap::new(), reached: Reached { seen: None, changed: None } };
+pub(super) fn store<K>() -> (Store<K>, StoreWriter<K>) {
+    let kept = StoreContent { objects: HashMap::new(), reached: Reached { seen: None, changed: None } };
     let store = Store(Arc::new(RwLock::new(kept)));
-    (store.clone(), Writer { store, list: HashMap::new(), newest: Some(0) })
+    (store.clone(), StoreWriter { store, list: HashMap::new(), newest: Some(0) })
 }
 
 impl<K> Clone for Store<K> {
@@ -71,7 +71,7 @@ impl<K> Store<K> {
     }
 
     /// All objects by name.
-    pub(super) fn by_name(&self) -> Objects<K> {
+    pub(super) fn by_name(&self) -> ObjectsByName<K> {
         self.read(|kept| kept.objects.clone())
     }
 
@@ -80,12 +80,12 @@ impl<K> Store<K> {
         self.read(|kept| kept.objects.get(name).cloned())
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Kept<K>) -> T) -> T {
+    fn read<T>(&self, read: impl FnOnce(&StoreContent<K>) -> T) -> T {
         read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl<K: Watched> Writer<K> {
+impl<K: Watched> StoreWriter<K> {
     /// Applies an event, and returns what it changed.
     pub(super) fn apply(&mut self, event: Event<K>) -> Change {
         match event {
@@ -142,7 +142,7 @@ impl<K: Watched> Writer<K> {
         change
     }
 
-    fn write<T>(&self, write: impl FnOnce(&mut Kept<K>) -> T) -> T {
+    fn write<T>(&self, write: impl FnOnce(&mut StoreContent<K>) -> T) -> T {
         write(&mut self.store.0.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -231,7 +231,7 @@ mod tests {
     fn a_status_is_stored_but_is_no_change_of_routing() {
         let (store, mut writer) = store();
         writer.apply(Event::Apply(route("1", "Pending")));
-        assert_eq!(writer.apply(Event::Apply(route("2", "Invalid"))), Change::Told);
+        assert_eq!(writer.apply(Event::Apply(route("2", "Invalid"))), Change::StatusOnly);
         assert_eq!(store.objects()[0].status.conditions[0].reason, "Invalid");
     }
 
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(reached(&store), (Some(0), None), "nothing tells when it was deleted");
     }
 
-    fn list(writer: &mut Writer<RouteObject>, routes: Vec<RouteObject>) {
+    fn list(writer: &mut StoreWriter<RouteObject>, routes: Vec<RouteObject>) {
         writer.apply(Event::Init);
         for route in routes {
             writer.apply(Event::InitApply(route));

@@ -18,7 +18,7 @@ const CALM: Duration = Duration::from_secs(30);
 pub(crate) struct Trouble {
     kind: &'static str,
     when_unknown: &'static str,
-    told: Option<String>,
+    logged: Option<String>,
     failures: u32,
     last: Option<Instant>,
 }
@@ -26,15 +26,15 @@ pub(crate) struct Trouble {
 impl Trouble {
     /// No failures yet for a kind; `when_unknown` is the advice if the API server does not know it.
     pub(crate) fn new(kind: &'static str, when_unknown: &'static str) -> Self {
-        Self { kind, when_unknown, told: None, failures: 0, last: None }
+        Self { kind, when_unknown, logged: None, failures: 0, last: None }
     }
 
     /// Records a failure; returns how long to wait.
-    pub(crate) fn begins(&mut self, error: &watcher::Error, now: Instant) -> Duration {
+    pub(crate) fn failed(&mut self, error: &watcher::Error, now: Instant) -> Duration {
         if self.last.is_some_and(|last| now.duration_since(last) > CALM) {
             self.failures = 0;
         }
-        self.tell(error);
+        self.log(error);
         let rest = FIRST_REST.saturating_mul(1 << self.failures.min(10)).min(LONGEST_REST);
         self.failures += 1;
         self.last = Some(now + rest);
@@ -43,24 +43,24 @@ impl Trouble {
     }
 
     /// Records that objects arrive.
-    pub(crate) fn is_over(&mut self) {
-        if self.told.take().is_some() {
+    pub(crate) fn recovered(&mut self) {
+        if self.logged.take().is_some() {
             info!(kind = self.kind, "watch resumed");
         }
     }
 
-    fn tell(&mut self, error: &watcher::Error) {
+    fn log(&mut self, error: &watcher::Error) {
         if status(error).is_some_and(|status| status.code == 410) {
             debug!(kind = self.kind, "watch expired; listing again");
             return;
         }
         let cause = self.cause(error);
-        if self.told.as_ref() == Some(&cause) {
+        if self.logged.as_ref() == Some(&cause) {
             debug!(kind = self.kind, cause, "watch still failing");
             return;
         }
         warn!(kind = self.kind, cause, "watch failed; serving the last known state and retrying");
-        self.told = Some(cause);
+        self.logged = Some(cause);
     }
 
     fn cause(&self, error: &watcher::Error) -> String {
@@ -128,22 +128,22 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_told_once_with_what_to_do() {
         let mut trouble = Trouble::new("WebSocketRoute", "install the CRD");
-        trouble.begins(&failure(404, "page not found"), Instant::now());
-        let told = trouble.told.clone().unwrap();
-        assert_eq!(told, "the API server does not know WebSocketRoute: install the CRD");
-        trouble.begins(&failure(404, "page not found"), Instant::now());
-        assert_eq!(trouble.told, Some(told));
+        trouble.failed(&failure(404, "page not found"), Instant::now());
+        let logged = trouble.logged.clone().unwrap();
+        assert_eq!(logged, "the API server does not know WebSocketRoute: install the CRD");
+        trouble.failed(&failure(404, "page not found"), Instant::now());
+        assert_eq!(trouble.logged, Some(logged));
     }
 
     #[test]
     fn rests_grow_up_to_a_limit_and_start_over_after_a_calm() {
         let mut trouble = Trouble::new("Service", "");
         let now = Instant::now();
-        let first = trouble.begins(&failure(403, "no"), now);
+        let first = trouble.failed(&failure(403, "no"), now);
         assert!(first <= FIRST_REST * 2, "{first:?}");
-        let later = (0..20).map(|_| trouble.begins(&failure(403, "no"), now)).last().unwrap();
+        let later = (0..20).map(|_| trouble.failed(&failure(403, "no"), now)).last().unwrap();
         assert!(later > LONGEST_REST / 2 && later < LONGEST_REST * 2, "{later:?}");
-        let calm = trouble.begins(&failure(403, "no"), now + CALM * 2);
+        let calm = trouble.failed(&failure(403, "no"), now + CALM * 2);
         assert!(calm <= FIRST_REST * 2, "{calm:?}");
     }
 
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn an_expired_watch_is_no_news() {
         let mut trouble = Trouble::new("Service", "");
-        trouble.begins(&failure(410, "too old"), Instant::now());
-        assert_eq!(trouble.told, None);
+        trouble.failed(&failure(410, "too old"), Instant::now());
+        assert_eq!(trouble.logged, None);
     }
 }

@@ -15,20 +15,20 @@ use tracing::info;
 
 use super::{
     kind::{Change, Watched},
-    store::Writer,
+    store::StoreWriter,
     trouble::{Trouble, needs_list, refuses_streams},
 };
 use crate::source::Changes;
 
 /// Notifies others of what a watch sees.
 #[derive(Clone, Debug)]
-pub(super) struct Teller {
+pub(super) struct Notifier {
     changes: Changes,
     synced: Arc<signal::Sender<usize>>,
     seen: Option<Arc<signal::Sender<()>>>,
 }
 
-impl Teller {
+impl Notifier {
     /// Touches `changes` when routing changes, and counts in `synced` the watches that have finished a list.
     pub(super) fn new(changes: Changes, synced: signal::Sender<usize>) -> Self {
         Self { changes, synced: Arc::new(synced), seen: None }
@@ -39,7 +39,7 @@ impl Teller {
         Self { seen: Some(Arc::new(seen)), ..self }
     }
 
-    fn tell(&self, change: Change) {
+    fn notify(&self, change: Change) {
         if change == Change::Routing {
             self.changes.touch();
         }
@@ -50,7 +50,12 @@ impl Teller {
 }
 
 /// Watches for ever. After any failure, the store keeps its content, and the watch is retried.
-pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut writer: Writer<K>, teller: Teller) {
+pub(super) async fn run<K: Watched>(
+    api: Api<K>,
+    config: watcher::Config,
+    mut writer: StoreWriter<K>,
+    notifier: Notifier,
+) {
     let mut lists = Lists::Streamed;
     let mut events = watcher(api.clone(), lists.config(&config)).boxed();
     let mut trouble = Trouble::new(K::KIND, K::WHEN_UNKNOWN);
@@ -66,12 +71,12 @@ pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut wr
                 // This event comes before the request, not from the API server.
                 listing = matches!(event, Event::Init | Event::InitApply(_));
                 if !matches!(event, Event::Init) {
-                    trouble.is_over();
+                    trouble.recovered();
                 }
                 let done = matches!(event, Event::InitDone);
-                teller.tell(writer.apply(event.modify(K::trim)));
+                notifier.notify(writer.apply(event.modify(K::trim)));
                 if done && !std::mem::replace(&mut synced, true) {
-                    teller.synced.send_modify(|count| *count += 1);
+                    notifier.synced.send_modify(|count| *count += 1);
                 }
             }
             Err(error) if lists == Lists::Streamed && refuses_streams(&error) => {
@@ -84,7 +89,7 @@ pub(super) async fn run<K: Watched>(api: Api<K>, config: watcher::Config, mut wr
                 if needs_list(&error) {
                     events = watcher(api.clone(), lists.config(&config)).boxed();
                 }
-                sleep(trouble.begins(&error, Instant::now())).await;
+                sleep(trouble.failed(&error, Instant::now())).await;
             }
         }
     }

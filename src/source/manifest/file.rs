@@ -5,12 +5,12 @@ use std::{collections::HashSet, fmt, mem, path::Path, sync::Arc};
 use serde_json::Value;
 
 use super::{
-    kind::{self, Kind, Meaning},
+    kind::{self, ManifestKind, Meaning},
     metadata,
     object::{self, Object},
     position::{Positions, entry, is_within, join},
     violation::Violation,
-    yaml::{self, Document, Fault, Syntax},
+    yaml::{self, Document, Syntax, SyntaxFault},
 };
 use crate::table::ObjectName;
 
@@ -42,14 +42,14 @@ impl fmt::Display for FileProblem {
 
 /// Where an object is in its file.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct ObjectPlace {
     pub(super) path: Arc<Path>,
     /// Its path in the document: `items[3]`, or empty.
     pub(super) prefix: Arc<str>,
     pub(super) positions: Arc<Positions>,
 }
 
-impl Place {
+impl ObjectPlace {
     pub(super) fn line(&self, field: &str) -> usize {
         self.positions.line(&join(&self.prefix, field))
     }
@@ -57,17 +57,17 @@ impl Place {
 
 /// An object and its location.
 #[derive(Clone, Debug)]
-pub(super) struct Written {
-    pub(super) kind: Kind,
+pub(super) struct WrittenObject {
+    pub(super) kind: ManifestKind,
     pub(super) name: ObjectName,
     pub(super) object: Object,
-    pub(super) place: Place,
+    pub(super) place: ObjectPlace,
 }
 
 /// The content of a file.
 #[derive(Debug)]
 pub(super) struct Contents {
-    pub(super) objects: Vec<Written>,
+    pub(super) objects: Vec<WrittenObject>,
     pub(super) problems: Vec<FileProblem>,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn read(path: &Arc<Path>, bytes: &[u8]) -> Contents {
         Ok(text) => yaml::documents(text, syntax).into_iter().for_each(|document| reader.document(document)),
         Err(error) => {
             let line = 1 + String::from_utf8_lossy(&bytes[..error.valid_up_to()]).matches('\n').count();
-            reader.fault(Fault { line, field: String::new(), message: "must be UTF-8 text".into() });
+            reader.fault(SyntaxFault { line, field: String::new(), message: "must be UTF-8 text".into() });
         }
     }
     let mut contents = reader.contents;
@@ -97,11 +97,11 @@ struct Reader<'a> {
 /// A document that is being processed.
 struct Parts {
     positions: Arc<Positions>,
-    faults: Vec<Fault>,
+    faults: Vec<SyntaxFault>,
 }
 
 impl Reader<'_> {
-    fn document(&mut self, document: Result<Document, Vec<Fault>>) {
+    fn document(&mut self, document: Result<Document, Vec<SyntaxFault>>) {
         let mut document = match document {
             Ok(document) => document,
             Err(faults) => return faults.into_iter().for_each(|fault| self.fault(fault)),
@@ -112,7 +112,7 @@ impl Reader<'_> {
             self.value(value, "", None, &mut parts);
         } else if !value.is_null() {
             let line = parts.positions.line("");
-            self.fault(Fault { line, field: String::new(), message: "must be a Kubernetes object".into() });
+            self.fault(SyntaxFault { line, field: String::new(), message: "must be a Kubernetes object".into() });
         }
         parts.faults.into_iter().for_each(|fault| self.fault(fault));
     }
@@ -148,7 +148,7 @@ impl Reader<'_> {
         }
     }
 
-    fn object(&mut self, kind: Kind, value: Value, prefix: &str, parts: &Parts) {
+    fn object(&mut self, kind: ManifestKind, value: Value, prefix: &str, parts: &Parts) {
         let (name, mut violations) = metadata::read(&value, kind);
         let Some(name) = name else {
             return violations.iter().for_each(|violation| self.violation(violation, prefix, &parts.positions));
@@ -161,22 +161,22 @@ impl Reader<'_> {
         for violation in violations.iter().filter(|violation| !follows(violation)) {
             self.violation(violation, prefix, &parts.positions);
         }
-        let place = Place { path: self.path.clone(), prefix: prefix.into(), positions: parts.positions.clone() };
-        self.contents.objects.extend(object.map(|object| Written { kind, name, object, place }));
+        let place = ObjectPlace { path: self.path.clone(), prefix: prefix.into(), positions: parts.positions.clone() };
+        self.contents.objects.extend(object.map(|object| WrittenObject { kind, name, object, place }));
     }
 
     fn violation(&mut self, violation: &Violation, prefix: &str, positions: &Positions) {
         let field = join(prefix, &violation.field);
-        self.fault(Fault { line: positions.line(&field), field, message: violation.message.clone() });
+        self.fault(SyntaxFault { line: positions.line(&field), field, message: violation.message.clone() });
     }
 
-    fn fault(&mut self, Fault { line, field, message }: Fault) {
+    fn fault(&mut self, SyntaxFault { line, field, message }: SyntaxFault) {
         self.contents.problems.push(FileProblem { path: self.path.clone(), line, field, message });
     }
 }
 
 /// The syntax problems of an object, in terms of its own fields.
-fn violations_within(faults: &[Fault], prefix: &str) -> Vec<Violation> {
+fn violations_within(faults: &[SyntaxFault], prefix: &str) -> Vec<Violation> {
     let within = faults.iter().filter(|fault| is_within(&fault.field, prefix));
     let own_field = |field: &str| field[prefix.len()..].trim_start_matches('.').to_owned();
     let mut seen = HashSet::new();

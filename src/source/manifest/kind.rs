@@ -9,7 +9,7 @@ use crate::api;
 
 /// The kinds that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ManifestKind {
     /// A route.
     WebSocketRoute,
     /// A Service.
@@ -20,7 +20,7 @@ pub enum Kind {
     Secret,
 }
 
-impl Kind {
+impl ManifestKind {
     /// The kind as written in manifests.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -33,7 +33,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ManifestKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -41,7 +41,7 @@ impl fmt::Display for Kind {
 
 /// What the reader does with an object.
 pub(super) enum Meaning {
-    Read(Kind),
+    Read(ManifestKind),
     /// A list of objects; those of a typed list need not repeat their kind.
     List(Option<&'static str>),
     /// An object of another kind, as found next to routes.
@@ -99,10 +99,10 @@ pub(super) fn meaning(value: &Value) -> Meaning {
         return Meaning::Wrong(Violation { field: field.into(), message: "is required".into() });
     };
     let (known, expected) = match kind.strip_suffix("List").unwrap_or(kind) {
-        api::KIND => (Kind::WebSocketRoute, "switchyard.dev/v1alpha1"),
-        "Service" => (Kind::Service, "v1"),
-        "EndpointSlice" => (Kind::EndpointSlice, "discovery.k8s.io/v1"),
-        "Secret" => (Kind::Secret, "v1"),
+        api::KIND => (ManifestKind::WebSocketRoute, "switchyard.dev/v1alpha1"),
+        "Service" => (ManifestKind::Service, "v1"),
+        "EndpointSlice" => (ManifestKind::EndpointSlice, "discovery.k8s.io/v1"),
+        "Secret" => (ManifestKind::Secret, "v1"),
         "" => return Meaning::List(None),
         other if PASSED_OVER.contains(&other) => return Meaning::PassedOver,
         _ => return Meaning::Wrong(unknown_kind(kind)),

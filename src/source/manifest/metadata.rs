@@ -3,14 +3,14 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::{kind::Kind, typed, violation::Violation};
+use super::{kind::ManifestKind, typed, violation::Violation};
 use crate::{
     compile::{is_dns_label, is_dns_subdomain, object_name},
     table::ObjectName,
 };
 
 /// The name of an object, and the problems of its metadata. Without a usable name there is no object.
-pub(super) fn read(value: &Value, kind: Kind) -> (Option<ObjectName>, Vec<Violation>) {
+pub(super) fn read(value: &Value, kind: ManifestKind) -> (Option<ObjectName>, Vec<Violation>) {
     let metadata = match value.get("metadata").filter(|metadata| !metadata.is_null()) {
         Some(metadata) => typed::read(metadata, "metadata"),
         None => Ok(ObjectMeta::default()),
@@ -26,7 +26,7 @@ pub(super) fn read(value: &Value, kind: Kind) -> (Option<ObjectName>, Vec<Violat
         return (None, violations);
     }
     // The name of a Service is a DNS label; those of other kinds are only used in paths.
-    let is_right = if kind == Kind::Service { is_dns_label(name) } else { is_dns_subdomain(name) };
+    let is_right = if kind == ManifestKind::Service { is_dns_label(name) } else { is_dns_subdomain(name) };
     if !is_right {
         let message = format!("must be a DNS name of lower-case letters, digits and -, got {name:?}");
         violations.push(Violation { field: "metadata.name".into(), message });

@@ -25,13 +25,13 @@ use std::{
 };
 
 pub use file::FileProblem;
-pub use kind::Kind;
+pub use kind::ManifestKind;
 pub use owners::{OwnersError, hostname_owners};
 pub use scalar::ambiguity;
 pub use yaml::whole_numbers;
 
 use crate::{api::RouteObject, compile::ClusterView, table::ObjectName};
-use file::{Contents, Place, Written};
+use file::{Contents, ObjectPlace, WrittenObject};
 use object::Object;
 
 /// API objects are at most a few MiB.
@@ -43,7 +43,7 @@ pub struct Manifests {
     view: ClusterView,
     problems: Arc<[FileProblem]>,
     files: BTreeMap<Arc<Path>, Arc<File>>,
-    places: HashMap<(Kind, ObjectName), Written>,
+    places: HashMap<(ManifestKind, ObjectName), WrittenObject>,
 }
 
 /// A file as it was read.
@@ -97,14 +97,14 @@ impl Manifests {
 
     /// The file and line of an object's field, or of its nearest parent that is written.
     #[must_use]
-    pub fn locate(&self, kind: Kind, name: &ObjectName, field: &str) -> Option<(PathBuf, usize)> {
-        let Place { path, .. } = self.place(kind, name)?;
+    pub fn locate(&self, kind: ManifestKind, name: &ObjectName, field: &str) -> Option<(PathBuf, usize)> {
+        let ObjectPlace { path, .. } = self.place(kind, name)?;
         Some((path.to_path_buf(), self.place(kind, name)?.line(field)))
     }
 
     /// A problem with an object's field, with its location.
     #[must_use]
-    pub fn problem(&self, kind: Kind, name: &ObjectName, field: &str, message: &str) -> Option<FileProblem> {
+    pub fn problem(&self, kind: ManifestKind, name: &ObjectName, field: &str, message: &str) -> Option<FileProblem> {
         let place = self.place(kind, name)?;
         let field = position::join(&place.prefix, field);
         let line = place.positions.line(&field);
@@ -114,21 +114,22 @@ impl Manifests {
     /// Whether both contain the same objects.
     #[must_use]
     pub fn same_objects(&self, other: &Self) -> bool {
-        let is_there =
-            |(key, written): (_, &Written)| other.places.get(key).is_some_and(|there| there.object.is(&written.object));
+        let is_there = |(key, written): (_, &WrittenObject)| {
+            other.places.get(key).is_some_and(|there| there.object.is(&written.object))
+        };
         self.places.len() == other.places.len() && self.places.iter().all(is_there)
     }
 
     /// A route, readable or not.
     #[must_use]
     pub fn route(&self, name: &ObjectName) -> Option<&Arc<RouteObject>> {
-        match &self.places.get(&(Kind::WebSocketRoute, name.clone()))?.object {
+        match &self.places.get(&(ManifestKind::WebSocketRoute, name.clone()))?.object {
             Object::Route(route) => Some(route),
             _ => None,
         }
     }
 
-    fn place(&self, kind: Kind, name: &ObjectName) -> Option<&Place> {
+    fn place(&self, kind: ManifestKind, name: &ObjectName) -> Option<&ObjectPlace> {
         // The key owns its name, so a borrowed one must be cloned: two counters.
         self.places.get(&(kind, name.clone())).map(|written| &written.place)
     }
@@ -148,10 +149,10 @@ impl Manifests {
     }
 
     /// The first object with a name counts; further ones are problems.
-    fn add(&mut self, mut written: Written, previous: &Self) -> Option<FileProblem> {
+    fn add(&mut self, mut written: WrittenObject, previous: &Self) -> Option<FileProblem> {
         let key = (written.kind, written.name.clone());
         if let Some(first) = self.places.get(&key) {
-            let Place { path, .. } = &written.place;
+            let ObjectPlace { path, .. } = &written.place;
             let (there, line) = (first.place.path.display(), first.place.line(""));
             let message = format!("duplicate of {} {} at {there}:{line}", written.kind, written.name);
             let field = position::join(&written.place.prefix, "metadata.name");
@@ -180,11 +181,11 @@ fn read_file(path: &Path, previous: &Manifests) -> io::Result<Arc<File>> {
     }
 }
 
-fn view(places: &HashMap<(Kind, ObjectName), Written>) -> ClusterView {
+fn view(places: &HashMap<(ManifestKind, ObjectName), WrittenObject>) -> ClusterView {
     let mut sorted: Vec<_> = places.values().collect();
     sorted.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
     let mut view = ClusterView::default();
-    for Written { name, object, .. } in sorted {
+    for WrittenObject { name, object, .. } in sorted {
         match object {
             Object::Route(route) => view.routes.push(route.clone()),
             Object::Service(service) => drop(view.services.insert(name.clone(), service.clone())),

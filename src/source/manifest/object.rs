@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::{builtin, kind::Kind, typed, violation::Violation};
+use super::{builtin, kind::ManifestKind, typed, violation::Violation};
 use crate::{
     api::{Fault, RouteObject, UnreadableSpec, WebSocketRouteStatus, validation},
     compile::{SecretObject, ServiceObject, SliceObject, trim},
@@ -51,25 +51,25 @@ impl Object {
 /// An object with valid metadata, and the problems of the rest. An invalid route is still returned, so that it keeps
 /// its claims.
 pub(super) fn object(
-    kind: Kind,
+    kind: ManifestKind,
     name: &ObjectName,
     mut value: Value,
     earlier: Vec<Violation>,
 ) -> (Option<Object>, Vec<Violation>) {
     let read = match kind {
-        Kind::WebSocketRoute => {
+        ManifestKind::WebSocketRoute => {
             let (route, violations) = route(name, &mut value, earlier);
             return (Some(Object::Route(Arc::new(route))), violations);
         }
-        Kind::Service => builtin::service(&value).map(|mut service| {
+        ManifestKind::Service => builtin::service(&value).map(|mut service| {
             settle(&mut service.metadata, name);
             Object::Service(Arc::new(service))
         }),
-        Kind::EndpointSlice => builtin::slice(&value).map(|mut slice| {
+        ManifestKind::EndpointSlice => builtin::slice(&value).map(|mut slice| {
             settle(&mut slice.metadata, name);
             Object::Slice(Arc::new(slice))
         }),
-        Kind::Secret => builtin::secret(&value).map(|mut secret| {
+        ManifestKind::Secret => builtin::secret(&value).map(|mut secret| {
             settle(&mut secret.metadata, name);
             Object::Secret(Arc::new(secret))
         }),

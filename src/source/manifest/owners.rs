@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     position::{Positions, child, entry},
-    yaml::{self, Document, Fault, Syntax},
+    yaml::{self, Document, Syntax, SyntaxFault},
 };
 use crate::{
     compile::is_dns_label,
@@ -18,11 +18,11 @@ pub struct OwnersError(Vec<OwnersFault>);
 
 /// One of the problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct OwnersFault(Fault);
+struct OwnersFault(SyntaxFault);
 
 impl std::fmt::Display for OwnersFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Fault { line, field, message } = &self.0;
+        let SyntaxFault { line, field, message } = &self.0;
         write!(f, "line {line}: ")?;
         if !field.is_empty() {
             write!(f, "{field}: ")?;
@@ -33,15 +33,16 @@ impl std::fmt::Display for OwnersFault {
 
 /// Reads a YAML map from namespaces to lists of hostnames and wildcards.
 ///
+/// # Errors
 /// If any of it is invalid, or if there is no map at all: an empty file is more likely to be a mistake than an intent
 /// to reserve nothing, which is written `{}`.
 pub fn hostname_owners(text: &str) -> Result<HostnameOwners, OwnersError> {
     read(text).map_err(|faults| OwnersError(faults.into_iter().map(OwnersFault).collect()))
 }
 
-fn read(text: &str) -> Result<HostnameOwners, Vec<Fault>> {
+fn read(text: &str) -> Result<HostnameOwners, Vec<SyntaxFault>> {
     let mut documents = yaml::documents(text, Syntax::Yaml);
-    let whole = |message: &str| vec![Fault { line: 1, field: String::new(), message: message.to_owned() }];
+    let whole = |message: &str| vec![SyntaxFault { line: 1, field: String::new(), message: message.to_owned() }];
     let document = match documents.len() {
         0 => return Err(whole(NOT_A_MAP)),
         1 => documents.remove(0)?,
@@ -58,7 +59,7 @@ const NOT_A_MAP: &str = "must be a map from namespaces to lists of hostnames, or
 struct OwnersReader {
     positions: Positions,
     owners: HostnameOwners,
-    faults: Vec<Fault>,
+    faults: Vec<SyntaxFault>,
 }
 
 impl OwnersReader {
@@ -89,7 +90,7 @@ impl OwnersReader {
     }
 
     fn fault(&mut self, field: &str, message: String) {
-        self.faults.push(Fault { line: self.positions.line(field), field: field.to_owned(), message });
+        self.faults.push(SyntaxFault { line: self.positions.line(field), field: field.to_owned(), message });
     }
 }
 

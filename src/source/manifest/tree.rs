@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 32;
 /// The files below a path, sorted by name, and what could not be listed. If the path is a file, it is the only one,
 /// regardless of its name.
 pub(super) fn files(root: &Path) -> (Vec<PathBuf>, Vec<FileProblem>) {
-    let mut walk = Walk::default();
+    let mut walk = TreeWalk::default();
     match fs::metadata(root) {
         Ok(metadata) if metadata.is_dir() => walk.directory(root, &metadata, 0),
         Ok(_) => walk.files.push(root.to_owned()),
@@ -27,17 +27,17 @@ pub(super) fn files(root: &Path) -> (Vec<PathBuf>, Vec<FileProblem>) {
 }
 
 #[derive(Default)]
-struct Walk {
+struct TreeWalk {
     files: Vec<PathBuf>,
     problems: Vec<FileProblem>,
     /// The devices and inodes of the folders so far: links may lead to the same one again, even from within.
     visited: HashSet<(u64, u64)>,
 }
 
-impl Walk {
+impl TreeWalk {
     fn directory(&mut self, path: &Path, metadata: &fs::Metadata, depth: usize) {
         if !self.visited.insert((metadata.dev(), metadata.ino())) {
-            return self.problem(path, &io::Error::other("must not be included twice, by another path"));
+            return self.problem(path, &io::Error::other("already read through another path"));
         }
         if depth > MAX_DEPTH {
             return self.problem(path, &io::Error::other("directories are nested too deep"));

@@ -7,7 +7,7 @@ use saphyr_parser::{Event, ScalarStyle, Span, Tag};
 use super::{
     position::{Positions, child, entry},
     scalar,
-    yaml::{Fault, Syntax},
+    yaml::{Syntax, SyntaxFault},
 };
 
 /// The other parser allows a little more; real files stay far below.
@@ -17,13 +17,13 @@ const MAX_KEY_LENGTH: usize = 1024;
 
 /// Follows the events of a document.
 #[derive(Default)]
-pub(super) struct Walk {
+pub(super) struct DocumentWalk {
     syntax: Syntax,
     lines_before: usize,
     documents: usize,
     frames: Vec<Frame>,
     pub(super) positions: Positions,
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<SyntaxFault>,
 }
 
 /// What the walk is inside of.
@@ -33,19 +33,19 @@ enum Frame {
 }
 
 /// The role of a node in its parent.
-enum Place {
+enum NodePlace {
     Key,
     Value(String),
 }
 
-impl Walk {
+impl DocumentWalk {
     /// A walk through a document that starts after `lines_before` lines of its file.
     pub(super) fn new(syntax: Syntax, lines_before: usize) -> Self {
         Self { syntax, lines_before, ..Self::default() }
     }
 
     /// Takes the next event.
-    pub(super) fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
+    pub(super) fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), SyntaxFault> {
         let line = self.lines_before + span.start.line();
         match event {
             Event::DocumentStart(_) => self.document_start(line)?,
@@ -67,16 +67,20 @@ impl Walk {
         Ok(())
     }
 
-    fn document_start(&mut self, line: usize) -> Result<(), Fault> {
+    fn document_start(&mut self, line: usize) -> Result<(), SyntaxFault> {
         self.documents += 1;
         if self.documents == 1 {
             return Ok(());
         }
-        Err(Fault { line, field: String::new(), message: "must be preceded by ---, as every further document".into() })
+        Err(SyntaxFault {
+            line,
+            field: String::new(),
+            message: "must be preceded by ---, as every further document".into(),
+        })
     }
 
     /// The place of the node that starts now.
-    fn place(&mut self, line: usize) -> Place {
+    fn place(&mut self, line: usize) -> NodePlace {
         let path = match self.frames.last_mut() {
             None => String::new(),
             Some(Frame::List { path, next }) => {
@@ -84,32 +88,32 @@ impl Walk {
                 entry(path, *next - 1)
             }
             Some(Frame::Map { path, key, .. }) => match key.take() {
-                None => return Place::Key,
-                Some(key) => return Place::Value(child(path, &key)),
+                None => return NodePlace::Key,
+                Some(key) => return NodePlace::Value(child(path, &key)),
             },
         };
         self.positions.note(path.clone(), line);
-        Place::Value(path)
+        NodePlace::Value(path)
     }
 
     /// The same for containers, which cannot be keys in JSON.
-    fn container_place(&mut self, line: usize) -> Result<String, Fault> {
+    fn container_place(&mut self, line: usize) -> Result<String, SyntaxFault> {
         match self.place(line) {
-            Place::Value(_) if self.frames.len() > MAX_DEPTH => {
-                Err(Fault { line, field: String::new(), message: "must not be nested so deeply".into() })
+            NodePlace::Value(_) if self.frames.len() > MAX_DEPTH => {
+                Err(SyntaxFault { line, field: String::new(), message: "must not be nested so deeply".into() })
             }
-            Place::Value(path) => Ok(path),
-            Place::Key => Err(self.fault(line, "", "a key must be a plain string".into())),
+            NodePlace::Value(path) => Ok(path),
+            NodePlace::Key => Err(self.fault(line, "", "a key must be a plain string".into())),
         }
     }
 
-    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) -> Result<(), Fault> {
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) -> Result<(), SyntaxFault> {
         let path = match self.place(line) {
-            Place::Value(path) => path,
-            Place::Key if text.len() > MAX_KEY_LENGTH => {
+            NodePlace::Value(path) => path,
+            NodePlace::Key if text.len() > MAX_KEY_LENGTH => {
                 return Err(self.fault(line, "", format!("a key must be at most {MAX_KEY_LENGTH} bytes long")));
             }
-            Place::Key => self.key(text, line),
+            NodePlace::Key => self.key(text, line),
         };
         self.tag(tag, &path, line);
         let is_plain = style == ScalarStyle::Plain && tag.is_none() && self.syntax == Syntax::Yaml;
@@ -149,9 +153,9 @@ impl Walk {
         }
     }
 
-    fn fault(&self, line: usize, field: &str, message: String) -> Fault {
+    fn fault(&self, line: usize, field: &str, message: String) -> SyntaxFault {
         let field = if field.is_empty() { self.innermost() } else { field };
-        Fault { line, field: field.to_owned(), message }
+        SyntaxFault { line, field: field.to_owned(), message }
     }
 
     fn innermost(&self) -> &str {

@@ -8,7 +8,7 @@ use std::mem;
 use saphyr_parser::{Parser, ScanError};
 use serde_json::Value;
 
-use super::{position::Positions, walk::Walk};
+use super::{position::Positions, walk::DocumentWalk};
 
 /// A document and the positions of its fields.
 #[derive(Debug)]
@@ -16,12 +16,12 @@ pub(super) struct Document {
     pub(super) value: Value,
     pub(super) positions: Positions,
     /// Syntax problems of a readable document.
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<SyntaxFault>,
 }
 
 /// A problem at a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct SyntaxFault {
     pub(super) line: usize,
     pub(super) field: String,
     pub(super) message: String,
@@ -36,7 +36,7 @@ pub(super) enum Syntax {
 }
 
 /// The documents of a file; a fault in one does not affect the others.
-pub(super) fn documents(text: &str, syntax: Syntax) -> Vec<Result<Document, Vec<Fault>>> {
+pub(super) fn documents(text: &str, syntax: Syntax) -> Vec<Result<Document, Vec<SyntaxFault>>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let parts = match syntax {
         Syntax::Yaml => split(text),
@@ -70,8 +70,8 @@ fn is_blank(part: &str) -> bool {
     })
 }
 
-fn document(text: &str, lines_before: usize, syntax: Syntax) -> Result<Document, Vec<Fault>> {
-    let mut walk = Walk::new(syntax, lines_before);
+fn document(text: &str, lines_before: usize, syntax: Syntax) -> Result<Document, Vec<SyntaxFault>> {
+    let mut walk = DocumentWalk::new(syntax, lines_before);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| vec![scan_fault(&error, lines_before)])?;
         walk.event(event, span).map_err(|fault| vec![fault])?;
@@ -106,22 +106,22 @@ pub fn whole_numbers(value: &mut Value) {
     }
 }
 
-fn scan_fault(error: &ScanError, lines_before: usize) -> Fault {
-    Fault { line: lines_before + error.marker().line(), field: String::new(), message: error.info().to_owned() }
+fn scan_fault(error: &ScanError, lines_before: usize) -> SyntaxFault {
+    SyntaxFault { line: lines_before + error.marker().line(), field: String::new(), message: error.info().to_owned() }
 }
 
-fn yaml_fault(error: &serde_yaml::Error, lines_before: usize) -> Fault {
+fn yaml_fault(error: &serde_yaml::Error, lines_before: usize) -> SyntaxFault {
     let line = lines_before + error.location().map_or(1, |location| location.line());
     let message = error.to_string();
     // The line is passed separately, counted from the start of the file instead of the document.
     let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
-    Fault { line, field: String::new(), message }
+    SyntaxFault { line, field: String::new(), message }
 }
 
-fn json_fault(error: &serde_json::Error) -> Fault {
+fn json_fault(error: &serde_json::Error) -> SyntaxFault {
     let message = error.to_string();
     let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
-    Fault { line: error.line(), field: String::new(), message }
+    SyntaxFault { line: error.line(), field: String::new(), message }
 }
 
 impl Document {

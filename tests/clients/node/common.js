@@ -1,4 +1,4 @@
-// What the programs share: how a backend tells its port and ends, how a client tells its verdict, and cookies.
+// Shared by the programs: how a backend reports its port and stops, how a client prints its result, and cookies.
 'use strict';
 
 const http = require('node:http');

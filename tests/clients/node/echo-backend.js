@@ -1,4 +1,4 @@
-// A WebSocket backend: echoes every message, and does on command what an echo alone cannot show.
+// A WebSocket backend: echoes every message, and has commands for what an echo cannot show.
 // Usage: node echo-backend.js NAME
 'use strict';
 
@@ -8,7 +8,7 @@ const { WebSocketServer } = require('ws');
 const { next, serve } = require('./common');
 
 const [, , name] = process.argv;
-// How sockets that were opened with `?id=` ended, by id.
+// How sockets opened with `?id=` ended, by id.
 const ends = new Map();
 const ended = new EventEmitter();
 
@@ -26,7 +26,7 @@ const commands = {
     socket.send(`pong ${String(await pong)}`);
   },
   '/close': (socket, code, ...reason) => socket.close(Number(code), reason.join(' ')),
-  // Answers once the socket of that id has ended: with the code and the reason that arrived here.
+  // Responds once the socket with that id has ended, with the code and reason received here.
   '/end-of': async (socket, id) => {
     if (!ends.has(id)) await next(ended, id);
     socket.send(JSON.stringify(ends.get(id)));

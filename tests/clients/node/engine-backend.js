@@ -1,4 +1,4 @@
-// An engine.io backend: echoes every message with its own name in front, and complains of sessions it does not know.
+// An engine.io backend: echoes every message prefixed with its own name, and reports sessions that it does not know.
 // Usage: node engine-backend.js NAME
 'use strict';
 
@@ -10,7 +10,7 @@ const [, , name] = process.argv;
 const TEN_MINUTES_MS = 600_000;
 
 const server = http.createServer();
-// No pings while a test runs: an idle client is idle.
+// No pings during a test: an idle client must be idle.
 const service = engine.attach(server, { pingInterval: TEN_MINUTES_MS });
 service.on('connection', (client) => client.on('message', (data) => client.send(`${name}:${data}`)));
 service.on('connection_error', ({ req, message }) => complain(`${message}: ${req.method} ${req.url}`));

@@ -1,4 +1,5 @@
-// The npm package `engine.io-client`: many clients at once begin with polling and move to a WebSocket while they talk.
+// The npm package `engine.io-client`: many clients at once start with polling and upgrade to a WebSocket while they
+// talk.
 'use strict';
 
 const assert = require('node:assert/strict');

@@ -1,4 +1,4 @@
-// A server-sent events backend: sends an event only after the client has reported the one before.
+// A server-sent events backend: sends an event only after the client has reported the previous one.
 // Usage: node events-backend.js NAME
 'use strict';
 

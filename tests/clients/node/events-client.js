@@ -1,4 +1,4 @@
-// Reads server-sent events with `fetch` and reports each through another request; the next one is sent only then.
+// Reads server-sent events with `fetch` and reports each through another request; only then is the next one sent.
 'use strict';
 
 const assert = require('node:assert/strict');

@@ -1,4 +1,4 @@
-// Sockets and sessions of every kind that say nothing for longer than proxies usually bear, and then still work.
+// Sockets and sessions of every kind that are silent for longer than proxies usually tolerate, and then still work.
 'use strict';
 
 const assert = require('node:assert/strict');
@@ -11,14 +11,14 @@ const { Jar, judge, next, withCookies } = require('./common');
 
 const SILENCE_MS = 35_000;
 
-// Each session has cookies of its own.
+// Each session has its own cookies.
 const jars = new AsyncLocalStorage();
 withCookies(
   () => jars.getStore(),
   () => {},
 );
 
-// Each kind: opened now, it returns a function that sends a text and returns the answer.
+// For each kind: opens it now, and returns a function that sends a text and returns the response.
 const kinds = {
   'a WebSocket': webSocket,
   'a SockJS session over websocket': (origin) => sockJs(origin, 'websocket'),

@@ -1,4 +1,4 @@
-// A SockJS backend: echoes every message with its own name in front, and complains of sessions that it does not know.
+// A SockJS backend: echoes every message prefixed with its own name, and reports sessions that it does not know.
 // Usage: node sockjs-backend.js NAME
 'use strict';
 
@@ -10,9 +10,9 @@ const [, , name] = process.argv;
 const TEN_MINUTES_MS = 600_000;
 
 const service = sockjs.createServer({
-  // Streaming responses end early, so that a session is made of many requests.
+  // Streaming responses end early, so that a session consists of many requests.
   response_limit: 4096,
-  // No heartbeats: an idle session is idle.
+  // No heartbeats: an idle session must be idle.
   heartbeat_delay: TEN_MINUTES_MS,
   log: (severity, line) => severity === 'error' && complain(line),
 });

@@ -1,4 +1,4 @@
-// The npm package `sockjs-client` with each transport that it has in Node, and the cookies that a browser would send.
+// The npm package `sockjs-client` with each of its transports in Node, and the cookies that a browser would send.
 'use strict';
 
 const assert = require('node:assert/strict');
@@ -10,7 +10,7 @@ const SESSIONS = 6;
 const MESSAGES = 12;
 const STREAMS = { 'xhr-streaming': '/xhr_streaming', eventsource: '/eventsource' };
 
-// One session at a time: its cookies, and the responses that it has had.
+// One session at a time: its cookies and responses.
 let jar;
 let responses;
 withCookies(

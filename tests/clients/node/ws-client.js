@@ -11,7 +11,7 @@ const MEBIBYTE = 1 << 20;
 /** An open socket, with the response that opened it as `socket.response`. */
 async function open(origin, { path = '/ws', protocols = [], ...options } = {}) {
   const socket = new WebSocket(origin.replace(/^http/, 'ws') + path, protocols, options);
-  // An error between two waits is told by the next wait; without a listener it would end the process.
+  // An error between two waits is reported by the next wait; without a listener it would end the process.
   socket.on('error', () => {});
   const [[response]] = await Promise.all([next(socket, 'upgrade'), next(socket, 'open')]);
   return Object.assign(socket, { response });

@@ -73,7 +73,7 @@ async def a_close_of_the_backend_arrives(origin, _):
 async def a_close_of_the_client_arrives(origin, _):
     name = uuid.uuid4()
     async with opening(origin, path=f"/ws?id={name}") as socket:
-        # The session cookie leads a second socket to the same backend, which tells how the first one ended.
+        # The session cookie leads a second socket to the same backend, which reports how the first one ended.
         cookies = [field.split(";")[0] for field in socket.response.headers.get_all("Set-Cookie")]
         async with opening(origin, additional_headers=[("Cookie", cookie) for cookie in cookies]) as observer:
             await socket.close(4002, "that is all")

@@ -1,4 +1,4 @@
-//! The programs of the control plane: where they are, or why there are no tests.
+//! The programs of the control plane: their paths, or why the tests are skipped.
 
 use std::{
     env, fs,
@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::shared::cache;
 
-/// What the key of the cache folder is made from, as in `tests/control-plane/build.sh`.
+/// The sources of the cache folder's key, as in `tests/control-plane/build.sh`.
 const SOURCES: [&str; 8] = [
     "build.sh",
     "etcd/go.mod",
@@ -26,10 +26,10 @@ const SOURCES: [&str; 8] = [
 pub struct Assets(PathBuf);
 
 impl Assets {
-    /// Finds them. Nothing is built here.
+    /// Finds them. Builds nothing.
     ///
     /// # Errors
-    /// Says what is missing and how to mend it.
+    /// What is missing and how to install it.
     pub fn find() -> Result<Self, String> {
         if env::var_os("SWITCHYARD_TEST_NAMESPACE").is_none() {
             return Err("not in a network namespace: run `make test-cluster`".to_owned());
@@ -48,7 +48,7 @@ impl Assets {
     }
 }
 
-/// Where the programs are, if they have been built.
+/// The folder of the programs, if they have been built.
 pub fn folder() -> PathBuf {
     match env::var_os("KUBEBUILDER_ASSETS") {
         Some(folder) => PathBuf::from(folder),

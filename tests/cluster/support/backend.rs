@@ -27,18 +27,18 @@ use tokio_tungstenite::{
 
 use super::{block_on, spawn};
 
-/// A backend on an address that EndpointSlices may hold. It greets every socket with its name, then echoes; plain
-/// requests are answered with its name too.
+/// A backend on an address that EndpointSlices may contain. It greets every socket with its name, then echoes; plain
+/// requests also get its name.
 #[derive(Clone, Debug)]
 pub struct Backend {
-    /// What it calls itself.
+    /// Its name.
     pub name: String,
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
 }
 
 impl Backend {
-    /// Starts a backend on `192.0.2.<host>`, at a port of the system's choice.
+    /// Starts a backend on `192.0.2.<host>`, at a port chosen by the system.
     pub fn start(name: &str, host: u8) -> Self {
         let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, host)), 0);
         let listener = block_on(TcpListener::bind(listen)).unwrap();
@@ -84,7 +84,7 @@ impl Client {
     /// Connects through a proxy.
     ///
     /// # Errors
-    /// Says what went wrong, such as the status of an answer that is not 101.
+    /// The cause, such as the status of a response other than 101.
     pub fn connect(proxy: SocketAddr, host: &str, path: &str) -> Result<Self, String> {
         block_on(Self::open(proxy, host, path))
     }
@@ -92,16 +92,16 @@ impl Client {
     /// The same for async callers.
     ///
     /// # Errors
-    /// Says what went wrong, such as the status of an answer that is not 101.
+    /// The cause, such as the status of a response other than 101.
     pub async fn open(proxy: SocketAddr, host: &str, path: &str) -> Result<Self, String> {
         let request = format!("ws://{host}{path}").into_client_request().map_err(|error| error.to_string())?;
         Self::send(proxy, request).await.map(|(client, _)| client)
     }
 
-    /// Connects with this cookie; gives the one that is set, too.
+    /// Connects with this cookie; also returns the one that is set.
     ///
     /// # Errors
-    /// Says what went wrong, such as the status of an answer that is not 101.
+    /// The cause, such as the status of a response other than 101.
     pub fn connect_with_cookie(
         proxy: SocketAddr,
         host: &str,
@@ -126,10 +126,10 @@ impl Client {
         }
     }
 
-    /// Sends a text and gives back what comes back.
+    /// Sends a text and returns the echo.
     ///
     /// # Errors
-    /// When the socket is no longer open.
+    /// If the socket is no longer open.
     pub fn echo(&mut self, text: &str) -> Result<String, String> {
         block_on(async {
             self.socket.send(Message::text(text)).await.map_err(|error| error.to_string())?;
@@ -141,10 +141,10 @@ impl Client {
     }
 }
 
-/// Sends a plain GET and gives back the whole answer.
+/// Sends a plain GET and returns the whole response.
 ///
 /// # Errors
-/// When there is no connection or no answer.
+/// If there is no connection or no response.
 pub fn get(address: SocketAddr, host: &str, path: &str) -> Result<String, String> {
     block_on(async {
         let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
@@ -157,10 +157,10 @@ pub fn get(address: SocketAddr, host: &str, path: &str) -> Result<String, String
     .map_err(|error: std::io::Error| error.to_string())
 }
 
-/// The certificate that a TLS client is sent for a host.
+/// The certificate that TLS clients get for a host.
 ///
 /// # Errors
-/// When the handshake fails.
+/// If the handshake fails.
 pub fn certificate_sent(address: SocketAddr, host: &str) -> Result<Vec<u8>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider.clone())
@@ -179,7 +179,7 @@ pub fn certificate_sent(address: SocketAddr, host: &str) -> Result<Vec<u8>, Stri
     })
 }
 
-/// Takes any certificate: the tests look at it themselves.
+/// Accepts any certificate: the tests check it themselves.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

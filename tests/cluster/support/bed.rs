@@ -1,4 +1,4 @@
-//! A control plane with Switchyard's CRD and the chart's rights in it.
+//! A control plane with Switchyard's CRD and the chart's RBAC.
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +19,10 @@ use super::{Assets, ControlPlane, block_on, eventually};
 
 /// The namespace of the chart's release.
 pub const SYSTEM: &str = "switchyard-system";
-/// The release's name, which is that of its objects too.
+/// The release's name, which is also that of its objects.
 pub const RELEASE: &str = "switchyard";
 
-/// A control plane that Switchyard is installed in, but for the program.
+/// A control plane with everything of Switchyard installed except the program.
 pub struct Bed {
     /// The control plane.
     pub plane: ControlPlane,
@@ -36,8 +36,8 @@ pub fn chart() -> String {
 }
 
 impl Bed {
-    /// The one that most tests share; each takes a namespace and a class of its own. Nothing where it cannot be had,
-    /// for the test to be skipped.
+    /// The one that most tests share; each uses its own namespace and class. `None` if it is unavailable, so that the
+    /// test is skipped.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Bed>> = OnceLock::new();
         SHARED
@@ -49,12 +49,12 @@ impl Bed {
             .as_ref()
     }
 
-    /// One for a test that does to it what others would not survive. It has no CRD.
+    /// One for a destructive test. It has no CRD.
     pub fn bare() -> Option<Self> {
         Self::with_flags(&[])
     }
 
-    /// The same, whose API server is given these flags as well.
+    /// The same, with additional flags for the API server.
     pub fn with_flags(flags: &[&str]) -> Option<Self> {
         match Assets::find() {
             Ok(assets) => Some(Self::install(ControlPlane::start(assets, flags))),
@@ -66,7 +66,7 @@ impl Bed {
         }
     }
 
-    /// Installs the chart's account, which has no rights yet.
+    /// Installs the chart's account, without permissions.
     fn install(plane: ControlPlane) -> Self {
         plane.kubectl(&["create", "namespace", SYSTEM], "").unwrap();
         let account = ["template", RELEASE, &chart(), "-n", SYSTEM, "-s", "templates/serviceaccount.yaml"];
@@ -76,8 +76,8 @@ impl Bed {
         Self { client: plane.client(), plane, kubeconfig }
     }
 
-    /// Gives the chart's account the chart's rights, of a release that serves a class: one of the rules names the Lease of
-    /// the class. A verb that is missing there fails the tests. Returns the name of its `ClusterRole`.
+    /// Grants the chart's permissions to its account, for a release that serves a class: one of the rules names the
+    /// Lease of the class. A missing verb fails the tests. Returns the name of its `ClusterRole`.
     pub fn grant(&self, class: &str) -> String {
         let name = format!("rights-{class}");
         let values = format!(
@@ -88,7 +88,7 @@ impl Bed {
         name
     }
 
-    /// Installs the CRD and waits until routes can be made.
+    /// Installs the CRD and waits until routes can be created.
     pub fn install_crd(&self) {
         self.plane.apply_text(&serde_json::to_string(&switchyard::api::crd()).unwrap());
         let arguments = ["wait", "--for=condition=Established", "crd/websocketroutes.switchyard.dev", "--timeout=20s"];
@@ -105,7 +105,7 @@ impl Bed {
         self.client.clone()
     }
 
-    /// Makes a namespace.
+    /// Creates a namespace.
     pub fn namespace<'a>(&self, name: &'a str) -> &'a str {
         self.plane.apply(&[json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })]);
         name
@@ -114,21 +114,21 @@ impl Bed {
     /// A route as the API server has it now.
     ///
     /// # Errors
-    /// When it has none, or does not answer.
+    /// If it does not exist, or the API server does not respond.
     pub fn route(&self, namespace: &str, name: &str) -> Result<RouteObject, String> {
         let api = Api::<RouteObject>::namespaced(self.client(), namespace);
         block_on(api.get(name)).map_err(|error| error.to_string())
     }
 
-    /// The Leases of a class, by name, all that there are.
+    /// All Leases of a class, by name.
     pub fn leases(&self, class: &str) -> BTreeMap<String, Lease> {
         let api = Api::<Lease>::namespaced(self.client(), SYSTEM);
         let params = ListParams::default().labels(&format!("switchyard.dev/class={class}"));
-        let leases = block_on(api.list(&params)).expect("an administrator may list them");
+        let leases = block_on(api.list(&params)).expect("the administrator may list them");
         leases.into_iter().map(|lease| (lease.metadata.name.clone().unwrap_or_default(), lease)).collect()
     }
 
-    /// The Lease for statuses of a class that serves the whole cluster, once there is one that somebody else holds.
+    /// The Lease for statuses of a class that serves the whole cluster, once another replica holds it.
     pub fn leader_but(&self, class: &str, other: &str) -> LeaseSpec {
         eventually(|| {
             let lease = self.leases(class).remove(&format!("switchyard-{class}")).and_then(|lease| lease.spec);
@@ -140,7 +140,7 @@ impl Bed {
         })
     }
 
-    /// Waits until a route has a condition with this status and reason; gives the condition.
+    /// Waits until a route has a condition with this status and reason; returns it.
     pub fn wait_for(&self, namespace: &str, name: &str, type_: &str, status: &str, reason: &str) -> Condition {
         eventually(|| {
             let conditions = self.route(namespace, name)?.status.conditions;

@@ -1,4 +1,4 @@
-//! A control plane of one's own: etcd, API server and controller manager.
+//! A separate control plane: etcd, API server and controller manager.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use super::{Assets, block_on};
 
 const ADMIN: &str = "admin-token";
 
-/// A running control plane. Its processes end when it is dropped, or else with the process namespace.
+/// A running control plane. Its processes end when it is dropped, or with the process namespace.
 pub struct ControlPlane {
     folder: TempDir,
     assets: Assets,
@@ -52,7 +52,7 @@ impl Drop for Process {
 }
 
 impl ControlPlane {
-    /// Starts one on loopback and waits until its API server is ready, which is given these flags as well.
+    /// Starts one on loopback with additional API server flags, and waits until it is ready.
     pub fn start(assets: Assets, flags: &[&str]) -> Self {
         Self::start_at(assets, Ipv4Addr::LOCALHOST, flags)
     }
@@ -80,7 +80,7 @@ impl ControlPlane {
         plane
     }
 
-    /// Kills the API server and starts it again, on the same port and etcd. `between` runs while there is none.
+    /// Kills the API server and starts it again, on the same port and etcd. `between` runs while it is down.
     pub fn restart_api_server(&self, between: impl FnOnce()) {
         let mut process = self.api_server.lock().unwrap();
         let _ = process.0.kill();
@@ -91,16 +91,16 @@ impl ControlPlane {
         self.wait_until_ready();
     }
 
-    /// Where etcd answers.
+    /// etcd's address.
     pub fn etcd_url(&self) -> String {
         let _running = self.etcd.lock().unwrap();
         format!("http://127.0.0.1:{}", self.ports.etcd)
     }
 
-    /// Runs kubectl as an administrator and gives back what it prints.
+    /// Runs kubectl as an administrator and returns its output.
     ///
     /// # Errors
-    /// What it says when it fails.
+    /// Its output if it fails.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = Command::new(self.assets.program("kubectl"));
         command.arg("--kubeconfig").arg(self.admin_kubeconfig()).args(arguments);
@@ -108,10 +108,10 @@ impl ControlPlane {
         run(&mut command, input)
     }
 
-    /// Renders the chart with these values, all of it or one template.
+    /// Renders the chart with these values, either all of it or one template.
     ///
     /// # Errors
-    /// What helm says when it fails.
+    /// helm's output if it fails.
     pub fn helm(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(self.assets.program("helm"));
         command.args(arguments).env("HOME", self.folder.path());
@@ -119,12 +119,12 @@ impl ControlPlane {
         run(&mut command, "")
     }
 
-    /// `kubectl apply` of objects; panics when they are refused.
+    /// `kubectl apply` of objects; panics if they are rejected.
     pub fn apply(&self, objects: &[Value]) {
         self.apply_text(&json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string());
     }
 
-    /// `kubectl apply` of YAML; panics when it is refused.
+    /// `kubectl apply` of YAML; panics if it is rejected.
     pub fn apply_text(&self, text: &str) {
         if let Err(error) = self.kubectl(&["apply", "-f", "-"], text) {
             panic!("kubectl apply: {error}");
@@ -157,12 +157,12 @@ impl ControlPlane {
         self.folder.path().join("admin.kubeconfig")
     }
 
-    /// Starts a program beside the others, which logs into their folder.
+    /// Starts another program, which logs into their folder.
     pub fn spawn(&self, command: Command, name: &str) -> Process {
         spawn(command, self.folder.path(), name)
     }
 
-    /// What a program has logged up to now.
+    /// The log of a program so far.
     pub fn log_of(&self, name: &str) -> String {
         fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default()
     }
@@ -212,7 +212,7 @@ fn start_etcd(assets: &Assets, folder: &Path, ports: &Ports) -> Process {
 }
 
 fn start_api_server(assets: &Assets, folder: &Path, address: Ipv4Addr, ports: &Ports, flags: &[String]) -> Process {
-    // A loopback address would be refused, and the namespace has no default route to find another by.
+    // A loopback address would be rejected, and the namespace has no default route to find another one.
     let advertised = if address.is_loopback() { Ipv4Addr::new(192, 0, 2, 1) } else { address };
     let path = |name| argument(&folder.join(name));
     let mut command = Command::new(assets.program("kube-apiserver"));
@@ -242,7 +242,7 @@ fn spawn(mut command: Command, folder: &Path, name: &str) -> Process {
     Process(command.spawn().unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
-/// Runs a program to its end, with this input.
+/// Runs a program to completion, with this input.
 fn run(command: &mut Command, input: &str) -> Result<String, String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
@@ -262,7 +262,7 @@ fn write_credentials(folder: &Path, address: Ipv4Addr, port: u16) {
     let ca_key = KeyPair::generate().unwrap();
     let ca_certificate = ca.self_signed(&ca_key).unwrap();
     let key = KeyPair::generate().unwrap();
-    // The last is what pods know it by: the first address of the range of Services.
+    // The last one is for pods: the first address of the Service range.
     let names = ["localhost".to_owned(), address.to_string(), "10.96.0.1".to_owned()];
     let server = CertificateParams::new(names).unwrap();
     let server = server.signed_by(&key, &Issuer::new(ca, &ca_key)).unwrap();
@@ -277,7 +277,7 @@ fn write_credentials(folder: &Path, address: Ipv4Addr, port: u16) {
     write("admin.kubeconfig", kubeconfig(folder, address, port, ADMIN));
 }
 
-/// JSON, which is YAML too.
+/// JSON, which is also YAML.
 fn kubeconfig(folder: &Path, address: Ipv4Addr, port: u16, token: &str) -> String {
     let server = format!("https://{address}:{port}");
     let cluster = json!({ "server": server, "certificate-authority": argument(&folder.join("ca.crt")) });
@@ -296,7 +296,7 @@ fn argument(path: &Path) -> String {
     path.to_str().expect("temporary folders have readable names").to_owned()
 }
 
-/// A port that nobody uses. The namespace is ours, and the system does not give out a port again at once.
+/// An unused port. The namespace is ours, and the system does not reuse a port immediately.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -14,10 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Bed, Client, SYSTEM, eventually};
 
-/// How long one that was told to stop may take.
+/// How long a stopped one may take to exit.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A running `switchyard controller`. It is told to stop, and waited for, when it is dropped.
+/// A running `switchyard controller`. Dropping it stops it and waits for it.
 pub struct Controller {
     process: Child,
     output: Arc<Mutex<String>>,
@@ -25,14 +25,14 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts one for a class, with the rights of the chart's account, and waits until it is ready.
+    /// Starts one for a class, with the chart's permissions, and waits until it is ready.
     pub fn start(bed: &Bed, class: &str) -> Self {
         let controller = Self::launch(bed, class);
         controller.wait_until_ready();
         controller
     }
 
-    /// Starts one of several that serve a class, with a name of its own.
+    /// Starts one of several for a class, with its own name.
     pub fn replica(bed: &Bed, class: &str, name: &str) -> Self {
         bed.grant(class);
         let controller = Self::launch_with(bed.kubeconfig(), class, |command| {
@@ -48,7 +48,7 @@ impl Controller {
         Self::launch_with(bed.kubeconfig(), class, |_| {})
     }
 
-    /// Starts one that has been given its rights, with more flags or variables.
+    /// Starts one that already has its permissions, with additional flags or variables.
     pub fn launch_with(kubeconfig: &Path, class: &str, more: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.args(["controller", "--class", class, "--shutdown-delay=0s", "--drain-window=0s"]);
@@ -73,7 +73,7 @@ impl Controller {
         kill_process(Pid::from_child(&self.process), signal).expect("it runs");
     }
 
-    /// Ends it without a word to anybody.
+    /// Kills it.
     pub fn kill(mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it was killed");
@@ -85,27 +85,27 @@ impl Controller {
         answer.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
-    /// Where it serves plaintext.
+    /// Its address for plaintext.
     pub fn http(&self) -> SocketAddr {
         self.listening("http")
     }
 
-    /// Where it serves TLS.
+    /// Its address for TLS.
     pub fn https(&self) -> SocketAddr {
         self.listening("https")
     }
 
-    /// Where its probes and metrics are.
+    /// Its admin address.
     pub fn admin(&self) -> SocketAddr {
         self.listening("admin")
     }
 
-    /// What it has logged up to now.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until it has logged this.
+    /// Waits for a text in its log.
     pub fn wait_for_log(&self, text: &str) {
         eventually(|| {
             let log = self.log();
@@ -113,12 +113,12 @@ impl Controller {
         });
     }
 
-    /// Whether it says that it is ready.
+    /// Whether it reports readiness.
     pub fn is_ready(&self) -> bool {
         super::backend::get(self.admin(), "localhost", "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it reports readiness.
     pub fn wait_until_ready(&self) {
         eventually(|| if self.is_ready() { Ok(()) } else { Err(format!("not ready:\n{}", self.log())) });
     }
@@ -154,7 +154,7 @@ impl Drop for Controller {
     }
 }
 
-/// Reads a stream to its end in a thread of its own.
+/// Reads a stream to its end in a separate thread.
 fn collect(stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let collected = Arc::new(Mutex::new(String::new()));
     let text = collected.clone();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 const AT_ONCE: usize = 16;
 
-/// Creates objects of one kind; panics when the API server refuses one.
+/// Creates objects of one kind; panics if the API server rejects one.
 pub async fn create<K>(client: &Client, namespace: &str, objects: impl Iterator<Item = Value>)
 where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -21,5 +21,5 @@ where
         let (api, params) = (&api, &params);
         async move { api.create(params, &serde_json::from_value(object).expect("it is a valid object")).await }
     });
-    created.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await.expect("the API server takes it");
+    created.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await.expect("the API server accepts it");
 }

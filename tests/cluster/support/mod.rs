@@ -1,4 +1,4 @@
-//! The test bed: a control plane, the chart's rights, controllers, backends and clients.
+//! The test bed: a control plane, the chart's RBAC, controllers, backends and clients.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "the tests and the benchmarks use different parts")]
 
 mod assets;
@@ -31,29 +31,29 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 });
 
-/// Runs a future to its end.
+/// Runs a future to completion.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.block_on(future)
 }
 
-/// Runs a future beside the test, for as long as the test program runs at most.
+/// Runs a future in the background, at most until the test program ends.
 pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     RUNTIME.spawn(future)
 }
 
-/// Waits until `look` finds something; panics with what it said last when that takes too long. Other processes are
-/// involved, so this polls.
+/// Waits until `look` returns a value; panics with its last error if that takes too long. It polls, because other
+/// processes are involved.
 pub fn eventually<T>(look: impl FnMut() -> Result<T, String>) -> T {
     eventually_within(Duration::from_secs(40), look)
 }
 
-/// The same for what may take longer.
+/// The same with a longer limit.
 pub fn eventually_within<T>(patience: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + patience;
     loop {
         match look() {
             Ok(found) => return found,
-            Err(reason) if Instant::now() > deadline => panic!("waited in vain: {reason}"),
+            Err(reason) if Instant::now() > deadline => panic!("timed out: {reason}"),
             Err(_) => sleep(Duration::from_millis(50)),
         }
     }

@@ -14,7 +14,7 @@ pub fn route(namespace: &str, name: &str, host: &str, service: &str) -> Value {
         "apiVersion": "switchyard.dev/v1alpha1",
         "kind": "WebSocketRoute",
         "metadata": { "namespace": namespace, "name": name },
-        // Each test has a class of its own, so that controllers leave each other's routes alone.
+        // Each test has its own class, so that controllers ignore each other's routes.
         "spec": {
             "className": namespace,
             "hostnames": [host],
@@ -23,7 +23,7 @@ pub fn route(namespace: &str, name: &str, host: &str, service: &str) -> Value {
     })
 }
 
-/// A Service with a named port 80 and no selector: its slices are the test's business.
+/// A Service with a named port 80 and no selector: the test writes its slices.
 pub fn service(namespace: &str, name: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -68,7 +68,7 @@ pub fn tls_secret(namespace: &str, name: &str, certificate: &str, key: &str) -> 
     })
 }
 
-/// The bytes of a certificate in PEM.
+/// The bytes of a PEM certificate.
 pub fn der(pem: &str) -> Vec<u8> {
     let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
     STANDARD.decode(body).unwrap()

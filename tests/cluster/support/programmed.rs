@@ -1,4 +1,4 @@
-//! What a watch sees of the condition `Programmed`, for benchmarks: it neither polls nor asks for anything twice.
+//! Watches the condition `Programmed`, for benchmarks, without polling or repeated requests.
 
 use futures::StreamExt;
 use kube::{
@@ -8,8 +8,7 @@ use kube::{
 use switchyard::api::WebSocketRoute;
 use tokio::sync::{mpsc, oneshot};
 
-/// The routes that are said to be programmed, by name, each with the generation that it is said of, whenever their
-/// status changes from now on.
+/// The routes reported as programmed, by name, each with the generation, on each change of their status from now on.
 pub async fn programmed(client: &Client, namespace: &str) -> mpsc::UnboundedReceiver<(String, i64)> {
     let (sender, receiver) = mpsc::unbounded_channel();
     let api = Api::<WebSocketRoute>::namespaced(client.clone(), namespace);
@@ -17,7 +16,7 @@ pub async fn programmed(client: &Client, namespace: &str) -> mpsc::UnboundedRece
     super::spawn(async move {
         let (mut events, mut listed) = (watcher(api, watcher::Config::default()).boxed(), Some(listed));
         while let Some(event) = events.next().await {
-            match event.expect("the API server is there") {
+            match event.expect("the API server is running") {
                 Event::Apply(route) => drop(generation(&route).map(|told| sender.send(told))),
                 Event::InitDone => drop(listed.take().map(|listed| listed.send(()))),
                 _ => {}

@@ -1,9 +1,8 @@
-// The program in the pods of the node's tests: a WebSocket echo that greets with its pod's name. Plain requests are
-// answered with the name too.
+// The program in the pods of the node tests: a WebSocket echo server that greets with its pod's name. Plain requests
+// also get the name.
 //
-// On SIGTERM it goes on serving for LINGER (a duration, default 0s), as a backend does that lets its users finish;
-// then it ends its sockets with 1001 and exits. Without the variable POD it only waits, as a pod's first container
-// does.
+// On SIGTERM it keeps serving for LINGER (a duration, default 0s), like a backend that lets its users finish; then it
+// closes its sockets with 1001 and exits. Without the variable POD it only waits, like a pod's pause container.
 package main
 
 import (
@@ -40,7 +39,7 @@ func main() {
 	}()
 	<-terminated
 	time.Sleep(linger)
-	// First nobody gets in any more: a socket that is not known yet could not be ended.
+	// Stop accepting first: a socket that is not registered yet could not be closed.
 	if err := server.Shutdown(context.Background()); err != nil {
 		panic(err)
 	}
@@ -65,7 +64,7 @@ func (backend *backend) ServeHTTP(response http.ResponseWriter, request *http.Re
 		fmt.Fprintln(response, backend.pod)
 		return
 	}
-	// Browsers' origins are the proxy's matter here.
+	// Checking browsers' origins is up to the proxy.
 	socket, err := websocket.Accept(response, request, &websocket.AcceptOptions{InsecureSkipVerify: true})
 	if err != nil {
 		return // The client has been answered.

@@ -1,4 +1,4 @@
-//! One client: opens a tunnel as a browser would, and exchanges messages through it.
+//! A client: opens a tunnel like a browser, and exchanges messages through it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::systems::HOST;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// Longer than anything here takes, so that a run ends when something hangs.
+/// Longer than anything takes here, so that a run ends if something hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where to connect.
@@ -45,7 +45,7 @@ impl Target {
     }
 }
 
-/// What clients speak TLS with: one version, one suite, one group, so that all systems do the same work.
+/// The clients' TLS settings: one version, one suite, one group, so that all systems do the same work.
 pub(crate) fn tls(chain: &str) -> anyhow::Result<Arc<ClientConfig>> {
     let mut provider = default_provider();
     provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256];
@@ -60,14 +60,14 @@ pub(crate) fn tls(chain: &str) -> anyhow::Result<Arc<ClientConfig>> {
     Ok(config.into())
 }
 
-/// A message, as it is sent and as it comes back.
+/// A message, as sent and as echoed.
 pub(crate) struct Message {
     sent: Vec<u8>,
     back: Vec<u8>,
 }
 
 impl Message {
-    /// One of so many bytes.
+    /// A message of this many bytes.
     pub(crate) fn of(length: usize) -> Self {
         let payload: Vec<u8> = (b'a'..=b'z').cycle().take(length).collect();
         let sent = frame::masked(&payload, [0x5a, 0xc3, 0x17, 0x88]);
@@ -86,7 +86,7 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
-    /// Connects, with a receive buffer of so many bytes, if any.
+    /// Connects, optionally with a receive buffer of this many bytes.
     pub(crate) async fn open(target: &Target, receive: Option<u32>) -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         receive.map(|bytes| socket.set_recv_buffer_size(bytes)).transpose()?;
@@ -102,13 +102,13 @@ impl Plain {
         Ok(Self { stream, request, buffer: vec![0; 64 * 1024] })
     }
 
-    /// Sends a request, whose response nobody reads yet.
+    /// Sends a request without reading the response.
     pub(crate) async fn ask(&mut self) -> anyhow::Result<()> {
         self.stream.write_all(self.request.as_bytes()).await?;
         Ok(self.stream.flush().await?)
     }
 
-    /// Reads so much of a response, and no more.
+    /// Reads this much of a response, and no more.
     pub(crate) async fn sip(&mut self, bytes: usize) -> anyhow::Result<()> {
         let mut left = bytes;
         while left > 0 {
@@ -155,9 +155,9 @@ pub(crate) struct Tunnel {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     is_checked: bool,
-    /// Which backend it leads to, by its own word.
+    /// The name of its backend, as reported by the backend.
     pub backend: String,
-    /// The session that it belongs to, if one was given to it now.
+    /// The session cookie, if a new one was set.
     pub cookie: Option<String>,
     /// Whether TLS was resumed.
     pub is_resumed: bool,
@@ -209,7 +209,7 @@ impl Tunnel {
         Ok(Self { stream, buffer: Vec::new(), is_checked: false, backend, cookie, is_resumed: false })
     }
 
-    /// Sends a message, and waits until it is back.
+    /// Sends a message, and waits for the echo.
     pub(crate) async fn exchange(&mut self, message: &Message) -> anyhow::Result<()> {
         timeout(PATIENCE, self.send_and_receive(message)).await.context("no answer in time")?
     }
@@ -219,7 +219,7 @@ impl Tunnel {
         self.stream.flush().await?;
         self.buffer.resize(message.back.len(), 0);
         self.stream.read_exact(&mut self.buffer).await?;
-        // The whole of the first one; of the others what costs the load generator nothing.
+        // The first one is compared completely; for the others only what is cheap.
         let looked_at = if self.is_checked { 2 } else { message.back.len() };
         if self.buffer[..looked_at] != message.back[..looked_at] {
             bail!("another message came back");
@@ -228,15 +228,15 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Sends these bytes, which nobody answers.
+    /// Sends these bytes, to which nobody replies.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         timeout(PATIENCE, self.stream.write_all(bytes)).await.context("nothing is taken")??;
         Ok(self.stream.flush().await?)
     }
 
-    /// Says goodbye, and waits until the other side has.
+    /// Sends a Close, and waits for the other side's.
     pub(crate) async fn close(mut self) {
-        // Closed by the other side at the same time is closed as well.
+        // Simultaneously closed by the other side also counts as closed.
         self.stream.shutdown().await.ok();
         let mut rest = [0; 64];
         while timeout(PATIENCE, self.stream.read(&mut rest)).await.is_ok_and(|read| read.is_ok_and(|read| read > 0)) {}

@@ -1,5 +1,5 @@
-//! A backend: answers the handshake, and sends every message back when it has all of it. Under `/ws/sink` it throws
-//! away whatever comes, and a request that is no handshake gets as many bytes as its path ends with.
+//! A backend: answers the handshake, and echoes every message once it is complete. Under `/ws/sink` it discards all
+//! input, and a request that is not a handshake gets as many bytes as given at the end of its path.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 const SINK: &str = "GET /ws/sink ";
 const CHUNK: usize = 256 * 1024;
 
-/// Serves until the process is ended. The name is told in the handshake.
+/// Serves until the process is killed. The handshake's response contains the name.
 pub(crate) fn run(address: SocketAddr, name: &str) -> anyhow::Result<()> {
     super::runtime()?.block_on(async {
         let socket = TcpSocket::new_v4()?;
@@ -90,7 +90,7 @@ async fn echo(mut stream: TcpStream, mut buffer: BytesMut) -> anyhow::Result<()>
         };
         let mask = mask.context("a client masks")?;
         frame::apply(mask, &mut buffer[start..start + payload]);
-        // The head of the answer is the shorter one, for want of a mask: it goes right before the payload.
+        // The head of the reply is shorter, because it has no mask: it goes right before the payload.
         let head = frame::head(payload);
         let first = start - head.len();
         buffer[first..start].copy_from_slice(&head);

@@ -1,4 +1,4 @@
-//! As much of RFC 6455 §5.2 as an echo needs: single binary frames.
+//! The part of RFC 6455 §5.2 that an echo needs: single binary frames.
 
 /// A binary frame that ends its message.
 const BINARY: u8 = 0x82;
@@ -6,14 +6,14 @@ const MASKED: u8 = 0x80;
 
 /// The head of a frame.
 pub(crate) struct Head {
-    /// Its own length, the mask included.
+    /// Its own length, including the mask.
     pub length: usize,
     pub payload: usize,
     pub mask: Option<[u8; 4]>,
 }
 
 impl Head {
-    /// Reads a head; nothing while some of it is missing.
+    /// Parses a head; `None` if it is incomplete.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let second = *bytes.get(1)?;
         let (at, payload) = match second & !MASKED {
@@ -46,7 +46,7 @@ pub(crate) fn head(payload: usize) -> Vec<u8> {
     head
 }
 
-/// A masked frame, as a client sends it.
+/// A masked frame, as sent by a client.
 pub(crate) fn masked(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut frame = head(payload.len());
     frame[1] |= MASKED;
@@ -57,7 +57,7 @@ pub(crate) fn masked(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     frame
 }
 
-/// So many bytes, or a little less, of a message that does not end: empty fragments, masked.
+/// At most this many bytes of a message that does not end: empty fragments, masked.
 pub(crate) fn fragments(bytes: usize) -> Vec<u8> {
     [0, MASKED, 0x5a, 0xc3, 0x17, 0x88].repeat(bytes / 6)
 }

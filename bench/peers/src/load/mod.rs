@@ -1,4 +1,4 @@
-//! The load: clients in threads of this process, and the echo backends in processes of their own.
+//! The load: clients in threads of this process, and echo backends in separate processes.
 
 mod client;
 pub(crate) mod echo;
@@ -24,29 +24,29 @@ use tokio::{
 
 pub(crate) use client::{Message, Plain, Target, Tunnel, tls};
 
-/// Handshakes at the same time for each thread.
+/// Concurrent handshakes per thread.
 const OPENING: usize = 32;
-/// How long all tunnels of a load may take to open.
+/// Time limit for opening all tunnels of a load.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What each client does.
+/// The behaviour of each client.
 #[derive(Clone, Copy)]
 pub(crate) enum Pattern {
-    /// Sends the next message when the last one is back.
+    /// Sends the next message when the last one has been echoed.
     Echo,
-    /// Sends a message each so often, or as soon as the last one is back.
+    /// Sends a message at this interval, or as soon as the last one has been echoed.
     Paced(Duration),
-    /// Opens, closes, opens again; with TLS resumed or not.
+    /// Opens and closes repeatedly; with or without TLS resumption.
     Reconnect { resumed: bool },
-    /// Opens, exchanges one message, and is silent. Does it all again when it is told to.
+    /// Opens, exchanges one message, and is silent. Reconnects on command.
     Hold,
-    /// Sends frames as fast as they are taken, and gets none back.
+    /// Sends frames as fast as possible, without any replies.
     Flood(Flood),
-    /// Sends plain requests, the next when the response to the last is there.
+    /// Sends plain requests, each after the previous response.
     Get,
 }
 
-/// What a flood consists of.
+/// The content of a flood.
 #[derive(Clone, Copy)]
 pub(crate) enum Flood {
     /// Frames of 256 KiB.
@@ -64,7 +64,7 @@ pub(crate) struct Plan {
     pub threads: usize,
 }
 
-/// What the clients are told.
+/// Commands to the clients.
 #[derive(Clone, Copy, Default)]
 struct Orders {
     is_recording: bool,
@@ -72,17 +72,17 @@ struct Orders {
     is_over: bool,
 }
 
-/// What was seen while recording.
+/// The results while recording.
 #[derive(Default)]
 pub(crate) struct Stats {
-    /// How long each unit of work took.
+    /// The duration of each unit of work.
     pub times: Vec<Duration>,
     /// Handshakes in which TLS was resumed.
     pub resumed: usize,
 }
 
 impl Stats {
-    /// Microseconds that so many percent of the units did not exceed.
+    /// The duration in microseconds at this percentile.
     pub(crate) fn percentile(&mut self, percent: usize) -> f64 {
         self.times.sort_unstable();
         let rank = (self.times.len() * percent).div_ceil(100);
@@ -90,7 +90,7 @@ impl Stats {
     }
 }
 
-/// A load that runs.
+/// A running load.
 pub(crate) struct Load {
     orders: watch::Sender<Orders>,
     opened: Arc<AtomicUsize>,
@@ -126,23 +126,23 @@ impl Load {
         Ok(())
     }
 
-    /// Begins to record.
+    /// Starts recording.
     pub(crate) fn record(&self) {
         self.orders.send_modify(|orders| orders.is_recording = true);
     }
 
-    /// Has every holding client reconnect, and waits until all have.
+    /// Makes every holding client reconnect, and waits until all have.
     pub(crate) fn reconnect(&self) -> anyhow::Result<()> {
         self.orders.send_modify(|orders| orders.generation += 1);
         self.wait(self.orders.borrow().generation + 1)
     }
 
-    /// No longer records; the clients go on.
+    /// Stops recording; the clients continue.
     pub(crate) fn pause(&self) {
         self.orders.send_modify(|orders| orders.is_recording = false);
     }
 
-    /// Closes every tunnel, and tells what was recorded.
+    /// Closes every tunnel, and returns the results.
     pub(crate) fn end(self) -> anyhow::Result<Stats> {
         self.orders.send_modify(|orders| orders.is_over = true);
         let mut all = Stats::default();
@@ -155,7 +155,7 @@ impl Load {
     }
 }
 
-/// A runtime for one thread: no client waits for another thread's lock.
+/// A runtime for one thread, so that no client waits for another thread's lock.
 pub(crate) fn runtime() -> anyhow::Result<LocalRuntime> {
     Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -197,7 +197,7 @@ fn clients(
     })
 }
 
-/// Paced clients take turns.
+/// Paced clients are staggered.
 fn spread(plan: &Plan, number: usize) -> Duration {
     match plan.pattern {
         Pattern::Paced(every) => every.mul_f64(number as f64 / plan.clients as f64),
@@ -252,8 +252,8 @@ impl Client {
         let mut due = self.start;
         while !self.is_over() {
             due += every;
-            // A message that had to wait for the one before counts from when it was due; else, a late timer is not
-            // the proxy's fault.
+            // A message delayed by the previous one counts from when it was due; otherwise, a late timer is not the
+            // proxy's fault.
             let start = if due > Instant::now() {
                 sleep_until(due.into()).await;
                 Instant::now()
@@ -323,7 +323,7 @@ impl Client {
         }
     }
 
-    /// Opens a tunnel within the session of the last one.
+    /// Opens a tunnel within the previous one's session.
     async fn open(&mut self) -> anyhow::Result<Tunnel> {
         let _permit = self.opening.acquire().await?;
         let cookie = self.session.as_ref().map(|session| session.cookie.as_str());
@@ -350,12 +350,12 @@ impl Client {
     }
 }
 
-/// Where some bytes begin.
+/// The position of some bytes.
 fn find(within: &[u8], what: &[u8]) -> Option<usize> {
     within.windows(what.len()).position(|window| window == what)
 }
 
-/// A field of a head; its name in lower case.
+/// A header field; its name in lower case.
 fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (there, value) = line.split_once(':')?;

@@ -25,7 +25,7 @@ impl System for Envoy {
     }
 
     fn configure(&self, folder: &Path, _: &Certificate, probe: Backend) -> io::Result<()> {
-        // Each list of routes has to say a version of its own.
+        // Each route list must have a new version.
         static VERSION: AtomicU64 = AtomicU64::new(0);
         let version = VERSION.fetch_add(1, Ordering::Relaxed).to_string();
         let gaps = [("PROBE", probe.name()), ("VERSION", &version)];

@@ -1,4 +1,5 @@
-//! What is compared. All of them serve the same host with the same certificate at the same addresses, one at a time.
+//! The systems to compare. All of them serve the same host with the same certificate at the same addresses, one at a
+//! time.
 
 mod envoy;
 mod haproxy;
@@ -21,12 +22,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::measure;
 
-/// The host that is routed.
+/// The routed host.
 pub(crate) const HOST: &str = "bench.example.com";
-/// Where every system listens for ws, and for wss. The namespace is ours, so nobody else does.
+/// The addresses of every system for ws and wss. The namespace is ours, so they are free.
 pub(crate) const HTTP: SocketAddr = address(1, 8080);
 pub(crate) const HTTPS: SocketAddr = address(1, 8443);
-/// Where the backends listen.
+/// The addresses of the backends.
 pub(crate) const BACKENDS: [(Backend, SocketAddr); 2] =
     [(Backend::A, address(2, 7000)), (Backend::B, address(3, 7000))];
 
@@ -71,13 +72,13 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
-    /// Makes one.
+    /// Generates one.
     pub(crate) fn generate() -> anyhow::Result<Self> {
         let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
         Ok(Self { chain: cert.pem(), key: signing_key.serialize_pem() })
     }
 
-    /// Writes it under the names that the configurations have for it.
+    /// Writes it under the names in the configurations.
     fn write(&self, folder: &Path) -> io::Result<()> {
         fs::write(folder.join("chain.pem"), &self.chain)?;
         fs::write(folder.join("key.pem"), &self.key)?;
@@ -85,40 +86,40 @@ impl Certificate {
     }
 }
 
-/// Something to compare.
+/// A system to compare.
 pub(crate) trait System {
-    /// What it is called in reports and on the command line.
+    /// Its name in reports and on the command line.
     fn name(&self) -> &'static str;
 
-    /// Whether Switchyard has to be as good: not if it is only a reference.
+    /// Whether it counts as a peer, or is only a reference.
     fn is_peer(&self) -> bool {
         true
     }
 
-    /// Whether it speaks TLS and HTTP and can be changed, or which of that.
+    /// Which of TLS, HTTP and changes it supports.
     fn can(&self, _: Ability) -> bool {
         true
     }
 
-    /// Its program; none if there is nothing to start.
+    /// Its program; `None` if there is nothing to start.
     fn program(&self) -> Option<&Path>;
 
-    /// Which version that is.
+    /// Its version.
     fn version(&self) -> anyhow::Result<String>;
 
-    /// Writes its configuration, in which `/ws` leads to both backends and `/probe` to one.
+    /// Writes its configuration, which routes `/ws` to both backends and `/probe` to one.
     fn configure(&self, folder: &Path, certificate: &Certificate, probe: Backend) -> io::Result<()>;
 
-    /// Adds what it is started with in the folder of its configuration.
+    /// Adds the arguments for starting it in its configuration folder.
     fn arguments(&self, command: &mut Command);
 
-    /// The signal that makes it read its configuration again; none if it notices.
+    /// The signal that reloads its configuration; `None` if it notices changes itself.
     fn reload(&self) -> Option<Signal> {
         None
     }
 }
 
-/// What not every reference can do.
+/// Features that some references lack.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ability {
     Tls,
@@ -126,13 +127,13 @@ pub(crate) enum Ability {
     Memory,
 }
 
-/// Where programs are.
+/// The paths of programs.
 pub(crate) struct Programs {
     pub switchyard: PathBuf,
     pub peers: PathBuf,
 }
 
-/// All systems, the one that this is about first.
+/// All systems, Switchyard first.
 pub(crate) fn all(programs: &Programs) -> anyhow::Result<Vec<Box<dyn System>>> {
     let peer = |name: &str| programs.peers.join(name);
     Ok(vec![
@@ -146,7 +147,7 @@ pub(crate) fn all(programs: &Programs) -> anyhow::Result<Vec<Box<dyn System>>> {
     ])
 }
 
-/// A system that runs.
+/// A running system.
 pub(crate) struct Running<'a> {
     pub system: &'a dyn System,
     certificate: &'a Certificate,
@@ -183,7 +184,7 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// The first of its processes.
+    /// Its first process.
     pub(crate) fn root(&self) -> Option<Pid> {
         self.child.as_ref().map(Pid::from_child)
     }
@@ -198,12 +199,12 @@ impl<'a> Running<'a> {
         self.root().map(measure::memory).unwrap_or_default()
     }
 
-    /// How many processes it has.
+    /// The number of its processes.
     pub(crate) fn processes(&self) -> usize {
         self.root().map_or(0, |root| measure::tree(root).len())
     }
 
-    /// Changes the configuration, and has it applied; that may take a while.
+    /// Changes the configuration and applies it, which may take a while.
     pub(crate) fn change(&self, probe: Backend) -> anyhow::Result<()> {
         self.system.configure(self.folder.path(), self.certificate, probe)?;
         if let (Some(root), Some(signal)) = (self.root(), self.system.reload()) {
@@ -212,7 +213,7 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// The end of what it has written.
+    /// The end of its output.
     pub(crate) fn log(&self) -> String {
         let log = fs::read(self.folder.path().join("log")).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned()
@@ -226,7 +227,7 @@ impl Drop for Running<'_> {
             kill_process(process, Signal::KILL).ok();
         }
         self.child.as_mut().map(Child::wait).transpose().ok();
-        // Workers whose master was ended are nobody's children here. What they listened at is free when they are gone.
+        // Workers whose master was killed are not our children. Their addresses are free once they are gone.
         let start = Instant::now();
         while [HTTP, HTTPS].iter().any(|address| TcpListener::bind(address).is_err()) && start.elapsed() < STOP_DEADLINE
         {
@@ -235,7 +236,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The backend itself, without anything before it: what a round trip takes in any case.
+/// The backend itself, without a proxy: the minimum cost of a round trip.
 struct Direct;
 
 impl System for Direct {
@@ -266,7 +267,7 @@ impl System for Direct {
     fn arguments(&self, _: &mut Command) {}
 }
 
-/// The number in what a program says when it is asked for its version.
+/// The number in the output of a program's version flag.
 fn version(program: &Path, flag: &str) -> anyhow::Result<String> {
     let output = Command::new(program).arg(flag).output().with_context(|| format!("no {}", program.display()))?;
     let said = [output.stdout, output.stderr].concat();
@@ -277,12 +278,12 @@ fn version(program: &Path, flag: &str) -> anyhow::Result<String> {
     Ok(version.with_context(|| format!("no version in {said}"))?.to_owned())
 }
 
-/// A configuration with its gaps filled.
+/// A configuration with its placeholders filled in.
 fn fill(template: &str, gaps: &[(&str, &str)]) -> String {
     gaps.iter().fold(template.to_owned(), |text, (name, value)| text.replace(&format!("@{name}@"), value))
 }
 
-/// Puts a file in place at once, so that whoever watches never sees half of it.
+/// Replaces a file atomically, so that watchers never see half of it.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text)?;

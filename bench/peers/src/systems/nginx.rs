@@ -1,4 +1,4 @@
-//! nginx, as most run it, and with buffers that hold a message.
+//! nginx, with the usual settings, and with buffers that hold a message.
 
 use std::{
     fs, io,

@@ -1,5 +1,5 @@
-//! The reference: two threads that carry bytes between a client and a backend. They do not know HTTP; whatever comes
-//! from the client goes to the backends in turn. No proxy can be expected to do with much less.
+//! The reference: two threads that forward bytes between a client and a backend. They do not know HTTP; clients are
+//! distributed over the backends in turn. No proxy can be expected to use much less.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ const THREADS: usize = 2;
 const BACKLOG: i32 = 4096;
 const BUFFER: usize = 64 * 1024;
 const EVENTS: usize = 256;
-/// Above it, nothing more is taken from the other side until some of it is gone.
+/// Above this, reading from the other side pauses until some of it has been sent.
 const PENDING: usize = 64 * 1024;
 
 pub(crate) struct Relay(pub PathBuf);
@@ -62,7 +62,7 @@ impl System for Relay {
     }
 }
 
-/// Relays with the certificate in the current folder, until the process is ended.
+/// Relays with the certificate in the current folder, until the process is killed.
 pub(crate) fn run() -> anyhow::Result<()> {
     let chain = CertificateDer::from_pem_slice(&fs::read("chain.pem")?)?;
     let key = PrivateKeyDer::from_pem_slice(&fs::read("key.pem")?)?;
@@ -84,7 +84,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    // Each thread has a listener of its own, and the kernel shares the clients out.
+    // Each thread has its own listener, and the kernel distributes clients over them.
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -115,7 +115,7 @@ struct Tunnel {
 struct Side {
     socket: TcpStream,
     token: u64,
-    /// What this side has not taken yet.
+    /// Data that this side has not accepted yet.
     pending: Vec<u8>,
     interest: EventFlags,
 }
@@ -182,7 +182,7 @@ impl Worker {
 
     fn accept(&mut self, tls: Option<Arc<ServerConfig>>) -> anyhow::Result<()> {
         let listener = if tls.is_some() { &self.https } else { &self.http };
-        // Loopback connects at once; a worker that waits for it costs nothing worth an exchange of states.
+        // Loopback connects at once; blocking for it is cheaper than another state.
         let Ok((client, _)) = listener.accept() else { return Ok(()) };
         let turn = usize::try_from(self.next / 2).expect("it counts connections") % BACKENDS.len();
         let backend = TcpStream::connect(BACKENDS[turn].1)?;
@@ -197,10 +197,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Does what a side is ready for. Clients have even tokens, their backends the next.
+    /// Handles the readiness of a side. Clients have even tokens, their backends the next one.
     fn move_bytes(&mut self, token: u64, ready: EventFlags) {
         let key = token & !1;
-        // It may have ended within this round of events.
+        // It may have ended in this round of events.
         let Some(tunnel) = self.tunnels.get_mut(&key) else { return };
         let moved = tunnel.step(token == key, ready, &mut self.buffer);
         let watched = moved.and_then(|goes_on| tunnel.watch(&self.poll).map(|()| goes_on));
@@ -211,7 +211,7 @@ impl Worker {
 }
 
 impl Tunnel {
-    /// Whether the tunnel goes on.
+    /// Whether the tunnel continues.
     fn step(&mut self, is_client: bool, ready: EventFlags, buffer: &mut [u8]) -> io::Result<bool> {
         let side = if is_client { &mut self.client } else { &mut self.backend };
         if ready.contains(EventFlags::OUT) {
@@ -261,7 +261,7 @@ impl Tunnel {
         Ok(true)
     }
 
-    /// Sends what TLS has for the client, and leaves there what the client does not take.
+    /// Sends TLS output to the client, and keeps what the client does not accept.
     fn flush(&mut self) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
         while tls.wants_write() {
@@ -274,7 +274,7 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Waits for what can happen next: a side is read while the other one takes what comes.
+    /// Registers for the next events: a side is read while the other one accepts data.
     fn watch(&mut self, poll: impl AsFd) -> io::Result<()> {
         self.flush()?;
         let is_waiting = self.tls.as_ref().is_some_and(|tls| tls.wants_write());

@@ -1,5 +1,5 @@
-//! Switchyard, as its flags make it without a cluster. Nothing but the number of threads is set, and that it logs no
-//! tunnels, as the others log no requests.
+//! Switchyard with its default flags outside a cluster, except for the number of threads, and without a log of tunnels,
+//! as the others have no log of requests.
 
 use std::{
     fs, io,

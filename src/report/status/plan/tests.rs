@@ -60,20 +60,20 @@ fn stored_ready(version: &str, status: &str, reason: &str) -> RouteObject {
     route(version, "blue", &json!([accepted, condition("BackendsReady", status, reason)]))
 }
 
-fn wish(plan: Plan) -> Vec<Condition> {
+fn wish(plan: WritePlan) -> Vec<Condition> {
     match plan {
-        Plan::Write(wish) => wish,
+        WritePlan::Write(wish) => wish,
         other => panic!("{other:?}"),
     }
 }
 
-fn plan(route: &RouteObject, opinion: &Opinion, memory: &Memory, now: Now) -> Plan {
-    Writer::new("blue").plan(route, Some(opinion), memory, now)
+fn plan(route: &RouteObject, opinion: &Opinion, memory: &WriteHistory, now: Now) -> WritePlan {
+    StatusPlanner::new("blue").plan(route, Some(opinion), memory, now)
 }
 
 #[test]
 fn a_pending_route_gets_its_conditions_with_the_time_in_whole_seconds() {
-    let wish = wish(plan(&pending("1"), &accepted(), &Memory::default(), now()));
+    let wish = wish(plan(&pending("1"), &accepted(), &WriteHistory::default(), now()));
     assert_eq!(wish.len(), 1);
     assert_eq!((wish[0].status.as_str(), wish[0].reason.as_str()), ("True", "Accepted"));
     assert_eq!(wish[0].observed_generation, Some(3));
@@ -83,16 +83,16 @@ fn a_pending_route_gets_its_conditions_with_the_time_in_whole_seconds() {
 #[test]
 fn a_status_that_is_as_it_should_be_is_not_written() {
     let stored = route("1", "blue", &json!([condition("Accepted", "True", "Accepted")]));
-    assert_eq!(plan(&stored, &accepted(), &Memory::default(), now()), Plan::Nothing);
+    assert_eq!(plan(&stored, &accepted(), &WriteHistory::default(), now()), WritePlan::Nothing);
 }
 
 #[test]
 fn the_transition_time_moves_with_the_status_only() {
     let stored = route("1", "blue", &json!([condition("Accepted", "False", "Invalid")]));
     let conflicted = opinion(&[(ConditionType::Accepted, false, ConditionReason::Conflicted)]);
-    let kept = wish(plan(&stored, &conflicted, &Memory::default(), now()));
+    let kept = wish(plan(&stored, &conflicted, &WriteHistory::default(), now()));
     assert_eq!(kept[0].last_transition_time.0.to_string(), AT);
-    let moved = wish(plan(&stored, &accepted(), &Memory::default(), now()));
+    let moved = wish(plan(&stored, &accepted(), &WriteHistory::default(), now()));
     assert_eq!(moved[0].last_transition_time.0.to_string(), "2026-02-02T02:02:02Z");
 }
 
@@ -100,57 +100,57 @@ fn the_transition_time_moves_with_the_status_only() {
 fn a_condition_that_no_longer_holds_is_removed() {
     let accepted_only =
         json!([condition("Accepted", "True", "Accepted"), condition("PartiallyInvalid", "True", "Invalid")]);
-    let wish = wish(plan(&route("1", "blue", &accepted_only), &accepted(), &Memory::default(), now()));
+    let wish = wish(plan(&route("1", "blue", &accepted_only), &accepted(), &WriteHistory::default(), now()));
     assert_eq!(wish.len(), 1);
 }
 
 #[test]
 fn an_opinion_of_an_older_spec_is_not_written() {
     let old = Opinion { generation: 2, ..accepted() };
-    assert_eq!(plan(&pending("1"), &old, &Memory::default(), now()), Plan::Nothing);
+    assert_eq!(plan(&pending("1"), &old, &WriteHistory::default(), now()), WritePlan::Nothing);
 }
 
 #[test]
 fn a_route_of_another_class_is_let_go_and_otherwise_left_alone() {
     let lost = route("1", "green", &json!([condition("Accepted", "True", "Accepted")]));
-    let (memory, now) = (Memory::default(), now());
-    assert_eq!(Writer::new("blue").plan(&lost, None, &memory, now), Plan::Write(Vec::new()));
-    assert_eq!(Writer::new("red").plan(&lost, None, &memory, now), Plan::Nothing);
+    let (memory, now) = (WriteHistory::default(), now());
+    assert_eq!(StatusPlanner::new("blue").plan(&lost, None, &memory, now), WritePlan::Write(Vec::new()));
+    assert_eq!(StatusPlanner::new("red").plan(&lost, None, &memory, now), WritePlan::Nothing);
 }
 
 #[test]
 fn a_route_that_was_let_go_is_let_go_once() {
     let lost = route("1", "green", &json!([condition("Accepted", "True", "Accepted")]));
-    let mut memory = Memory::default();
+    let mut memory = WriteHistory::default();
     let mut answer = route("2", "green", &json!([]));
     answer.metadata.managed_fields = None;
     memory.wrote(Vec::new(), &lost, answer.clone(), Instant::now());
-    assert_eq!(Writer::new("blue").plan(&lost, None, &memory, now()), Plan::Nothing);
-    assert_eq!(Writer::new("blue").plan(&answer, None, &memory, now()), Plan::Nothing);
+    assert_eq!(StatusPlanner::new("blue").plan(&lost, None, &memory, now()), WritePlan::Nothing);
+    assert_eq!(StatusPlanner::new("blue").plan(&answer, None, &memory, now()), WritePlan::Nothing);
 }
 
 #[test]
 fn a_write_that_the_watch_has_not_told_of_is_not_repeated() {
-    let (before, mut memory) = (pending("1"), Memory::default());
+    let (before, mut memory) = (pending("1"), WriteHistory::default());
     let wish = wish(plan(&before, &accepted(), &memory, now()));
     let answer = route("2", "blue", &json!([condition("Accepted", "True", "Accepted")]));
     memory.wrote(wish, &before, answer, Instant::now());
-    assert_eq!(plan(&before, &accepted(), &memory, now()), Plan::Nothing);
+    assert_eq!(plan(&before, &accepted(), &memory, now()), WritePlan::Nothing);
 }
 
 #[test]
 fn what_somebody_else_holds_is_not_fought_over() {
     let foreign = json!([condition("Accepted", "True", "Accepted"), condition("PartiallyInvalid", "True", "Mine")]);
-    let (before, mut memory) = (route("1", "blue", &foreign), Memory::default());
+    let (before, mut memory) = (route("1", "blue", &foreign), WriteHistory::default());
     let wish = wish(plan(&before, &accepted(), &memory, now()));
     let answer = route("2", "blue", &foreign);
     memory.wrote(wish, &before, answer.clone(), Instant::now());
-    assert_eq!(plan(&answer, &accepted(), &memory, now()), Plan::Nothing);
+    assert_eq!(plan(&answer, &accepted(), &memory, now()), WritePlan::Nothing);
 }
 
 #[test]
 fn a_status_that_somebody_took_away_is_written_again() {
-    let (before, mut memory) = (pending("1"), Memory::default());
+    let (before, mut memory) = (pending("1"), WriteHistory::default());
     let wished = wish(plan(&before, &accepted(), &memory, now()));
     let answer = route("2", "blue", &json!([condition("Accepted", "True", "Accepted")]));
     memory.wrote(wished, &before, answer, Instant::now());
@@ -159,21 +159,21 @@ fn a_status_that_somebody_took_away_is_written_again() {
 
 #[test]
 fn readiness_alone_is_written_at_most_once_in_ten_seconds() {
-    let (start, mut memory) = (now(), Memory::default());
+    let (start, mut memory) = (now(), WriteHistory::default());
     let down = stored_ready("1", "False", "NoReadyEndpoints");
     let wished = wish(plan(&down, &ready(true), &memory, start));
     let up = stored_ready("2", "True", "EndpointsReady");
     memory.wrote(wished, &down, up.clone(), start.instant);
 
     let soon = Now { instant: start.instant + Duration::from_secs(3), ..start };
-    assert_eq!(plan(&up, &ready(false), &memory, soon), Plan::Later(start.instant + SMALL_INTERVAL));
+    assert_eq!(plan(&up, &ready(false), &memory, soon), WritePlan::Later(start.instant + SMALL_INTERVAL));
     let late = Now { instant: start.instant + SMALL_INTERVAL, ..start };
-    assert!(matches!(plan(&up, &ready(false), &memory, late), Plan::Write(_)));
+    assert!(matches!(plan(&up, &ready(false), &memory, late), WritePlan::Write(_)));
 }
 
 #[test]
 fn readiness_goes_along_with_another_condition_at_once() {
-    let (start, mut memory) = (now(), Memory::default());
+    let (start, mut memory) = (now(), WriteHistory::default());
     let down = stored_ready("1", "False", "NoReadyEndpoints");
     let wished = wish(plan(&down, &ready(true), &memory, start));
     memory.wrote(wished, &down, stored_ready("2", "True", "EndpointsReady"), start.instant);
@@ -181,22 +181,25 @@ fn readiness_goes_along_with_another_condition_at_once() {
         (ConditionType::Accepted, false, ConditionReason::Conflicted),
         (ConditionType::BackendsReady, false, ConditionReason::NoReadyEndpoints),
     ]);
-    assert!(matches!(plan(&stored_ready("2", "True", "EndpointsReady"), &conflicted, &memory, start), Plan::Write(_)));
+    assert!(matches!(
+        plan(&stored_ready("2", "True", "EndpointsReady"), &conflicted, &memory, start),
+        WritePlan::Write(_)
+    ));
 }
 
 #[test]
 fn failed_writes_are_tried_again_ever_more_slowly() {
-    let (start, mut memory) = (now(), Memory::default());
+    let (start, mut memory) = (now(), WriteHistory::default());
     memory.failed(start.instant);
-    assert_eq!(plan(&pending("1"), &accepted(), &memory, start), Plan::Later(start.instant + FIRST_RETRY));
+    assert_eq!(plan(&pending("1"), &accepted(), &memory, start), WritePlan::Later(start.instant + FIRST_RETRY));
     memory.failed(start.instant);
-    assert_eq!(plan(&pending("1"), &accepted(), &memory, start), Plan::Later(start.instant + FIRST_RETRY * 2));
+    assert_eq!(plan(&pending("1"), &accepted(), &memory, start), WritePlan::Later(start.instant + FIRST_RETRY * 2));
     assert_eq!(retry_after(40), LONGEST_RETRY);
 }
 
 #[test]
 fn two_writers_who_differ_write_ever_more_slowly() {
-    let (start, mut memory) = (now(), Memory::default());
+    let (start, mut memory) = (now(), WriteHistory::default());
     let at = |milliseconds| Now { instant: start.instant + Duration::from_millis(milliseconds), ..start };
     for (version, milliseconds) in [("1", 0), ("3", 10)] {
         let wished = wish(plan(&pending(version), &accepted(), &memory, at(milliseconds)));
@@ -204,10 +207,10 @@ fn two_writers_who_differ_write_ever_more_slowly() {
         memory.wrote(wished, &pending(version), answer, at(milliseconds).instant);
     }
     let contested = plan(&pending("5"), &accepted(), &memory, at(20));
-    assert_eq!(contested, Plan::Later(at(10).instant + FIRST_RETRY * 2));
-    assert!(matches!(plan(&pending("5"), &accepted(), &memory, at(10 + 500)), Plan::Write(_)));
+    assert_eq!(contested, WritePlan::Later(at(10).instant + FIRST_RETRY * 2));
+    assert!(matches!(plan(&pending("5"), &accepted(), &memory, at(10 + 500)), WritePlan::Write(_)));
     let other = opinion(&[(ConditionType::Accepted, false, ConditionReason::Invalid)]);
-    assert!(matches!(plan(&pending("5"), &other, &memory, at(20)), Plan::Write(_)), "news are not held up");
+    assert!(matches!(plan(&pending("5"), &other, &memory, at(20)), WritePlan::Write(_)), "news are not held up");
 }
 
 fn programmed(status: bool, message: &str) -> Opinion {
@@ -225,23 +228,23 @@ fn stored_programmed(version: &str, status: &str, reason: &str) -> RouteObject {
 
 #[test]
 fn which_replicas_are_late_is_written_at_most_once_in_ten_seconds_and_that_none_is_at_once() {
-    let (start, mut memory) = (now(), Memory::default());
+    let (start, mut memory) = (now(), WriteHistory::default());
     let stored = stored_programmed("1", "False", "Pending");
     let wished = wish(plan(&stored, &programmed(false, "a, b"), &memory, start));
     let after = stored_programmed("2", "False", "Pending");
     memory.wrote(wished, &stored, after.clone(), start.instant);
     let later = plan(&after, &programmed(false, "a"), &memory, start);
-    assert_eq!(later, Plan::Later(start.instant + SMALL_INTERVAL));
-    assert!(matches!(plan(&after, &programmed(true, "all"), &memory, start), Plan::Write(_)));
+    assert_eq!(later, WritePlan::Later(start.instant + SMALL_INTERVAL));
+    assert!(matches!(plan(&after, &programmed(true, "all"), &memory, start), WritePlan::Write(_)));
 }
 
 #[test]
 fn a_write_that_may_say_more_in_a_moment_is_held() {
-    let (start, memory) = (now(), Memory::default());
+    let (start, memory) = (now(), WriteHistory::default());
     let until = start.instant + Duration::from_millis(500);
     let late = Opinion { hold_until: Some(until), ..programmed(false, "a") };
-    assert_eq!(plan(&pending("1"), &late, &memory, start), Plan::Later(until));
-    assert!(matches!(plan(&pending("1"), &late, &memory, Now { instant: until, ..start }), Plan::Write(_)));
+    assert_eq!(plan(&pending("1"), &late, &memory, start), WritePlan::Later(until));
+    assert!(matches!(plan(&pending("1"), &late, &memory, Now { instant: until, ..start }), WritePlan::Write(_)));
 }
 
 #[test]
