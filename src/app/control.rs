@@ -1,7 +1,7 @@
 //! The control thread: watching, compiling and dropping old tables are kept off the serving threads, whose latency a
 //! build would ruin.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use tokio::{
@@ -14,9 +14,10 @@ use super::ObjectSource;
 use crate::{
     admin::FileProblems,
     metrics::Metrics,
+    proxy::Tunnels,
     report::{Identity, Names, ReplicaStanding, Replicas, StatusWriter},
     source::{self, BuildStats, Changes, CurrentSettings, DirectorySource, KubernetesSource, Rebuild, Report, Source},
-    table::CurrentTable,
+    table::{CurrentTable, TableChange},
 };
 
 /// How long a ready replica waits until the others know it.
@@ -67,11 +68,17 @@ pub(super) fn ended(_: Result<(), oneshot::error::RecvError>) -> anyhow::Error {
     anyhow!("the control thread ended unexpectedly; see the log for the cause")
 }
 
+/// What the control thread shares with the threads that serve.
+pub(super) struct Served {
+    pub(super) table: Arc<CurrentTable>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tunnels: Arc<Tunnels>,
+}
+
 /// The resources of the control thread.
 struct Work {
     settings: CurrentSettings,
-    table: Arc<CurrentTable>,
-    metrics: Arc<Metrics>,
+    served: Served,
     reports: watch::Sender<Report>,
     changes: Changes,
     standing: watch::Sender<ReplicaStanding>,
@@ -83,21 +90,12 @@ pub(super) async fn start(
     objects: ObjectSource,
     settings: CurrentSettings,
     changes: Changes,
-    table: &Arc<CurrentTable>,
-    metrics: &Arc<Metrics>,
+    served: Served,
     reports: watch::Sender<Report>,
 ) -> anyhow::Result<ControlThread> {
     let (told, standing) = watch::channel(ReplicaStanding::default());
     let (stop, stopping) = watch::channel(false);
-    let work = Work {
-        settings,
-        table: table.clone(),
-        metrics: metrics.clone(),
-        reports,
-        changes,
-        standing: told,
-        stop: stopping,
-    };
+    let work = Work { settings, served, reports, changes, standing: told, stop: stopping };
     let (started, starting) = oneshot::channel();
     let (running, ended) = oneshot::channel::<()>();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -131,7 +129,7 @@ impl Work {
         let names = Names::new(&class, namespaces);
         let writer = StatusWriter::new(client.clone(), &class, &identity.name, source.routes());
         tokio::spawn(writer.run(self.reports.subscribe(), self.standing.subscribe()));
-        tokio::spawn(count_turns(self.metrics.clone(), self.standing.subscribe()));
+        tokio::spawn(count_turns(self.served.metrics.clone(), self.standing.subscribe()));
         let Self { standing, stop, .. } = &self;
         let replicas = Replicas::new(client, identity, names, standing.clone());
         tokio::spawn(replicas.run(self.reports.subscribe(), stop.clone()));
@@ -154,28 +152,29 @@ impl Work {
     }
 
     async fn rebuild(self, source: impl Source) {
-        let Self { settings, table, metrics, reports, changes, standing, stop: _ } = self;
+        let Self { settings, served: Served { table, metrics, tunnels }, reports, changes, standing, stop: _ } = self;
         // The replica task has its own sender, if there is one; otherwise nobody needs to wait.
         drop(standing);
-        let reported = reports.subscribe();
-        let rebuild = Rebuild::new(source, changes, settings, table, reports);
-        rebuild.run(|build| count(&metrics, &reported, build)).await;
+        let rebuild = Rebuild::new(source, changes, settings, table.clone(), reports);
+        let observe = |build: BuildStats| {
+            count(&metrics, &build);
+            if let Some(before) = &build.replaced {
+                tunnels.table_changed(|| TableChange::between(before, &table.load()));
+            }
+        };
+        rebuild.run(observe).await;
     }
 }
 
-fn count(metrics: &Metrics, reports: &watch::Receiver<Report>, build: BuildStats) {
-    let BuildStats { published, generation, routes, duration, since_change } = build;
-    metrics.table_built(duration);
-    if !published {
+fn count(metrics: &Metrics, build: &BuildStats) {
+    metrics.table_built(build.duration);
+    if build.replaced.is_none() {
         return;
     }
-    metrics.table_published(generation, routes);
-    if let Some(since_change) = since_change {
+    metrics.table_published(build.generation, build.routes);
+    if let Some(since_change) = build.since_change {
         metrics.config_to_table(since_change);
     }
-    let report = reports.borrow();
-    let known: HashSet<_> = report.verdicts.iter().map(|verdict| &verdict.route).collect();
-    metrics.retain_routes(|route| known.contains(route));
 }
 
 async fn count_turns(metrics: Arc<Metrics>, mut standing: watch::Receiver<ReplicaStanding>) {

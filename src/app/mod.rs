@@ -123,7 +123,8 @@ pub async fn serve(plan: ServePlan, serving: impl FnOnce(&Bound)) -> anyhow::Res
     let (reports, reported) = tokio::sync::watch::channel(Report::default());
     let changes = Changes::default();
     let compile_settings = compile_settings(&arguments, &objects, &bound, &changes)?;
-    let mut control = control::start(objects, compile_settings, changes, &table, &metrics, reports).await?;
+    let served = control::Served { table: table.clone(), metrics: metrics.clone(), tunnels: tunnels.clone() };
+    let mut control = control::start(objects, compile_settings, changes, served, reports).await?;
     let encoder = metrics.clone();
     let descriptors = descriptors::connections();
     let admin_port = Admin {

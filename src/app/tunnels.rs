@@ -15,7 +15,7 @@ pub(super) fn open(tunnels: Arc<Tunnels>) -> OpenTunnels {
 fn shown(tunnel: &TunnelHandle) -> OpenTunnel {
     OpenTunnel {
         id: tunnel.id,
-        route: tunnel.route.clone(),
+        route: tunnel.route.name.clone(),
         rule: tunnel.rule.clone(),
         service: tunnel.service.clone(),
         endpoint: tunnel.endpoint.name.clone(),

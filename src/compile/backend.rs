@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     api::{BackendRef, ConditionReason},
-    table::{Backend, Endpoint, EndpointId, EndpointRegistry, ObjectName, Phase, is_dns_subdomain},
+    table::{Backend, Endpoint, EndpointId, EndpointState, ObjectName, Phase, StateRegistry, is_dns_subdomain},
 };
 
 use super::{ClusterView, Problem, ServiceObject, ServicePort, SliceEndpoint, SliceObject, Surroundings};
@@ -19,7 +19,7 @@ const NAMED_ADDRESSES: usize = 4;
 /// The backends of the last build, to be used again where nothing changed, and what outlasts all builds.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
-    registry: EndpointRegistry,
+    registry: StateRegistry<EndpointId, EndpointState>,
     before: HashMap<(ObjectName, u16), Built>,
     now: HashMap<(ObjectName, u16), Built>,
 }
@@ -153,7 +153,7 @@ impl Backends {
             // Whoever writes the slice chooses the name, and nothing has checked it.
             let pod = target.and_then(|target| target.name.as_deref()).filter(|name| is_dns_subdomain(name));
             let endpoint_name = pod.map_or_else(|| first.to_string().into(), Arc::from);
-            let state = self.registry.state(&id);
+            let state = self.registry.get(&id, Arc::default);
             found.endpoints.push(Endpoint { id, name: endpoint_name, addresses, phase, state });
         }
     }

@@ -23,7 +23,7 @@ mod view;
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::table::{ObjectName, RouteTable, Rule, Tenancy, WeightedBackend};
+use crate::table::{ObjectName, RouteState, RouteTable, Rule, StateRegistry, Tenancy, WeightedBackend};
 
 use self::{
     backend::{Backends, Resolved},
@@ -64,6 +64,13 @@ pub struct Memory {
     routes: Routes,
     backends: Backends,
     certificates: Certificates,
+    states: StateRegistry<ObjectName, RouteState>,
+}
+
+impl Memory {
+    fn state(&mut self, route: &ObjectName) -> Arc<RouteState> {
+        self.states.get(route, || RouteState::new(route.clone()))
+    }
 }
 
 /// What a view amounts to.
@@ -120,7 +127,7 @@ impl Build<'_> {
         self.set_tls(draft, &granted, &mut findings);
         for host in &granted {
             if !draft.readable {
-                self.compiled.table.claim_unreadable(&host.host, draft.name.clone());
+                self.compiled.table.claim_unreadable(&host.host, self.memory.state(&draft.name));
             }
             findings.served |= self.claim(host, &rules);
         }
@@ -161,7 +168,7 @@ impl Build<'_> {
             backends.push(WeightedBackend { weight: u32::try_from(wanted.weight).unwrap_or_default(), target });
         }
         Rule {
-            route: draft.name.clone(),
+            route: self.memory.state(&draft.name),
             name: rule.name.clone(),
             fault: rule.fault.clone(),
             backends: backends.into(),
@@ -174,6 +181,7 @@ impl Build<'_> {
         self.compiled.table.set_routes(self.compiled.verdicts.len());
         self.compiled.verdicts.sort_by(|one, other| one.route.cmp(&other.route));
         self.memory.routes.end_build();
+        self.memory.states.prune();
         self.memory.backends.end_build();
         self.memory.certificates.end_build();
         self.compiled

@@ -7,7 +7,10 @@ pub mod log;
 mod series;
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,8 +23,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::series::{CodeLabel, RouteSeries, Series, lock};
-use crate::table::ObjectName;
+use self::series::{Series, code_label, lock};
+use crate::table::{Endpoint, ObjectName, RouteState};
 
 /// The direction of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub struct Metrics {
     table_generation: Gauge,
     table_routes: Gauge,
     lease_holder: Gauge,
-    series: std::sync::Arc<Series>,
+    series: Arc<Series>,
 }
 
 impl Default for Metrics {
@@ -61,7 +64,7 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("switchyard");
-        let series = std::sync::Arc::new(Series::default());
+        let series = Arc::new(Series::default());
         registry.register_collector(Box::new(series.clone()));
         let mut histogram = |name: &str, help: &str, start, factor, length| {
             let histogram = Histogram::new(exponential_buckets(start, factor, length));
@@ -96,18 +99,18 @@ impl Metrics {
     }
 
     /// A request was answered; the route is absent if none matched. Unregistered codes are counted by class.
-    pub fn request(&self, route: Option<&ObjectName>, code: u16) {
-        self.route(route, |series| *series.requests.entry(CodeLabel::of(code)).or_default() += 1);
+    pub fn request(&self, route: Option<&Arc<RouteState>>, code: u16) {
+        self.series.route(route).requests.add(code_label(code));
     }
 
     /// A connection or request was refused for one of a few reasons; the route is absent if none matched.
-    pub fn refusal(&self, route: Option<&ObjectName>, reason: &'static str) {
-        self.route(route, |series| *series.refusals.entry(reason).or_default() += 1);
+    pub fn refusal(&self, route: Option<&Arc<RouteState>>, reason: &'static str) {
+        self.series.route(route).refusals.add(reason);
     }
 
     /// An upgrade request ended.
-    pub fn handshake(&self, route: Option<&ObjectName>, result: &'static str) {
-        self.route(route, |series| *series.handshakes.entry(result).or_default() += 1);
+    pub fn handshake(&self, route: Option<&Arc<RouteState>>, result: &'static str) {
+        self.series.route(route).handshakes.add(result);
     }
 
     /// An upgrade request got its 101 after this time.
@@ -116,26 +119,18 @@ impl Metrics {
     }
 
     /// A tunnel was opened to an endpoint of a Service.
-    pub fn tunnel_opened(&self, route: &ObjectName, service: &ObjectName, endpoint: &str) {
-        self.route(Some(route), |series| series.tunnels_open += 1);
-        *lock(&self.series.endpoints).entry((service.clone(), endpoint.into())).or_default() += 1;
+    pub fn tunnel_opened(&self, route: &Arc<RouteState>, service: &ObjectName, endpoint: &Endpoint) {
+        self.series.route(Some(route)).tunnels.open();
+        self.series.endpoint(service, endpoint).open();
     }
 
     /// A tunnel counted by [`Metrics::tunnel_opened`] was closed.
-    pub fn tunnel_closed(&self, route: &ObjectName, service: &ObjectName, endpoint: &str, end: TunnelClose) {
+    pub fn tunnel_closed(&self, route: &RouteState, endpoint: &Endpoint, end: TunnelClose) {
         let TunnelClose { closer, cause, duration } = end;
-        self.route(Some(route), |series| {
-            series.tunnels_open = series.tunnels_open.saturating_sub(1);
-            *series.closes.entry((closer, cause)).or_default() += 1;
-        });
+        route.tunnels.close();
+        route.closes.add((closer, cause));
+        endpoint.state.tunnels.close();
         self.tunnel_duration.observe(duration.as_secs_f64());
-        let (mut endpoints, key) = (lock(&self.series.endpoints), (service.clone(), Box::from(endpoint)));
-        if let Some(open) = endpoints.get_mut(&key) {
-            *open -= 1;
-            if *open == 0 {
-                endpoints.remove(&key);
-            }
-        }
     }
 
     /// Bytes, and the headers of frames, were forwarded through a tunnel.
@@ -170,29 +165,12 @@ impl Metrics {
         self.config_to_table.observe(duration.as_secs_f64());
     }
 
-    /// Removes routes that no longer exist, except those that still have tunnels.
-    pub fn retain_routes(&self, keep: impl Fn(&ObjectName) -> bool) {
-        let unrouted = |name: &ObjectName| name.name.is_empty();
-        lock(&self.series.routes).retain(|name, series| unrouted(name) || series.tunnels_open > 0 || keep(name));
-    }
-
     /// All metrics, as OpenMetrics text.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut encoded = String::new();
         text::encode(&mut encoded, &self.registry).expect("writing to a string does not fail");
         encoded
-    }
-
-    fn route(&self, route: Option<&ObjectName>, change: impl FnOnce(&mut RouteSeries)) {
-        let mut routes = lock(&self.series.routes);
-        match route {
-            Some(route) => match routes.get_mut(route) {
-                Some(series) => change(series),
-                None => change(routes.entry(route.clone()).or_default()),
-            },
-            None => change(routes.entry(ObjectName::new("", "")).or_default()),
-        }
     }
 }
 

@@ -1,4 +1,15 @@
 use super::*;
+use crate::table::{EndpointId, Phase};
+
+fn endpoint(name: &str) -> Endpoint {
+    Endpoint {
+        id: EndpointId::new(&ObjectName::new("shop", "chat"), 80, &name),
+        name: name.into(),
+        addresses: Box::new([([127, 0, 0, 1], 80).into()]),
+        phase: Phase::Ready,
+        state: Arc::default(),
+    }
+}
 
 fn close() -> TunnelClose {
     TunnelClose { closer: "client", cause: "closed", duration: Duration::from_secs(3) }
@@ -7,11 +18,12 @@ fn close() -> TunnelClose {
 #[test]
 fn every_metric_has_the_prefix_and_counters_end_in_total_once() {
     let metrics = Metrics::new();
-    let (route, service) = (ObjectName::new("shop", "chat"), ObjectName::new("shop", "chat-svc"));
+    let (route, service) = (RouteState::new(ObjectName::new("shop", "chat")), ObjectName::new("shop", "chat-svc"));
     metrics.request(Some(&route), 200);
     metrics.request(None, 404);
     metrics.handshake(Some(&route), "switched");
-    metrics.tunnel_opened(&route, &service, "chat-0");
+    let endpoint = endpoint("chat-0");
+    metrics.tunnel_opened(&route, &service, &endpoint);
     metrics.passed(Direction::ToClient, 5, 1);
     metrics.tls_handshake("ok", "TLSv1.3");
     metrics.table_published(3, 2);
@@ -36,21 +48,21 @@ fn every_metric_has_the_prefix_and_counters_end_in_total_once() {
 #[test]
 fn series_go_away_with_what_they_describe() {
     let metrics = Metrics::new();
-    let (route, service) = (ObjectName::new("shop", "chat"), ObjectName::new("shop", "chat-svc"));
-    metrics.tunnel_opened(&route, &service, "chat-0");
-    metrics.retain_routes(|_| false);
-    assert!(metrics.encode().contains("tunnels_open{namespace=\"shop\""), "a tunnel outlives its route");
-    metrics.tunnel_closed(&route, &service, "chat-0", close());
+    let (route, service) = (RouteState::new(ObjectName::new("shop", "chat")), ObjectName::new("shop", "chat-svc"));
+    let endpoint = endpoint("chat-0");
+    metrics.tunnel_opened(&route, &service, &endpoint);
+    assert!(metrics.encode().contains("endpoint=\"chat-0\""));
+    metrics.tunnel_closed(&route, &endpoint, close());
     assert!(!metrics.encode().contains("endpoint=\"chat-0\""));
     assert!(metrics.encode().contains("closer=\"client\",cause=\"closed\"} 1"));
-    metrics.retain_routes(|_| false);
+    drop(route);
     assert!(!metrics.encode().contains("route=\"chat\""));
 }
 
 #[test]
 fn codes_that_are_not_registered_share_a_series_for_each_class() {
     let metrics = Metrics::new();
-    let route = ObjectName::new("shop", "chat");
+    let route = RouteState::new(ObjectName::new("shop", "chat"));
     for code in 100..=999 {
         metrics.request(Some(&route), code);
     }
@@ -83,9 +95,10 @@ fn refusals_are_counted_by_reason_without_a_route_where_there_is_none() {
 fn no_label_value_leaves_its_quotes() {
     let metrics = Metrics::new();
     let name = "a\"} 1\nforged{x=\"\\\u{1b}[2J\r\u{2028}";
-    let (route, service) = (ObjectName::new("shop", name), ObjectName::new("shop", name));
+    let (route, service) = (RouteState::new(ObjectName::new("shop", name)), ObjectName::new("shop", name));
     metrics.request(Some(&route), 200);
-    metrics.tunnel_opened(&route, &service, name);
+    let endpoint = endpoint(name);
+    metrics.tunnel_opened(&route, &service, &endpoint);
     let text = metrics.encode();
     assert!(text.split('\n').all(|line| line.is_empty() || line.starts_with('#') || line.starts_with("switchyard_")));
     let escaped = name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");

@@ -21,11 +21,11 @@ use crate::{
 /// How often replaced tables that were still in use are checked again.
 const RETIRED_CHECK: Duration = Duration::from_secs(1);
 
-/// Data about a build, for metrics.
-#[derive(Clone, Copy, Debug)]
+/// Data about a build.
+#[derive(Clone, Debug)]
 pub struct BuildStats {
-    /// Whether its table differs from the previous one and was published.
-    pub published: bool,
+    /// The table that its own has replaced; `None` if it is equal and was not published.
+    pub replaced: Option<Arc<RouteTable>>,
     /// The generation of the table that is served after it.
     pub generation: u64,
     /// The routes in it.
@@ -112,23 +112,24 @@ impl<S: Source> Rebuild<S> {
         let Compiled { table, verdicts, setting_problems, next_look } = compiled;
         self.next_look = next_look;
         let routes = table.routes();
-        let published = self.publish(table);
+        let replaced = self.publish(table);
         let duration = started.elapsed();
         self.report(setting_problems, verdicts, progress);
         self.debounce.built(Instant::now(), duration);
         let since_change = pending.map(|pending| pending.first.elapsed());
-        BuildStats { published, generation: self.generation, routes, duration, since_change }
+        BuildStats { replaced, generation: self.generation, routes, duration, since_change }
     }
 
     /// Publishes a table if it differs from the current one. The first one is always published: readiness waits for it.
-    fn publish(&mut self, table: RouteTable) -> bool {
+    fn publish(&mut self, table: RouteTable) -> Option<Arc<RouteTable>> {
         if self.generation > 0 && **self.current.load() == table {
-            return false;
+            return None;
         }
         self.generation += 1;
-        self.retired.push(self.current.publish(Arc::new(table)));
         self.drop_retired();
-        true
+        let replaced = self.current.publish(Arc::new(table));
+        self.retired.push(replaced.clone());
+        Some(replaced)
     }
 
     /// Drops the old tables that are no longer in use.

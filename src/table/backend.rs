@@ -1,17 +1,16 @@
 //! Backends, their endpoints, and the order in which endpoints are tried.
 
 use std::{
-    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use super::ObjectName;
+use super::{ObjectName, OpenTunnels};
 use crate::choices::Algorithm;
 
 /// A port of a Service with the endpoints behind it.
@@ -200,6 +199,8 @@ impl Eq for Endpoint {}
 #[derive(Debug, Default)]
 pub struct EndpointState {
     in_use: AtomicUsize,
+    /// Its tunnels.
+    pub tunnels: OpenTunnels,
     /// When it could not be reached, in milliseconds of the caller's clock, and one; 0 for never.
     unreached: AtomicU64,
 }
@@ -255,30 +256,6 @@ pub struct InUse(Arc<EndpointState>);
 impl Drop for InUse {
     fn drop(&mut self) {
         self.0.in_use.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The states of all endpoints that anything uses, so that a flapping endpoint, a rebuild or a second route finds the
-/// counts that are there.
-///
-/// Its keys come from the API server, a hundred thousand of them at times, hence the quick hash.
-#[derive(Debug, Default)]
-pub struct EndpointRegistry(HashMap<EndpointId, Weak<EndpointState>, foldhash::fast::RandomState>);
-
-impl EndpointRegistry {
-    /// The state of an endpoint: the one in use, else a new one.
-    pub fn state(&mut self, id: &EndpointId) -> Arc<EndpointState> {
-        let known = self.0.entry(id.clone()).or_default();
-        known.upgrade().unwrap_or_else(|| {
-            let state = Arc::default();
-            *known = Arc::downgrade(&state);
-            state
-        })
-    }
-
-    /// Forgets the endpoints that nothing uses any more.
-    pub fn prune(&mut self) {
-        self.0.retain(|_, state| state.strong_count() > 0);
     }
 }
 
@@ -378,17 +355,5 @@ mod tests {
         assert_eq!(order(&ending, Algorithm::RoundRobin, 0), ["a"]);
         assert!(!ending.is_ready());
         assert!(order(&backend(&[]), Algorithm::RoundRobin, 0).is_empty());
-    }
-
-    #[test]
-    fn a_registry_keeps_the_counts_of_what_is_in_use_and_forgets_the_rest() {
-        let mut registry = EndpointRegistry::default();
-        let id = EndpointId::new(&ObjectName::new("shop", "chat"), 80, &"uid-1");
-        let guard = registry.state(&id).enter();
-        registry.prune();
-        assert_eq!(registry.state(&id).in_use(), 1);
-        drop(guard);
-        registry.prune();
-        assert!(registry.0.is_empty());
     }
 }

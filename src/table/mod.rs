@@ -3,6 +3,8 @@
 //! It comes from `compile`, is swapped in whole by [`CurrentTable`], and knows neither Kubernetes nor sockets.
 
 mod backend;
+mod change;
+mod counts;
 mod current;
 mod expression;
 mod host;
@@ -15,6 +17,7 @@ mod policy;
 mod request_view;
 mod rule;
 mod session;
+mod state;
 mod tenancy;
 mod tls;
 
@@ -23,7 +26,9 @@ use std::sync::Arc;
 use self::{host_rules::HostRules, tenancy::Tenant};
 
 pub use crate::choices::{Algorithm, EscapedSlashes, InsecurePolicy, NonUpgrade, Secure};
-pub use backend::{Backend, Candidates, Endpoint, EndpointId, EndpointRegistry, EndpointState, InUse, Phase};
+pub use backend::{Backend, Candidates, Endpoint, EndpointId, EndpointState, InUse, Phase};
+pub use change::TableChange;
+pub use counts::Counts;
 pub use current::CurrentTable;
 pub use expression::{Expression, InvalidExpression, MAX_MATCHED_BYTES};
 pub use host::{Host, HostMap, HostPattern, MalformedHost};
@@ -35,6 +40,7 @@ pub use policy::{Keepalive, Persistence, Pings, Policy, Timeouts};
 pub use request_view::{HeaderLines, RequestView};
 pub use rule::{NoEndpoint, Rule, WeightedBackend};
 pub use session::{KeyFileError, Session, SessionKeys};
+pub use state::{OpenTunnels, RouteState, StateRegistry};
 pub use tenancy::{HostOwner, HostnameOwners, ReservedFor, Tenancy};
 pub use tls::{Certificate, HostTls, TlsIdentity};
 
@@ -55,7 +61,7 @@ struct HostEntry {
     rules: HostRules,
     /// A route that claims the hostname, but whose spec is not readable: where nothing else matches, its requests get
     /// 503, not 404.
-    unreadable: Option<ObjectName>,
+    unreadable: Option<Arc<RouteState>>,
     tls: Option<Arc<HostTls>>,
 }
 
@@ -67,7 +73,7 @@ pub struct HostClaims<'a> {
     /// The claimed matches, the one to try first at the front, each with the rule that serves it.
     pub matches: Vec<(&'a Match, &'a Arc<Rule>)>,
     /// The route that names the hostname but is not readable.
-    pub unreadable: Option<&'a ObjectName>,
+    pub unreadable: Option<&'a Arc<RouteState>>,
     /// The hostname's TLS settings.
     pub tls: Option<&'a Arc<HostTls>>,
 }
@@ -78,7 +84,7 @@ pub enum Found<'a> {
     /// The rule that serves it.
     Rule(&'a Arc<Rule>),
     /// Nothing but a route whose spec is not readable.
-    Unreadable(&'a ObjectName),
+    Unreadable(&'a Arc<RouteState>),
     /// Nothing.
     Nothing,
 }
@@ -184,12 +190,12 @@ impl RouteTable {
     /// Gives the requests for a hostname that meet the conditions to a rule. Of matches that are equally specific, the one
     /// that is claimed first is tried first.
     pub fn claim(&mut self, host: &HostPattern, conditions: impl Into<Conditions>, rule: Arc<Rule>) {
-        self.entry(host, &rule.route).rules.add(conditions.into(), rule);
+        self.entry(host, &rule.route.name).rules.add(conditions.into(), rule);
     }
 
     /// Notes that an unreadable route names the host; the first one noted stays.
-    pub fn claim_unreadable(&mut self, host: &HostPattern, route: ObjectName) {
-        self.entry(host, &route).unreadable.get_or_insert(route);
+    pub fn claim_unreadable(&mut self, host: &HostPattern, route: Arc<RouteState>) {
+        self.entry(host, &route.name).unreadable.get_or_insert(route);
     }
 
     /// Sets the TLS settings of a hostname.
@@ -237,8 +243,8 @@ mod tests {
 
     fn found_by(table: &RouteTable, host: &str, request: &RequestView<'_, HeaderMap>) -> String {
         match table.find(&Host::parse(host).unwrap(), request) {
-            Found::Rule(rule) => rule.route.name.to_string(),
-            Found::Unreadable(route) => format!("unreadable {}", route.name),
+            Found::Rule(rule) => rule.route.name.name.to_string(),
+            Found::Unreadable(route) => format!("unreadable {}", route.name.name),
             Found::Nothing => "nothing".into(),
         }
     }
@@ -313,7 +319,7 @@ mod tests {
     fn an_unreadable_route_answers_only_where_no_other_does() {
         let mut table = RouteTable::default();
         let host = HostPattern::parse("chat.example.com");
-        table.claim_unreadable(&host, ObjectName::new("shop", "broken"));
+        table.claim_unreadable(&host, ObjectName::new("shop", "broken").into());
         table.claim(&host, &PathPattern::prefix("/ws"), rule("healthy"));
         assert_eq!(found(&table, "chat.example.com", "/ws"), "healthy");
         assert_eq!(found(&table, "chat.example.com", "/"), "unreadable broken");

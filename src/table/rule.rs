@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Backend, Candidates, EndpointId, ObjectName, Policy, Session};
+use super::{Backend, Candidates, EndpointId, ObjectName, Policy, RouteState, Session};
 
 /// What is decided for the requests that match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The route that it belongs to.
-    pub route: ObjectName,
+    pub route: Arc<RouteState>,
     /// Its name, or its position in the route.
     pub name: Arc<str>,
     /// Why its requests are answered with 503, when the rule itself is at fault. It keeps its claims: its requests
@@ -46,7 +46,13 @@ impl Rule {
     /// A rule without backends, to which nothing but the defaults applies.
     #[must_use]
     pub fn new(route: ObjectName, name: impl Into<Arc<str>>) -> Self {
-        Self { route, name: name.into(), fault: None, backends: Box::default(), policy: Policy::default() }
+        Self {
+            route: route.into(),
+            name: name.into(),
+            fault: None,
+            backends: Box::default(),
+            policy: Policy::default(),
+        }
     }
 
     /// The endpoints to try, in order: that of the session, where it still serves, then the others of its backend;
@@ -119,7 +125,7 @@ mod tests {
     fn rule(backends: Vec<(u32, Result<Arc<Backend>, &str>)>) -> Rule {
         let backends = backends.into_iter();
         Rule {
-            route: ObjectName::new("shop", "chat"),
+            route: ObjectName::new("shop", "chat").into(),
             name: "main".into(),
             fault: None,
             backends: backends

@@ -159,12 +159,12 @@ fn host(claims: &HostClaims<'_>) -> Vec<String> {
         None => format!("{} -> {}", match_.conditions(), title(rule)),
         Some(fault) => format!("{} -> 503, {} is at fault: {fault}", match_.conditions(), title(rule)),
     };
-    let unreadable = claims.unreadable.map(|route| format!("otherwise 503: {route} is not readable"));
+    let unreadable = claims.unreadable.map(|route| format!("otherwise 503: {} is not readable", route.name));
     tls.into_iter().chain(claims.matches.iter().map(path)).chain(unreadable).collect()
 }
 
 fn title(rule: &Rule) -> String {
-    format!("{} rule {}", rule.route, rule.name)
+    format!("{} rule {}", rule.route.name, rule.name)
 }
 
 fn rule(rule: &Rule) -> Vec<String> {

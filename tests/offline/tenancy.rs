@@ -86,8 +86,8 @@ fn build(routes: &[Written], tenancy: Tenancy) -> Compiled {
 fn served(table: &RouteTable, host: &str, path: &str) -> Option<String> {
     let request = RequestView { path, query: "", is_upgrade: false, headers: &HeaderMap::new() };
     match table.find(&Host::parse(host).unwrap(), &request) {
-        Found::Rule(rule) => Some(rule.route.namespace.to_string()),
-        Found::Unreadable(route) => Some(route.namespace.to_string()),
+        Found::Rule(rule) => Some(rule.route.name.namespace.to_string()),
+        Found::Unreadable(route) => Some(route.name.namespace.to_string()),
         Found::Nothing => None,
     }
 }

@@ -145,7 +145,7 @@ async fn faults_of_the_configuration_are_503_and_state_the_cause() {
     let mut broken = rule(&[]);
     broken.fault = Some("filters are not supported".into());
     let mut table = table(broken);
-    table.claim_unreadable(&HostPattern::parse("b.example.com"), ObjectName::new("shop", "broken"));
+    table.claim_unreadable(&HostPattern::parse("b.example.com"), ObjectName::new("shop", "broken").into());
     let harness = Harness::with_table(table);
     for (host, cause) in
         [(HOST, "the rule for this request is not valid"), ("b.example.com", "the route for this host")]

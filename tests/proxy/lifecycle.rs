@@ -129,9 +129,10 @@ async fn limits_cut_tunnels_only_where_they_are_set() {
         let backend = RawBackend::bind().await;
         let mut limited = rule(&[backend.endpoint("a")]);
         limited.policy.timeouts = Timeouts { idle, max_duration, ..Timeouts::default() };
+        let usual = Rule { policy: rule(&[]).policy, ..limited.clone() };
         let harness = Harness::with_rule(limited);
         let (mut client, mut peer) = open(&harness, &backend).await;
-        harness.table.publish(table(rule(&[backend.endpoint("a")])).into());
+        harness.table.publish(table(usual).into());
         let (mut unlimited, mut other) = open(&harness, &backend).await;
         client.client_parts(1001).await;
         peer.backend_parts(1001).await;

@@ -418,7 +418,7 @@ async fn responses_of_the_proxy_name_no_service_route_or_namespace() {
         Box::new([WeightedBackend { weight: 1, target: Err("there is no Service shop/chat".into()) }]);
     for rule in [unready, unreachable, faulty, unresolved] {
         let mut table = table(rule);
-        table.claim_unreadable(&HostPattern::parse("b.example.com"), ObjectName::new("shop", "chat"));
+        table.claim_unreadable(&HostPattern::parse("b.example.com"), ObjectName::new("shop", "chat").into());
         let harness = Harness::with_table(table);
         for request in [get("/", ""), handshake("/", ""), get("/", "").replace(HOST, "b.example.com")] {
             let (mut client, head) = harness.ask(&request).await;
@@ -434,7 +434,7 @@ async fn a_backend_that_fails_is_logged_with_its_endpoint_and_not_for_each_reque
     let log = Log::capture();
     let harness = Harness::with_rule({
         let mut rule = rule(&[endpoint("dead-endpoint", refusing().await)]);
-        rule.route = ObjectName::new("shop", "dead-route");
+        rule.route = ObjectName::new("shop", "dead-route").into();
         rule
     });
     for request in [get("/", ""), handshake("/", "")].iter().cycle().take(10) {
@@ -452,7 +452,7 @@ async fn a_handshake_that_gets_no_response_is_logged_with_its_endpoint() {
     let backend = RawBackend::bind().await;
     let mut rule = rule(&[backend.own_endpoint()]);
     rule.policy.timeouts.handshake = Some(Duration::from_millis(20));
-    rule.route = ObjectName::new("shop", "silent-route");
+    rule.route = ObjectName::new("shop", "silent-route").into();
     let harness = Harness::with_rule(rule);
     assert_eq!(harness.ask(&handshake("/ws", "")).await.1.status(), 504);
     let text = log.text();

@@ -78,7 +78,7 @@ pub fn backend_of(endpoints: &[Arc<Endpoint>]) -> Arc<Backend> {
 /// A rule that tries its endpoints in turn.
 pub fn rule(endpoints: &[Arc<Endpoint>]) -> Rule {
     Rule {
-        route: ObjectName::new("shop", "chat"),
+        route: ObjectName::new("shop", "chat").into(),
         name: "main".into(),
         fault: None,
         backends: Box::new([WeightedBackend { weight: 1, target: Ok(backend_of(endpoints)) }]),

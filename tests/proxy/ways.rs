@@ -160,7 +160,7 @@ fn refusals() -> Vec<Behaviour> {
             name: "an unreadable route",
             table: |_| {
                 let mut table = RouteTable::default();
-                table.claim_unreadable(&HostPattern::parse(HOST), ObjectName::new("shop", "chat"));
+                table.claim_unreadable(&HostPattern::parse(HOST), ObjectName::new("shop", "chat").into());
                 table
             },
             status: 503,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     proxy::shared::Shared,
-    table::{Endpoint, ObjectName},
+    table::{Endpoint, RouteState},
 };
 
 /// One for each request. It is counted once: by the first of the methods that say how it ended, or as given up by the
@@ -24,7 +24,7 @@ pub(crate) struct Account {
     /// When its head was complete.
     pub started: Instant,
     /// The route that it is for, once that is known.
-    route: OnceLock<ObjectName>,
+    route: OnceLock<Arc<RouteState>>,
     /// The endpoint that was tried last.
     endpoint: OnceLock<Arc<Endpoint>>,
     is_handshake: AtomicBool,
@@ -74,7 +74,7 @@ impl Account {
     }
 
     /// Notes the route that it is for.
-    pub(super) fn belongs_to(&self, route: &ObjectName) {
+    pub(super) fn belongs_to(&self, route: &Arc<RouteState>) {
         let _first = self.route.set(route.clone());
     }
 
@@ -99,7 +99,7 @@ impl Account {
     fn log(&self, refusal: &Refusal) {
         let (side, _, label) = refusal.facts();
         let about = refusal.subject().map(tracing::field::display);
-        let (route, endpoint) = (self.route.get().map(ToString::to_string), self.endpoint.get());
+        let (route, endpoint) = (self.route.get().map(|route| route.name.to_string()), self.endpoint.get());
         if side == Side::Client {
             tracing::debug!(route, %refusal, about, "request refused");
             return;

@@ -36,9 +36,9 @@ pub(super) fn match_request(
             account.belongs_to(&rule.route);
             Ok(rule.clone())
         }
-        Found::Unreadable(name) => {
-            account.belongs_to(name);
-            Err(Refusal::Unreadable(name.clone()))
+        Found::Unreadable(route) => {
+            account.belongs_to(route);
+            Err(Refusal::Unreadable(route.name.clone()))
         }
         Found::Nothing if view.target.path.has_escaped_slash() => Err(Refusal::EscapedSlash),
         Found::Nothing => Err(Refusal::NotFound),

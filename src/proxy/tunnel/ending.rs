@@ -51,8 +51,8 @@ impl Selector {
         match self {
             Self::All => true,
             Self::Tunnel(id) => tunnel.id == *id,
-            Self::Route(route) => tunnel.route == *route,
-            Self::Rule { route, rule } => tunnel.route == *route && tunnel.rule == *rule,
+            Self::Route(route) => tunnel.route.name == *route,
+            Self::Rule { route, rule } => tunnel.route.name == *route && tunnel.rule == *rule,
             Self::Endpoint(endpoint) => tunnel.endpoint.id == *endpoint,
             Self::Client(client) => tunnel.client == *client,
         }

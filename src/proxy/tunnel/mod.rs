@@ -105,7 +105,7 @@ impl Tunnel {
     /// Opens a tunnel: from here on it is listed and counted, before anything runs it.
     pub(super) fn open(tunnels: &Arc<Tunnels>, metrics: Arc<Metrics>, client: Stream, opening: Opening) -> Self {
         let Opening { backend, extensions, origin, limits, keepalive, in_use } = opening;
-        metrics.tunnel_opened(&origin.route, &origin.service, &origin.endpoint.name);
+        metrics.tunnel_opened(&origin.route, &origin.service, &origin.endpoint);
         let registered = tunnels.register(origin);
         log_open(&registered);
         let now = Instant::now();
@@ -342,7 +342,7 @@ impl Accounts {
         self.closed = true;
         let (handle, duration) = (&self.registered.handle, self.opened.elapsed());
         let close = TunnelClose { closer: closer.as_str(), cause: cause.as_str(), duration };
-        self.metrics.tunnel_closed(&handle.route, &handle.service, &handle.endpoint.name, close);
+        self.metrics.tunnel_closed(&handle.route, &handle.endpoint, close);
         let end = TunnelEnd {
             closer,
             cause,
@@ -371,7 +371,7 @@ fn log_open(registered: &Registered) {
     let tunnel = &registered.handle;
     tracing::info!(
         tunnel = tunnel.id,
-        route = %tunnel.route,
+        route = %tunnel.route.name,
         rule = %tunnel.rule,
         endpoint = %tunnel.endpoint.name,
         client = %tunnel.client,
@@ -383,7 +383,7 @@ fn log_close(registered: &Registered, end: &TunnelEnd) {
     let tunnel = &registered.handle;
     tracing::info!(
         tunnel = tunnel.id,
-        route = %tunnel.route,
+        route = %tunnel.route.name,
         rule = %tunnel.rule,
         endpoint = %tunnel.endpoint.name,
         client = %tunnel.client,
@@ -426,7 +426,7 @@ mod tests {
         backend.unread(early);
         let object = ObjectName::new("shop", "chat");
         let origin = TunnelOrigin {
-            route: object.clone(),
+            route: object.clone().into(),
             rule: "main".into(),
             service: object,
             endpoint: registry::tests::endpoint("chat-0"),

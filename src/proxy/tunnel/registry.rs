@@ -12,12 +12,18 @@ use std::{
 };
 
 use futures::task::AtomicWaker;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{
+        Notify,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
+    time::Instant,
+};
 
 use super::ending::{Ending, Selector};
 use crate::{
     metrics::Direction,
-    table::{Endpoint, ObjectName},
+    table::{Endpoint, ObjectName, RouteState, TableChange},
 };
 
 /// An open tunnel, as others see it.
@@ -26,7 +32,7 @@ pub struct TunnelHandle {
     /// Its number in this process.
     pub id: u64,
     /// The route that it belongs to.
-    pub route: ObjectName,
+    pub route: Arc<RouteState>,
     /// The rule of that route.
     pub rule: Arc<str>,
     /// The Service of its endpoint.
@@ -84,7 +90,7 @@ impl TunnelHandle {
 /// Where a tunnel comes from and leads to.
 #[derive(Clone, Debug)]
 pub(crate) struct TunnelOrigin {
-    pub route: ObjectName,
+    pub route: Arc<RouteState>,
     pub rule: Arc<str>,
     pub service: ObjectName,
     pub endpoint: Arc<Endpoint>,
@@ -104,6 +110,8 @@ pub struct Tunnels {
     open: Mutex<Open>,
     next: AtomicU64,
     changed: Notify,
+    /// Who is told about new tables.
+    listeners: Mutex<Vec<UnboundedSender<Arc<TableChange>>>>,
 }
 
 impl Tunnels {
@@ -132,6 +140,27 @@ impl Tunnels {
             }
             changed.await;
         }
+    }
+
+    /// Announces that a new table is served. `change` is called only if anybody listens.
+    pub fn table_changed(&self, change: impl FnOnce() -> TableChange) {
+        let mut listeners = self.listeners.lock().expect("no holder panics");
+        listeners.retain(|listener| !listener.is_closed());
+        if listeners.is_empty() {
+            return;
+        }
+        let change = Arc::new(change());
+        for listener in &*listeners {
+            // One that has gone since needs no news.
+            let _ = listener.send(change.clone());
+        }
+    }
+
+    /// All changes of the table from now on.
+    pub fn table_changes(&self) -> UnboundedReceiver<Arc<TableChange>> {
+        let (sender, receiver) = unbounded_channel();
+        self.listeners.lock().expect("no holder panics").push(sender);
+        receiver
     }
 
     /// Takes a tunnel in, until what is returned is dropped.
@@ -228,7 +257,7 @@ pub(super) mod tests {
     fn origin() -> TunnelOrigin {
         let object = ObjectName::new("shop", "chat");
         TunnelOrigin {
-            route: object.clone(),
+            route: object.clone().into(),
             rule: "main".into(),
             service: object,
             endpoint: endpoint("chat-0"),
@@ -267,7 +296,7 @@ pub(super) mod tests {
         });
         let [first, second] = registered.each_ref().map(|registered| registered.handle.clone());
         let gone = Ending { cause: Cause::Idle, code: 1001, reason: "gone" };
-        let rule = |name: &str| Selector::Rule { route: first.route.clone(), rule: name.into() };
+        let rule = |name: &str| Selector::Rule { route: first.route.name.clone(), rule: name.into() };
         let none = [
             Selector::Tunnel(7),
             Selector::Route(ObjectName::new("shop", "other")),
@@ -282,7 +311,7 @@ pub(super) mod tests {
             assert_eq!(tunnels.end(&selector, Duration::ZERO, gone).await, 1, "{selector:?}");
         }
         assert_eq!((first.ending(), second.ending()), (Some(gone), None));
-        for selector in [Selector::All, Selector::Route(first.route.clone()), Selector::Client(first.client)] {
+        for selector in [Selector::All, Selector::Route(first.route.name.clone()), Selector::Client(first.client)] {
             assert_eq!(tunnels.end(&selector, Duration::ZERO, Ending::SHUTDOWN).await, 2, "{selector:?}");
         }
         assert_eq!((first.ending(), second.ending()), (Some(gone), Some(Ending::SHUTDOWN)));
@@ -298,6 +327,24 @@ pub(super) mod tests {
             let told = std::future::poll_fn(|cx| Poll::Ready(registered.handle.poll_ending(cx))).await;
             assert!(told.is_ready());
         }
+    }
+
+    #[tokio::test]
+    async fn tunnels_of_an_endpoint_that_drains_can_be_ended_when_the_table_says_so() {
+        let tunnels = Arc::new(Tunnels::default());
+        tunnels.table_changed(|| unreachable!("nobody listens"));
+        let mut changes = tunnels.table_changes();
+        let registered =
+            ["chat-0", "chat-1"].map(|name| tunnels.register(TunnelOrigin { endpoint: endpoint(name), ..origin() }));
+        let draining = vec![registered[0].handle.endpoint.id.clone()];
+        tunnels.table_changed(|| TableChange { endpoints_draining: draining, ..TableChange::default() });
+        for endpoint in &changes.recv().await.unwrap().endpoints_draining {
+            tunnels.end(&Selector::Endpoint(endpoint.clone()), Duration::ZERO, Ending::SHUTDOWN).await;
+        }
+        let ending = registered.each_ref().map(|registered| registered.handle.ending().is_some());
+        assert_eq!(ending, [true, false]);
+        drop(changes);
+        tunnels.table_changed(|| unreachable!("nobody listens any more"));
     }
 
     #[test]

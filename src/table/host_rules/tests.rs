@@ -18,7 +18,7 @@ fn rules(all: &[Conditions]) -> HostRules {
 
 /// The position of the match that serves a request.
 fn found(all: &[Conditions], request: &RequestView<'_, HeaderMap>) -> Option<usize> {
-    rules(all).find(request).map(|rule| rule.route.name.parse().unwrap())
+    rules(all).find(request).map(|rule| rule.route.name.name.parse().unwrap())
 }
 
 fn prefix(path: &str) -> Conditions {
