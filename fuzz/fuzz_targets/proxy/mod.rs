@@ -8,6 +8,10 @@ mod peer;
 #[rustfmt::skip]
 #[path = "../../../src/proxy/transport/records.rs"]
 mod records;
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../../src/proxy/transport/role.rs"]
+mod role;
 
 mod session;
 

@@ -1,6 +1,5 @@
 //! Connections from clients: listening, TLS by SNI, and how many there may be.
 
-mod handshake;
 pub mod listen;
 mod tls;
 pub(crate) mod workers;

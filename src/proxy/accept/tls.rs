@@ -15,11 +15,14 @@ use rustls::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::{Acceptor, handshake};
+use super::Acceptor;
 use crate::{
     proxy::{
         request::peer::TlsPeer,
-        transport::stream::{self, Stream},
+        transport::{
+            handshake,
+            stream::{self, Stream},
+        },
     },
     table::{Certificate, Host, TlsIdentity},
 };

@@ -5,11 +5,11 @@
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rustls::{
-    ConnectionTrafficSecrets, ProtocolVersion,
+    ConnectionTrafficSecrets,
     crypto::cipher::{AeadKey, Iv},
-    kernel::KernelConnection,
-    server::{ServerConnectionData, UnbufferedServerConnection},
 };
+
+use super::role::{Completed, KEY_UPDATE, Request, Role};
 
 /// The longest record on the wire: TLS 1.2 allows more for expansion than TLS 1.3 does.
 pub(crate) const MAX_RECORD: usize = HEADER + MAX_FRAGMENT + 2048;
@@ -33,10 +33,6 @@ const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 /// As records of both versions call themselves.
 const LEGACY_VERSION: [u8; 2] = [3, 3];
-
-/// A `KeyUpdate` without and with the wish for one in return (RFC 8446 §4.6.3).
-const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
-const KEY_UPDATE_REQUESTED: [u8; 5] = [24, 0, 0, 1, 1];
 
 const CLOSE_NOTIFY: u8 = 0;
 const USER_CANCELED: u8 = 90;
@@ -111,17 +107,17 @@ pub(crate) struct Records {
     owes_key_update: bool,
     /// Records since the last that had payload.
     without_payload: u8,
-    kernel: KernelConnection<ServerConnectionData>,
+    role: Role,
 }
 
 impl Records {
     /// Takes over from a handshake that is complete and has nothing left to send.
-    pub(crate) fn take_over(connection: UnbufferedServerConnection) -> Result<Self, rustls::Error> {
-        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
-        let is_tls13 = kernel.protocol_version() == ProtocolVersion::TLSv1_3;
+    pub(crate) fn take_over(connection: impl Completed) -> Result<Self, rustls::Error> {
+        let ([receiving, sending], role) = connection.take_over()?;
+        let is_tls13 = role.is_tls13();
         let key = |(sequence, secrets): (u64, ConnectionTrafficSecrets)| Key::new(sequence, &secrets, is_tls13);
-        let (opening, sealing) = (key(secrets.rx)?, key(secrets.tx)?);
-        Ok(Self { opening, sealing, is_tls13, sealed: 0, owes_key_update: false, without_payload: 0, kernel })
+        let (opening, sealing) = (key(receiving)?, key(sending)?);
+        Ok(Self { opening, sealing, is_tls13, sealed: 0, owes_key_update: false, without_payload: 0, role })
     }
 
     /// The version's label.
@@ -159,7 +155,7 @@ impl Records {
         let content = match content {
             APPLICATION_DATA => Content::Payload(length),
             ALERT => self.judge_alert(content_bytes)?,
-            HANDSHAKE => self.follow_key_update(content_bytes).map(|()| Content::Nothing)?,
+            HANDSHAKE => self.follow_handshake(content_bytes).map(|()| Content::Nothing)?,
             _ => return Err(Fault::Unexpected),
         };
         self.count_payload(&content)?;
@@ -182,14 +178,11 @@ impl Records {
         }
     }
 
-    /// Nothing else of a handshake may come behind it. In TLS 1.2 it would be a renegotiation, which nobody needs.
-    fn follow_key_update(&mut self, message: &[u8]) -> Result<(), Fault> {
-        if !self.is_tls13 || (message != KEY_UPDATE && message != KEY_UPDATE_REQUESTED) {
-            return Err(Fault::Unexpected);
-        }
-        let (sequence, secrets) = self.kernel.update_rx_secret().map_err(|_| Fault::Unexpected)?;
+    fn follow_handshake(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let Request::NewKeys { in_return } = self.role.follow(bytes)? else { return Ok(()) };
+        let (sequence, secrets) = self.role.next_receiving().map_err(|_| Fault::Unexpected)?;
         self.opening = Key::new(sequence, &secrets, true).map_err(|_| Fault::Unexpected)?;
-        self.owes_key_update |= message == KEY_UPDATE_REQUESTED;
+        self.owes_key_update |= in_return;
         Ok(())
     }
 
@@ -228,7 +221,7 @@ impl Records {
             return Err(Fault::Exhausted);
         }
         let length = self.seal_record(HANDSHAKE, &KEY_UPDATE, room)?;
-        let (sequence, secrets) = self.kernel.update_tx_secret().map_err(|_| Fault::Exhausted)?;
+        let (sequence, secrets) = self.role.next_sending().map_err(|_| Fault::Exhausted)?;
         self.sealing = Key::new(sequence, &secrets, true).map_err(|_| Fault::Exhausted)?;
         (self.sealed, self.owes_key_update) = (0, false);
         Ok(length)

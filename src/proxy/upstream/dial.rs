@@ -45,7 +45,7 @@ pub(crate) async fn connect(routed: &mut Routed) -> Result<Connected, Refusal> {
     let mut last = DialError::Failed;
     while let Some((endpoint, in_use)) = routed.pick() {
         match dial(&endpoint, routed.rule.policy.timeouts.backend_connect).await {
-            Ok(socket) => return Ok(Connected { endpoint, in_use, backend: Stream::from(socket) }),
+            Ok(backend) => return Ok(Connected { endpoint, in_use, backend }),
             Err(error) => last = error,
         }
     }
@@ -56,13 +56,13 @@ pub(crate) async fn connect(routed: &mut Routed) -> Result<Connected, Refusal> {
 /// each attempt.
 ///
 /// What came of it is noted, so that an endpoint that is gone is not everybody's first choice.
-pub(crate) async fn dial(endpoint: &Endpoint, limit: Option<Duration>) -> Result<TcpStream, DialError> {
+pub(crate) async fn dial(endpoint: &Endpoint, limit: Option<Duration>) -> Result<Stream, DialError> {
     let dialled = dial_addresses(endpoint, limit).await;
     match dialled {
         Ok(_) => endpoint.state.reached(),
         Err(_) => endpoint.state.unreached(uptime()),
     }
-    dialled
+    dialled.map(Stream::from)
 }
 
 async fn dial_addresses(endpoint: &Endpoint, limit: Option<Duration>) -> Result<TcpStream, DialError> {
@@ -115,7 +115,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let live = listener.local_addr().unwrap();
-        let stream = dial(&endpoint(&[refusing, live]), None).await.unwrap();
+        let stream = dial_addresses(&endpoint(&[refusing, live]), None).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live);
         assert!(stream.nodelay().unwrap());
         let socket = socket2::SockRef::from(&stream);

@@ -8,7 +8,7 @@ use std::{
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     dial::{DialError, dial},
@@ -99,7 +99,7 @@ impl Pool {
 
     /// A new connection.
     pub(crate) async fn connect(&self, endpoint: &Endpoint, limit: Option<Duration>) -> Result<Lease, DialError> {
-        let stream: TcpStream = dial(endpoint, limit).await?;
+        let stream = dial(endpoint, limit).await?;
         let next_target = NextTarget::default();
         let tap = Tap::default();
         let stream = Tapped::new(Restoring::new(stream, next_target.clone()), tap.clone());

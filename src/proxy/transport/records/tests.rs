@@ -2,6 +2,7 @@ use proptest::{collection::vec, prelude::*};
 use rustls::{AlertDescription, ClientConnection, SupportedCipherSuite};
 
 use super::{
+    super::role::KEY_UPDATE_REQUESTED,
     peer::{Ends, Forger, SUITES, hear, say, wire},
     *,
 };

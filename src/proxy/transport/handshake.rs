@@ -1,10 +1,12 @@
-//! The handshake of TLS with a client: rustls' state machine over bytes that are ours.
+//! The handshake of TLS, with clients and with backends: rustls' state machine over bytes that are ours.
 
 use std::{future::poll_fn, io, sync::Arc};
 
 use rustls::{
-    ProtocolVersion, ServerConfig,
-    server::{Accepted, Acceptor, UnbufferedServerConnection},
+    ClientConfig, ProtocolVersion, ServerConfig,
+    client::{ClientConnectionData, UnbufferedClientConnection},
+    pki_types::ServerName,
+    server::{Accepted, Acceptor, ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
 };
 use tokio::{
@@ -12,19 +14,65 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::proxy::{
-    bounds::budget::{Charge, poll_room},
-    transport::{
-        records::Records,
-        stream::{READ, Stream},
-    },
+use super::{
+    records::Records,
+    role::Completed,
+    stream::{READ, Stream},
 };
+use crate::proxy::bounds::budget::{Charge, poll_room};
 
 /// What is read at once, and what a hello of common size needs.
 const CHUNK: usize = 4096;
 const RECORD_HEADER: usize = 5;
 
-/// A handshake of which the client's hello has been read.
+/// A connection of rustls that works on buffers of ours, at either end.
+trait Unbuffered: Completed {
+    type Data;
+
+    fn process<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn version(&self) -> Option<ProtocolVersion>;
+}
+
+impl Unbuffered for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(received)
+    }
+
+    fn version(&self) -> Option<ProtocolVersion> {
+        self.protocol_version()
+    }
+}
+
+impl Unbuffered for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(received)
+    }
+
+    fn version(&self) -> Option<ProtocolVersion> {
+        self.protocol_version()
+    }
+}
+
+/// Shakes hands with a server of this name, whose certificate the configuration verifies. It has to allow the extraction
+/// of secrets.
+///
+/// # Errors
+/// If the connection breaks, or either side does not accept the other.
+#[cfg_attr(not(test), expect(dead_code, reason = "no route can ask for TLS to its backends yet"))]
+pub(crate) async fn connect(
+    socket: TcpStream,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> io::Result<Stream> {
+    let connection = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
+    Started { socket, received: Vec::new(), charge: Charge::default() }.complete(connection).await
+}
+
+/// A handshake of which the client's hello has been read, or one of ours that has not begun.
 pub(crate) struct Started {
     pub socket: TcpStream,
     /// What was received and not yet taken by rustls. The hello is still in it, since rustls' acceptor gives a
@@ -58,12 +106,15 @@ pub(crate) async fn start(mut socket: TcpStream) -> io::Result<(Started, Accepte
 
 impl Started {
     /// Shakes hands to the end. Session tickets wait in the stream, to go along with the first answer.
-    pub(crate) async fn finish(mut self, config: Arc<ServerConfig>) -> io::Result<Stream> {
-        let mut connection = UnbufferedServerConnection::new(config).map_err(invalid)?;
+    pub(crate) async fn finish(self, config: Arc<ServerConfig>) -> io::Result<Stream> {
+        self.complete(UnbufferedServerConnection::new(config).map_err(invalid)?).await
+    }
+
+    async fn complete(mut self, mut connection: impl Unbuffered) -> io::Result<Stream> {
         // Given record by record, so that rustls never gets to see what belongs to us: payload behind the handshake.
         let (mut given, mut to_send, mut failure) = (0, Vec::new(), None);
         loop {
-            let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.received[..given]);
+            let UnbufferedStatus { discard, state } = connection.process(&mut self.received[..given]);
             let (mut blocked, mut over) = (false, false);
             match state {
                 Ok(ConnectionState::EncodeTlsData(mut message)) => {
@@ -71,7 +122,7 @@ impl Started {
                 }
                 Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
                 Ok(ConnectionState::BlockedHandshake) if failure.is_none() => blocked = true,
-                // rustls has an alert for the client, which is encoded next.
+                // rustls has an alert for the peer, which is encoded next.
                 Err(error) if failure.is_none() => failure = Some(error),
                 // Payload may be sent: the handshake is over. So it is behind the alert of a failure.
                 Ok(_) | Err(_) => over = true,
@@ -90,8 +141,9 @@ impl Started {
             let _ = self.send(&mut to_send).await;
             return Err(invalid(error));
         }
-        // The client of TLS 1.2 waits for it; in TLS 1.3 it is tickets, for which nobody waits.
-        if connection.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+        // The client of TLS 1.2 waits for it. In TLS 1.3 it is tickets, for which nobody waits, or the end of the client's
+        // own handshake, which its first request goes along with.
+        if connection.version() == Some(ProtocolVersion::TLSv1_2) {
             self.send(&mut to_send).await?;
         }
         let records = Records::take_over(connection).map_err(invalid)?;

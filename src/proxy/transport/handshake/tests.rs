@@ -174,3 +174,77 @@ async fn both_ends_may_close_in_order() {
         assert_eq!(heard, b"bye");
     }
 }
+
+/// A server by tokio-rustls that echoes what it hears. It sends tickets, and new keys for each echo.
+async fn echo(socket: TcpStream, mut config: ServerConfig) {
+    config.send_tls13_tickets = 4;
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let mut stream = acceptor.accept(socket).await.unwrap();
+    let mut bytes = vec![0; 1 << 16];
+    while let Ok(length @ 1..) = stream.read(&mut bytes).await {
+        stream.write_all(&bytes[..length]).await.unwrap();
+        stream.flush().await.unwrap();
+        if stream.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+            stream.get_mut().1.refresh_traffic_keys().unwrap();
+        }
+    }
+    stream.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backend_over_tls_is_a_stream_like_any_other() {
+    for suite in SUITES {
+        let ends = Ends::new(suite);
+        let (socket, accepted) = sockets().await;
+        let server = tokio::spawn(echo(accepted, ServerConfig::clone(&ends.server)));
+        let name = "chat.example.com".try_into().unwrap();
+        let mut stream = super::connect(socket, ends.client.clone(), name).await.unwrap();
+        for length in [1, 100, 50_000, 1_000_000, 7] {
+            let said: Vec<u8> = (0..length).map(|place: u32| place.to_le_bytes()[0]).collect();
+            let mut heard = vec![0; said.len()];
+            for (said, heard) in said.chunks(40_000).zip(heard.chunks_mut(40_000)) {
+                stream.write_all(said).await.unwrap();
+                stream.flush().await.unwrap();
+                stream.read_exact(heard).await.unwrap();
+            }
+            assert!(heard == said, "{length} bytes, {suite:?}");
+        }
+        stream.shutdown().await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "{suite:?}");
+        server.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tickets_of_a_server_resume_its_sessions() {
+    let ends = Ends::new(SUITES[TLS13]);
+    for is_resumed in [false, true] {
+        let (socket, accepted) = sockets().await;
+        let acceptor = tokio_rustls::TlsAcceptor::from(ends.server.clone());
+        let server = tokio::spawn(async move {
+            let mut stream = acceptor.accept(accepted).await.unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            stream.flush().await.unwrap();
+            stream.get_ref().1.handshake_kind()
+        });
+        let name = "chat.example.com".try_into().unwrap();
+        let mut stream = super::connect(socket, ends.client.clone(), name).await.unwrap();
+        stream.flush().await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        let expected = if is_resumed { rustls::HandshakeKind::Resumed } else { rustls::HandshakeKind::Full };
+        assert_eq!(server.await.unwrap(), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_backend_whose_certificate_is_for_another_name_gets_nothing() {
+    let ends = Ends::new(SUITES[TLS13]);
+    let (socket, accepted) = sockets().await;
+    let acceptor = tokio_rustls::TlsAcceptor::from(ends.server.clone());
+    let server = tokio::spawn(async move { acceptor.accept(accepted).await.map(drop) });
+    let name = "other.example.com".try_into().unwrap();
+    let error = super::connect(socket, ends.client.clone(), name).await.err().unwrap();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let told = server.await.unwrap().unwrap_err().to_string();
+    assert!(told.contains("alert"), "{told}");
+}
