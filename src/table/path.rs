@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
+use foldhash::fast::RandomState;
+
 use super::{Expression, NormalPath};
 
 /// A condition on the normal form of a path ([`NormalPath`]), which it holds in that form as well.
@@ -69,10 +71,12 @@ impl fmt::Display for PathPattern {
 }
 
 /// A value for each exact path and for each prefix.
+///
+/// The quick hash is for keys that whoever owns the hostname has written: collisions cost nobody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathMap<T> {
-    exact: HashMap<Box<str>, T>,
-    prefix: HashMap<Box<str>, T>,
+    exact: HashMap<Box<str>, T, RandomState>,
+    prefix: HashMap<Box<str>, T, RandomState>,
     /// Segments of the longest prefix, which bound the work that a path of many segments causes.
     depth: usize,
     /// Bytes of the longest path: a longer one is not even hashed.
@@ -81,7 +85,7 @@ pub struct PathMap<T> {
 
 impl<T> Default for PathMap<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), prefix: HashMap::new(), depth: 0, longest: 0 }
+        Self { exact: HashMap::default(), prefix: HashMap::default(), depth: 0, longest: 0 }
     }
 }
 
@@ -92,11 +96,11 @@ impl<T> PathMap<T> {
     }
 
     /// The values of the prefixes that cover a path in its normal form, the longest prefix first.
-    pub fn prefixes<'a>(&'a self, path: &str) -> impl Iterator<Item = &'a T> {
-        let ends = path.match_indices('/').map(|(slash, _)| slash).chain([path.len()]);
+    pub fn prefixes<'map>(&'map self, path: &str) -> impl Iterator<Item = &'map T> {
         // The first slash of a path ends the empty prefix, so a prefix of n segments ends at the slash n + 1.
-        let ends: Vec<usize> = ends.take(self.depth + 1).collect();
-        ends.into_iter().rev().filter(|end| *end <= self.longest).filter_map(|end| self.prefix.get(&path[..end]))
+        let end = path.match_indices('/').nth(self.depth).map_or(path.len(), |(slash, _)| slash);
+        let ends = std::iter::once(end).chain(path[..end].rmatch_indices('/').map(|(slash, _)| slash));
+        ends.filter(|end| *end <= self.longest).filter_map(|end| self.prefix.get(&path[..end]))
     }
 
     /// All values, in no particular order.
