@@ -7,6 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 mod chosen;
 mod duration;
 mod hostname;
+mod network;
 mod object;
 mod patterns;
 mod route;
@@ -21,8 +22,8 @@ pub use chosen::Chosen;
 pub use duration::{Duration, DurationError};
 pub use object::{Fault, PartialRule, RouteObject, UnreadableSpec};
 pub use route::{
-    BackendRef, CertificateRef, Cookie, Keepalive, LoadBalancing, RouteRule, SessionPersistence, Timeouts, Tls,
-    WebSocketRoute, WebSocketRouteSpec,
+    BackendRef, CertificateRef, Clients, Cookie, Keepalive, LoadBalancing, RouteRule, SessionPersistence, Timeouts,
+    Tls, WebSocketRoute, WebSocketRouteSpec,
 };
 pub use route_match::{HeaderMatch, PathMatch, QueryParamMatch, RouteMatch};
 pub use status::{ConditionReason, ConditionType, WebSocketRouteStatus};

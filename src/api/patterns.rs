@@ -24,5 +24,8 @@ pub(super) const ESCAPED_SLASH: &str = "%(2[fF]|5[cC])";
 pub(super) const TOKEN: &str = "^[-!#$%&*+.^_`|~0-9A-Za-z]+$";
 /// RFC 6265 §4.1.1.
 pub(super) const COOKIE_PATH: &str = "^/[!-:<-~]*$";
+/// An IPv4 or IPv6 network, as far as an affordable regular expression can tell; compiling a route checks more closely.
+pub(super) const NETWORK: &str = "^(([0-9]{1,3}[.]){3}[0-9]{1,3}/([0-9]|[12][0-9]|3[0-2])|\
+    [0-9a-fA-F:.]*:[0-9a-fA-F:.]*/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))$";
 /// What no value of a header field has (RFC 9110 §5.5): a space at either end, or what is not visible ASCII.
 pub(super) const NOT_IN_HEADER_VALUE: &str = "^ | $|[^ -~]";

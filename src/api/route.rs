@@ -4,7 +4,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Chosen, Duration, RouteMatch, WebSocketRouteStatus, hostname::Hostname, patterns};
+use super::{Chosen, Duration, RouteMatch, WebSocketRouteStatus, hostname::Hostname, network::Network, patterns};
 use crate::choices::{
     Algorithm, DEFAULT_CLASS_NAME, DEFAULT_WEIGHT, EscapedSlashes, InsecurePolicy, KeepaliveTarget, LifetimeType,
     NonUpgrade, SameSite, Secure, SessionPersistenceType,
@@ -148,6 +148,10 @@ pub struct RouteRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancing: Option<LoadBalancing>,
 
+    /// Clients whose requests are served, by their address; the others get 403. Default: all clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Clients>,
+
     /// What happens to requests that are not WebSocket upgrades. `Proxy` (default) forwards them to the backend as
     /// HTTP/1.1, `Reject` responds with 426 and an explanation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,6 +183,24 @@ pub struct BackendRef {
     #[serde(default = "default_weight")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub weight: i32,
+}
+
+/// Networks of clients. The client's address is that of the connection or, if that is a trusted proxy, the rightmost
+/// address in `X-Forwarded-For` that is not one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Clients {
+    /// Networks whose clients are served, at most 64, such as `10.0.0.0/8` or `2001:db8::/32`. Default: all networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Network>", length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub allow: Vec<String>,
+
+    /// Networks whose clients are not served, at most 64, even if `allow` contains them. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Network>", length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub deny: Vec<String>,
 }
 
 /// Timeouts of requests and tunnels. `0s` means no limit.

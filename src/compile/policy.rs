@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::{
-    api::{self, Cookie, LoadBalancing, RouteRule, SessionPersistence},
+    api::{self, Clients, ConditionReason, Cookie, LoadBalancing, RouteRule, SessionPersistence},
     choices::{
         Choice, DEFAULT_COOKIE_HTTP_ONLY, DEFAULT_COOKIE_PATH, KeepaliveTarget, LifetimeType, SameSite,
         SessionPersistenceType,
     },
-    table::{Keepalive, Persistence, Pings, Policy, Timeouts},
+    table::{ClientNetworks, Keepalive, Persistence, Pings, Policy, Timeouts},
 };
 
 use super::rule::RuleReader;
@@ -24,6 +26,7 @@ impl RuleReader<'_> {
             keepalive,
             session_persistence,
             load_balancing,
+            clients,
             non_upgrade_requests,
             escaped_slashes,
         } = rule;
@@ -34,6 +37,7 @@ impl RuleReader<'_> {
             timeouts: read_timeouts(&timeouts.clone().unwrap_or_default()),
             keepalive: self.read_keepalive(&keepalive.clone().unwrap_or_default()),
             algorithm: self.choice("loadBalancing.algorithm", algorithm.as_ref()),
+            clients: self.read_clients(&clients.clone().unwrap_or_default()),
             non_upgrade: self.choice("nonUpgradeRequests", non_upgrade_requests.as_ref()),
         }
     }
@@ -49,6 +53,28 @@ impl RuleReader<'_> {
             KeepaliveTarget::Both => Keepalive { client: pings, backend: pings },
             KeepaliveTarget::None => Keepalive { client: None, backend: None },
         }
+    }
+
+    fn read_clients(&mut self, clients: &Clients) -> ClientNetworks {
+        let Clients { allow, deny } = clients;
+        ClientNetworks {
+            allow: self.read_networks("clients.allow", allow),
+            deny: self.read_networks("clients.deny", deny),
+        }
+    }
+
+    fn read_networks(&mut self, field: &str, networks: &[String]) -> Box<[IpNet]> {
+        let mut read = Vec::with_capacity(networks.len());
+        for (index, network) in networks.iter().enumerate() {
+            match network.parse::<IpNet>() {
+                Ok(network) => read.push(network.trunc()),
+                Err(_) => {
+                    let message = format!("must be a network such as 10.0.0.0/8, got {network:?}");
+                    self.fault(&format!("{field}[{index}]"), ConditionReason::Invalid, message);
+                }
+            }
+        }
+        read.into()
     }
 
     fn read_persistence(&mut self, wanted: &SessionPersistence, rule: &str) -> Persistence {

@@ -36,7 +36,7 @@ pub use matching::{Conditions, Match, TextPattern, ValueCondition, ValueSource};
 pub use name::{ObjectName, is_dns_label, is_dns_subdomain};
 pub use normal_path::{AmbiguousPath, NormalPath};
 pub use path::{PathMap, PathPattern, PathRank};
-pub use policy::{Keepalive, Persistence, Pings, Policy, Timeouts};
+pub use policy::{ClientNetworks, Keepalive, Persistence, Pings, Policy, Timeouts};
 pub use request_view::{HeaderLines, RequestView};
 pub use rule::{NoEndpoint, Rule, WeightedBackend};
 pub use session::{KeyFileError, Session, SessionKeys};

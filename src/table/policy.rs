@@ -1,6 +1,8 @@
 //! How the requests of a rule are treated, whichever of them it is.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
 
 use crate::choices::{
     Algorithm, DEFAULT_BACKEND_CONNECT_TIMEOUT, DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_PING_INTERVAL, DEFAULT_PING_TIMEOUT,
@@ -19,10 +21,31 @@ pub struct Policy {
     pub keepalive: Keepalive,
     /// How sessions are kept, if they are.
     pub persistence: Option<Persistence>,
+    /// Whose requests are served.
+    pub clients: ClientNetworks,
     /// What happens to requests that are not a WebSocket upgrade.
     pub non_upgrade: NonUpgrade,
     /// What happens to requests whose path contains `%2F` or `%5C`.
     pub escaped_slashes: EscapedSlashes,
+}
+
+/// Networks whose clients are served, and those whose clients are not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientNetworks {
+    /// Served; all if there are none.
+    pub allow: Box<[IpNet]>,
+    /// Not served, even if allowed.
+    pub deny: Box<[IpNet]>,
+}
+
+impl ClientNetworks {
+    /// Whether a client is served. An IPv4 address that is mapped into IPv6 is the IPv4 address.
+    #[must_use]
+    pub fn admit(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        let contains = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&client));
+        (self.allow.is_empty() || contains(&self.allow)) && !contains(&self.deny)
+    }
 }
 
 /// How long things may take; `None` means no limit.
@@ -95,4 +118,27 @@ pub struct Persistence {
     pub secure: Secure,
     /// The age at which a session gets another endpoint.
     pub max_age: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(networks: &[&str]) -> Box<[IpNet]> {
+        networks.iter().map(|network| network.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn deny_wins_over_allow_and_nothing_allowed_means_everyone() {
+        let admits = |allow: &[&str], deny: &[&str], client: &str| {
+            ClientNetworks { allow: networks(allow), deny: networks(deny) }.admit(client.parse().unwrap())
+        };
+        assert!(admits(&[], &[], "192.0.2.1") && admits(&[], &[], "2001:db8::1"));
+        assert!(admits(&["10.0.0.0/8"], &["10.6.0.0/16"], "10.5.0.1"));
+        assert!(!admits(&["10.0.0.0/8"], &["10.6.0.0/16"], "10.6.0.1"));
+        assert!(!admits(&["10.0.0.0/8"], &[], "192.0.2.1") && !admits(&["10.0.0.0/8"], &[], "2001:db8::1"));
+        assert!(admits(&["2001:db8::/32"], &["192.0.2.0/24"], "2001:db8::1"));
+        assert!(!admits(&[], &["192.0.2.0/24"], "::ffff:192.0.2.1"), "a mapped address");
+        assert!(!admits(&[], &["0.0.0.0/0"], "192.0.2.1") && admits(&[], &["0.0.0.0/0"], "2001:db8::1"));
+    }
 }

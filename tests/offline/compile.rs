@@ -20,7 +20,7 @@ use switchyard::{
         Verdict, VerdictCondition, compile, object_name,
     },
     source::manifest::hostname_owners,
-    table::{Backend, HostClaims, Match, Policy, Rule, Tenancy, WeightedBackend},
+    table::{Backend, ClientNetworks, HostClaims, Match, Policy, Rule, Tenancy, WeightedBackend},
 };
 
 /// 2026-12-01: within the validity of the certificates in the golden files.
@@ -169,11 +169,14 @@ fn title(rule: &Rule) -> String {
 
 fn rule(rule: &Rule) -> Vec<String> {
     let Rule { route: _, name: _, fault: _, backends, policy } = rule;
-    let Policy { algorithm, timeouts, keepalive, persistence, non_upgrade, escaped_slashes } = policy;
+    let Policy { algorithm, timeouts, keepalive, persistence, clients, non_upgrade, escaped_slashes } = policy;
     let mut lines: Vec<_> = backends.iter().flat_map(backend).collect();
     lines.push(format!("{algorithm:?}, {non_upgrade:?}, escaped slashes {escaped_slashes:?}"));
     lines.push(format!("{timeouts:?}"));
     lines.push(format!("{keepalive:?}"));
+    if *clients != ClientNetworks::default() {
+        lines.push(format!("clients {:?}, but not {:?}", clients.allow, clients.deny));
+    }
     lines.extend(persistence.as_ref().map(|persistence| format!("{persistence:?}")));
     lines
 }

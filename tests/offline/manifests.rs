@@ -159,6 +159,7 @@ fn route() -> impl Strategy<Value = WebSocketRouteSpec> {
             session_persistence: None,
             load_balancing: None,
             non_upgrade_requests: None,
+            clients: None,
             escaped_slashes: None,
         },
     );

@@ -57,6 +57,10 @@ fn insecure(backend: &RawBackend, policy: InsecurePolicy) -> RouteTable {
     table
 }
 
+fn networks(network: &str) -> Box<[ipnet::IpNet]> {
+    Box::new([network.parse().unwrap()])
+}
+
 /// The usual case, for what a behaviour does not change.
 const USUAL: Behaviour = Behaviour {
     name: "",
@@ -242,6 +246,29 @@ fn rules() -> Vec<Behaviour> {
             ..USUAL
         },
         Behaviour {
+            name: "a client from a network that is denied",
+            table: |backend| with(|rule| rule.policy.clients.deny = networks("127.0.0.0/8"), backend),
+            status: 403,
+            body: "clients with this address are not allowed\n",
+            result: "forbidden",
+            ..USUAL
+        },
+        Behaviour {
+            name: "a client from a network that is not allowed",
+            table: |backend| with(|rule| rule.policy.clients.allow = networks("10.0.0.0/8"), backend),
+            status: 403,
+            body: "clients with this address are not allowed\n",
+            result: "forbidden",
+            ..USUAL
+        },
+        Behaviour {
+            name: "a client from a network that is allowed",
+            table: |backend| with(|rule| rule.policy.clients.allow = networks("127.0.0.0/8"), backend),
+            answer: Some("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
+            status: 403,
+            ..USUAL
+        },
+        Behaviour {
             name: "a session that gets its cookie",
             table: |backend| with(|rule| rule.policy.persistence = Some(persistence()), backend),
             answer: Some("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
@@ -370,3 +397,21 @@ async fn every_behaviour_is_the_same_for_every_way_in_which_a_request_arrives() 
 fn response_of(response: &Response) -> (String, Vec<String>, String) {
     (response.status.clone(), response.fields.clone(), response.body.clone())
 }
+
+#[tokio::test]
+async fn the_client_is_the_one_that_a_trusted_proxy_names_and_refusals_are_counted() {
+    for (is_trusted, expected) in [(true, 403), (false, 502)] {
+        let backend = RawBackend::bind().await;
+        let denied = with(|rule| rule.policy.clients.deny = networks("203.0.113.0/24"), &backend);
+        let trusted = if is_trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() };
+        let harness = Harness::start(denied, Settings { trusted_proxies: trusted, ..Settings::default() });
+        let _backend = backend.serve(|_| "SSH-2.0\r\n\r\n".to_owned());
+        for request in [handshake("/ws", FORWARDED), get("/ws", FORWARDED)] {
+            assert_eq!(harness.ask(&request).await.1.status(), expected);
+        }
+        let refusals = r#"refusals_total{namespace="shop",route="chat",reason="clients"} 2"#;
+        assert_eq!(harness.counted(refusals), is_trusted);
+    }
+}
+
+const FORWARDED: &str = "X-Forwarded-For: 192.0.2.1, 203.0.113.9, 127.0.0.1\r\n";

@@ -24,6 +24,7 @@ const RULES: &[(&str, Holds)] = &[
     ("must not contain dot segments", |path| is_expression(path) || value(path).is_none_or(is_possible)),
     ("must be the name of a header field", |value| text(value).is_none_or(|text| matches(&TOKEN, text))),
     ("must be the name of a WebSocket subprotocol", |value| text(value).is_none_or(|text| matches(&TOKEN, text))),
+    ("must be a network", |value| text(value).is_none_or(|text| matches(&NETWORK, text))),
     ("must contain only visible ASCII characters and spaces", |header| {
         is_expression(header) || value(header).is_none_or(|text| !matches(&NOT_IN_HEADER_VALUE, text))
     }),
@@ -93,6 +94,7 @@ regexes! {
     DOT_SEGMENT = patterns::DOT_SEGMENT;
     ESCAPED_SLASH = patterns::ESCAPED_SLASH;
     TOKEN = patterns::TOKEN;
+    NETWORK = patterns::NETWORK;
     NOT_IN_HEADER_VALUE = patterns::NOT_IN_HEADER_VALUE;
     COOKIE_PATH = patterns::COOKIE_PATH;
 }

@@ -63,6 +63,9 @@ impl Account {
     /// The client gets a response of our own.
     pub(crate) fn refuse(&self, refusal: &Refusal) {
         self.log(refusal);
+        if let Some(reason) = refusal.reason() {
+            self.shared.metrics.refusal(self.route.get(), reason);
+        }
         self.count(refusal.status(), refusal.label());
     }
 

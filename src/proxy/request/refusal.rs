@@ -69,6 +69,8 @@ pub(crate) enum Refusal {
     Redirect(String),
     #[error("this host is served over TLS only")]
     Insecure,
+    #[error("clients with this address are not allowed")]
+    Client,
     #[error("no route matches")]
     NotFound,
     #[error(
@@ -162,6 +164,7 @@ impl Refusal {
             Self::Misdirected => (Client, StatusCode::MISDIRECTED_REQUEST, "misdirected"),
             Self::Redirect(_) => (Client, StatusCode::PERMANENT_REDIRECT, "insecure"),
             Self::Insecure => (Client, StatusCode::FORBIDDEN, "insecure"),
+            Self::Client => (Client, StatusCode::FORBIDDEN, "forbidden"),
             Self::NotFound => (Client, StatusCode::NOT_FOUND, "no_route"),
             Self::Unreadable(_) | Self::Faulty(_) | Self::Unresolved(_) | Self::NoWeight => {
                 (Us, StatusCode::SERVICE_UNAVAILABLE, "misconfigured")
@@ -183,6 +186,14 @@ impl Refusal {
     /// What a handshake that ended so is counted as.
     pub(crate) fn label(&self) -> &'static str {
         self.facts().2
+    }
+
+    /// The reason that a refusal by the rule's own policy is counted as.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Client => Some("clients"),
+            _ => None,
+        }
     }
 
     /// Whether the connection closes with the response: where the end of the request is in doubt. One that is misdirected

@@ -4,6 +4,7 @@
 //! plain requests. No backend has been dialled. What a check takes, such as a place in a limit, travels in [`Admitted`]
 //! and is given back when the tunnel or the response ends.
 
+mod clients;
 mod escaped_slashes;
 mod upgrades;
 
@@ -19,6 +20,7 @@ pub(super) struct Admitted {
 
 #[expect(clippy::unused_async, reason = "the checks so far need no one else; those that do will wait here")]
 pub(super) async fn admit(view: &View<'_>, rule: Arc<Rule>) -> Result<Admitted, Denied> {
+    clients::check(view, &rule)?;
     escaped_slashes::check(view, &rule)?;
     upgrades::check(view, &rule)?;
     Ok(Admitted { rule })
