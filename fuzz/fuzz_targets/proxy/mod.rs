@@ -6,6 +6,10 @@
 mod peer;
 #[allow(dead_code)]
 #[rustfmt::skip]
+#[path = "../../../src/proxy/transport/fault.rs"]
+mod fault;
+#[allow(dead_code)]
+#[rustfmt::skip]
 #[path = "../../../src/proxy/transport/records.rs"]
 mod records;
 #[allow(dead_code)]

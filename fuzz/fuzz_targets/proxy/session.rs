@@ -6,8 +6,9 @@ use arbitrary::Arbitrary;
 use rustls::ClientConnection;
 
 use super::{
+    fault::Fault,
     peer::{Ends, Forger, SUITES, hear, say, wire},
-    records::{Fault, MAX_RECORD, Opened, Records, sealed_length},
+    records::{MAX_RECORD, Opened, Records, sealed_length},
 };
 
 /// The next step.

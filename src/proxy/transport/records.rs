@@ -9,7 +9,10 @@ use rustls::{
     crypto::cipher::{AeadKey, Iv},
 };
 
-use super::role::{Completed, KEY_UPDATE, Request, Role};
+use super::{
+    fault::Fault,
+    role::{Completed, KEY_UPDATE, Request, Role},
+};
 
 /// The longest record on the wire: TLS 1.2 allows more for expansion than TLS 1.3 does.
 pub(crate) const MAX_RECORD: usize = HEADER + MAX_FRAGMENT + 2048;
@@ -44,34 +47,6 @@ pub(crate) const fn sealed_length(plain: usize) -> usize {
     let records = plain / MAX_FRAGMENT + 1;
     // A `KeyUpdate` may come before.
     plain + records * OVERHEAD + KEY_UPDATE.len() + OVERHEAD
-}
-
-/// Why a connection cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
-    #[error("a record that was not made with the agreed keys")]
-    BadMac,
-    #[error("a record that is too long")]
-    Overflow,
-    #[error("a record that has no place here")]
-    Unexpected,
-    #[error("an alert, {0}")]
-    Alert(u8),
-    #[error("the keys have protected as much as they may")]
-    Exhausted,
-}
-
-impl Fault {
-    /// What to tell the peer (RFC 8446 §6).
-    fn alert(self) -> Option<u8> {
-        match self {
-            Self::BadMac => Some(20),
-            Self::Overflow => Some(22),
-            Self::Unexpected => Some(10),
-            Self::Exhausted => Some(80),
-            Self::Alert(_) => None,
-        }
-    }
 }
 
 /// What was made of received bytes.

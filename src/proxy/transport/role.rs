@@ -8,7 +8,7 @@ use rustls::{
     server::{ServerConnectionData, UnbufferedServerConnection},
 };
 
-use super::records::Fault;
+use super::fault::Fault;
 
 const NEW_SESSION_TICKET: u8 = 4;
 /// A `KeyUpdate` without and with the wish for one in return (RFC 8446 §4.6.3).

@@ -20,7 +20,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::records::{Fault, MAX_RECORD, Records, sealed_length};
+use super::{
+    fault::Fault,
+    records::{MAX_RECORD, Records, sealed_length},
+};
 use crate::proxy::bounds::{
     budget::{at_once, recount},
     clients::Seat,
