@@ -66,12 +66,11 @@ impl RuleReader<'_> {
     fn read_networks(&mut self, field: &str, networks: &[String]) -> Box<[IpNet]> {
         let mut read = Vec::with_capacity(networks.len());
         for (index, network) in networks.iter().enumerate() {
-            match network.parse::<IpNet>() {
-                Ok(network) => read.push(network.trunc()),
-                Err(_) => {
-                    let message = format!("must be a network such as 10.0.0.0/8, got {network:?}");
-                    self.fault(&format!("{field}[{index}]"), ConditionReason::Invalid, message);
-                }
+            if let Ok(network) = network.parse::<IpNet>() {
+                read.push(network.trunc());
+            } else {
+                let message = format!("must be a network such as 10.0.0.0/8, got {network:?}");
+                self.fault(&format!("{field}[{index}]"), ConditionReason::Invalid, message);
             }
         }
         read.into()
