@@ -1,4 +1,4 @@
-//! The matches of a rule: what they claim.
+//! The matches of a rule, read as claims.
 
 use http::HeaderName;
 
@@ -10,7 +10,7 @@ use crate::{
 
 use super::{draft, rule::RuleReader};
 
-/// What keeps a match from being understood.
+/// Why a match could not be read.
 struct Unclear {
     /// The field, below the match.
     field: String,
@@ -19,7 +19,7 @@ struct Unclear {
 }
 
 impl RuleReader<'_> {
-    /// What the rule claims, with the position of the match that does; a match that is not understood is a fault.
+    /// The claims of the rule, each with the position of its match. A match that cannot be read is a fault.
     pub(super) fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
         let mut claims = Vec::with_capacity(matches.len());
         for (position, read) in read_all(matches) {
@@ -34,7 +34,7 @@ impl RuleReader<'_> {
     }
 }
 
-/// What matches claim, as far as they are understood, with the position of the one that does.
+/// The claims of those matches that can be read, each with the position of its match.
 pub(super) fn claimed(matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
     read_all(matches).into_iter().filter_map(|(position, read)| Some((position, read.ok()?))).collect()
 }
@@ -68,7 +68,7 @@ fn read_path(PathMatch { type_, value }: &PathMatch) -> Result<PathPattern, Uncl
     chosen(Some(type_)).and_then(read).map_err(|unclear| unclear.below("path"))
 }
 
-/// A path that a request can have. The rules of the schema are regular expressions, which do not find everything.
+/// Checks that a request can have this path. The regular expressions of the schema do not reject everything.
 fn checked(value: &str) -> Result<&str, Unclear> {
     let is_visible = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
     if !value.starts_with('/') || !value.bytes().all(is_visible) {
@@ -113,7 +113,7 @@ impl Unclear {
         Self { field: field.into(), reason: ConditionReason::Invalid, message }
     }
 
-    /// The same of a field within another.
+    /// The same for a field within another.
     fn below(self, parent: &str) -> Self {
         Self { field: format!("{parent}.{}", self.field), ..self }
     }

@@ -1,9 +1,9 @@
 //! Cluster objects in, table and verdicts out. Pure: no IO, no clock, no randomness.
 //!
-//! The stages, each a file: `view` is what comes in; `draft` understands one route by itself, with `rule`, `matches`
-//! and `policy` for its rules; `backend` and
-//! `certificate` resolve what it names; `owners` settles which namespace a hostname belongs to; `claims` settles who
-//! gets what, the oldest route first; `verdict` is what users are told. A user's mistake is data all the way: it takes the part that it concerns and nothing else.
+//! The stages, one file each: `view` is the input; `draft` reads one route in isolation, with `rule`, `matches` and
+//! `policy` for its rules; `backend` and `certificate` resolve its references; `owners` settles which namespace a
+//! hostname belongs to; `claims` grants claims, to the oldest route first; `verdict` is the result for users. A user's
+//! mistake is data throughout: it disables the part that it affects and nothing else.
 
 mod address;
 mod backend;
@@ -45,20 +45,20 @@ pub use view::{
     SliceConditions, SliceEndpoint, SliceObject, SlicePort, TLS_SECRET_TYPE, TargetRef, object_name, trim,
 };
 
-/// What an administrator decides.
+/// The administrator's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Routes of this class are served, others are not looked at.
+    /// The class whose routes are served; others are ignored.
     pub class: String,
     /// Which namespaces may name a hostname.
     pub tenancy: Tenancy,
-    /// The Secret whose certificate is sent where no route's is asked for.
+    /// The Secret with the certificate that is sent if no route's certificate applies.
     pub default_certificate: Option<ObjectName>,
-    /// Where the proxy runs, which decides what addresses endpoints may have.
+    /// Where the proxy runs, which determines the addresses that endpoints may have.
     pub surroundings: Surroundings,
 }
 
-/// What one build leaves for the next: what can be used again, and the endpoints' counts.
+/// What one build keeps for the next: reusable objects, and the endpoints' counts.
 #[derive(Debug, Default)]
 pub struct Memory {
     routes: Routes,
@@ -66,16 +66,16 @@ pub struct Memory {
     certificates: Certificates,
 }
 
-/// What a view amounts to.
+/// The result of compiling a view.
 #[derive(Debug)]
 pub struct Compiled {
-    /// What requests see.
+    /// The table that requests use.
     pub table: RouteTable,
-    /// What users are told, sorted by the name of the route.
+    /// The verdicts, sorted by the name of the route.
     pub verdicts: Vec<Verdict>,
-    /// What is wrong with the administrator's settings.
+    /// Problems with the administrator's settings.
     pub setting_problems: Vec<String>,
-    /// When the result will differ although no object changes: the next certificate expires.
+    /// When the result will change even if no object does: the next expiry of a certificate.
     pub next_look: Option<SystemTime>,
 }
 
@@ -99,7 +99,7 @@ impl Compiled {
     }
 }
 
-/// A build on its way.
+/// A build in progress.
 struct Build<'a> {
     view: &'a ClusterView,
     settings: &'a Settings,
@@ -127,7 +127,7 @@ impl Build<'_> {
         self.compiled.verdicts.push(findings.verdict(draft, rules));
     }
 
-    /// Enters what a route got of a hostname into the table, and tells whether any of it is served.
+    /// Adds the granted claims of a hostname to the table; returns whether any of them is served.
     fn claim(&mut self, granted: &Granted, rules: &[Arc<Rule>]) -> bool {
         let mut served = false;
         for granted_match in &granted.matches {
