@@ -91,7 +91,7 @@ async fn handshakes_with_a_fault_are_told_which() {
         (good.replace("GET", "PUT"), 405, "GET"),
         (good.replace("Upgrade: websocket\r\n", ""), 426, "Upgrade"),
         (good.replace("Connection: Upgrade\r\n", ""), 426, "Connection"),
-        (good.replace("Version: 13", "Version: 8"), 426, "version 13"),
+        (good.replace("Version: 13", "Version: 8"), 426, "Version must be 13"),
         (good.replace(KEY, "short"), 400, "Sec-WebSocket-Key"),
         (good.replace(&format!("Sec-WebSocket-Key: {KEY}\r\n"), ""), 400, "Sec-WebSocket-Key"),
         (handshake("/ws", "Content-Length: 5\r\n"), 400, "body"),
@@ -105,7 +105,7 @@ async fn handshakes_with_a_fault_are_told_which() {
         if status == 426 {
             assert_eq!((head.field("upgrade"), head.field("connection")), (Some("websocket"), Some("Upgrade")));
         }
-        if word == "version 13" {
+        if word == "Version must be 13" {
             assert_eq!(head.field("sec-websocket-version"), Some("13"));
         }
         if word == "body" {

@@ -1,4 +1,4 @@
-//! Responses written without hyper: of our own, or of a backend, to a handshake that the codec has read.
+//! Responses written without hyper: the proxy's own or a backend's, to a handshake that the codec has read.
 
 use std::{future::poll_fn, io, task::Poll};
 
@@ -21,10 +21,10 @@ use crate::proxy::{
     upstream::exchange::date,
 };
 
-/// How the end of a body is known to the client (RFC 9112 §6).
+/// How the client recognises the end of a body (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
-    /// There is none.
+    /// No body.
     Bodiless,
     Length(u64),
     Chunked,
@@ -46,11 +46,11 @@ impl Framing {
     }
 }
 
-/// Writes a response to a client that speaks HTTP/1.1. No part of the body is asked for before the client has taken the
-/// one before.
+/// Writes a response to an HTTP/1.1 client. No part of the body is requested before the client has taken the previous
+/// one.
 ///
 /// # Errors
-/// If the client went away, was too slow, or cannot be told where the body ends. The connection is of no more use then.
+/// If the client has gone away, is too slow, or cannot recognise the end of the body. The connection is unusable then.
 pub(crate) async fn respond(client: &mut Stream, response: Response<Body>, settings: &Settings) -> io::Result<()> {
     let (head, mut body) = response.into_parts();
     let framing = Framing::of(head.status, &body);
@@ -67,7 +67,7 @@ pub(crate) async fn respond(client: &mut Stream, response: Response<Body>, setti
     if framing == Framing::Chunked { write(client, b"0\r\n\r\n", &mut pace, settings).await } else { Ok(()) }
 }
 
-/// The head, with what says how long the body is.
+/// The head, with the fields for the length of the body.
 fn written(Parts { status, mut headers, extensions, .. }: Parts, framing: Framing) -> Vec<u8> {
     let reason = extensions
         .get::<ReasonPhrase>()
@@ -85,7 +85,7 @@ fn written(Parts { status, mut headers, extensions, .. }: Parts, framing: Framin
 
 fn frame(headers: &mut HeaderMap, framing: Framing) {
     match framing {
-        // A 304 may say how long the body would be (RFC 9110 §8.6).
+        // A 304 may contain the length that the body would have (RFC 9110 §8.6).
         Framing::Bodiless => {}
         Framing::Length(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
         Framing::Chunked => {
@@ -95,7 +95,7 @@ fn frame(headers: &mut HeaderMap, framing: Framing) {
     }
 }
 
-/// The next part of a body, while the client is there.
+/// The next part of a body, as long as the client is there.
 async fn next_part(client: &Stream, body: &mut Body, settings: &Settings) -> io::Result<Option<Bytes>> {
     let next = next_data(body);
     tokio::pin!(next);
@@ -121,7 +121,7 @@ async fn next_data(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
     }
 }
 
-/// Sends bytes and waits until the client has taken them, as fast as it has to.
+/// Sends bytes and waits until the client has taken them, at the minimum rate or faster.
 async fn write(client: &mut Stream, bytes: &[u8], pace: &mut Pace, settings: &Settings) -> io::Result<()> {
     for piece in bytes.chunks(READ) {
         poll_fn(|cx| {
@@ -143,7 +143,7 @@ async fn write(client: &mut Stream, bytes: &[u8], pace: &mut Pace, settings: &Se
     Ok(())
 }
 
-/// Waits until the client's socket has taken some of what is unsent, and returns how much.
+/// Waits until the client's socket has accepted some of the unsent bytes, and returns how many.
 async fn taken(client: &mut Stream) -> io::Result<usize> {
     let before = client.unsent();
     poll_fn(|cx| match client.poll_sent(cx) {

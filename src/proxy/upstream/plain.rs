@@ -1,4 +1,4 @@
-//! Requests that are not an upgrade, on connections that are kept and used again.
+//! Requests that are not an upgrade, on connections that are kept and reused.
 
 use std::{error::Error, io, sync::Arc};
 
@@ -35,7 +35,7 @@ pub(crate) struct Connections<'a> {
     pub pinned: &'a Arc<Pinned>,
 }
 
-/// Passes a request on and gives the backend's response.
+/// Forwards a request and returns the backend's response.
 pub(crate) async fn pass(
     routed: &mut Routed,
     connections: Connections<'_>,
@@ -51,11 +51,11 @@ pub(crate) async fn pass(
     if authenticates_connection(response.headers()) {
         lease.pin(connections.pinned);
     }
-    // What the backend's Connection names must not take our cookie with it.
+    // After the backend's hop-by-hop fields are removed, so that its Connection cannot remove our cookie.
     routed.finish(response.headers_mut(), &endpoint);
     let unwanted = hold.and_then(Hold::refuse);
     if unwanted.is_some() {
-        // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
+        // Whether the client sends the body is unknown (RFC 9110 §10.1.1).
         response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
     }
     let (head, body) = response.into_parts();
@@ -63,7 +63,7 @@ pub(crate) async fn pass(
     Ok(Response::from_parts(head, body))
 }
 
-/// Whether a backend authenticates connections rather than requests, so that nobody else may use this one
+/// Whether a backend authenticates connections rather than requests, so that no other client may use this one
 /// (RFC 4559 §6).
 fn authenticates_connection(headers: &HeaderMap) -> bool {
     headers.tokens(&WWW_AUTHENTICATE).any(|challenge| {
@@ -79,14 +79,14 @@ struct Answer {
     in_use: InUse,
 }
 
-/// What sending a request came to.
+/// The result of sending a request.
 enum Sent {
     Answered(Response<Incoming>, Lease),
-    /// Nothing of it was sent.
+    /// None of it was sent.
     Unsent(Request<Body>),
-    /// It was lost on a connection that was used before, and may be sent again to the same endpoint.
+    /// It was lost on a reused connection, and may be sent again to the same endpoint.
     Again(Request<Body>),
-    /// It may have been sent, and the connection ended without an answer.
+    /// It may have been sent, and the connection ended without a response.
     Lost,
     Refused(Refusal),
 }
@@ -105,7 +105,7 @@ impl Routed {
             }
             let lease = match connections.pool.connect(&endpoint, self.rule.policy.timeouts.backend_connect).await {
                 Ok(lease) => lease,
-                // What one endpoint may have begun to do is not another's to do.
+                // Another endpoint must not repeat what one may have begun.
                 Err(_) if sent_before => return Err(BadResponse::Closed.into()),
                 Err(error) => {
                     last = error;
@@ -121,8 +121,8 @@ impl Routed {
         Err(last.into())
     }
 
-    /// Tries the connections that are there. The backend may have closed any of them at the moment that it was taken,
-    /// so what was lost is tried again where that is safe (RFC 9110 §9.2.2): without a body, and idempotent.
+    /// Tries existing connections. The backend may have closed any of them just when it was taken, so a lost request is
+    /// repeated if that is safe (RFC 9110 §9.2.2): if it has no body and is idempotent.
     async fn reuse(
         &self,
         endpoint: &Endpoint,
@@ -158,7 +158,7 @@ impl Routed {
                 Some(request) => Sent::Unsent(request),
                 None if is_stall(failure.error()) => Sent::Refused(Refusal::BodyTimeout),
                 None if failure.error().is_parse() => Sent::Refused(BadResponse::Head.into()),
-                // The "user" is the body that we gave hyper to send, which is the client's.
+                // The "user" is the body that hyper was given to send, which is the client's.
                 None if failure.error().is_user() => Sent::Refused(Refusal::MalformedBody),
                 None => Sent::Lost,
             },

@@ -1,4 +1,4 @@
-//! The body of a response that was read without hyper.
+//! The body of a response that is read without hyper.
 
 use std::{
     pin::Pin,
@@ -17,9 +17,9 @@ use crate::proxy::{
     transport::stream::{HEADROOM, Stream, with_buffers},
 };
 
-/// How much is read at once, in bytes.
+/// How many bytes are read at once.
 const PART: usize = 16 * 1024;
-/// The longest line between chunks, and the longest trailers, in bytes.
+/// The maximum length of a line between chunks, and of trailers, in bytes.
 const MAX_LINES: usize = 8 * 1024;
 
 /// Where a body ends (RFC 9112 §6.3).
@@ -33,23 +33,23 @@ pub(crate) enum Framing {
     Close,
 }
 
-/// What comes next of a chunked body.
+/// The next part of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
     /// The size of a chunk.
     Size,
-    /// This many bytes of one.
+    /// This many bytes of data.
     Data(u64),
-    /// The end of its line.
+    /// The line end after the data.
     End,
-    /// A line of the trailers, or the empty one behind them. They are dropped, as they may be (RFC 9110 §6.5.1).
+    /// A line of the trailers, or the empty line after them. Trailers are dropped, which is allowed (RFC 9110 §6.5.1).
     Trailers,
     /// Nothing: the body is over.
     Nothing,
 }
 
 impl Framing {
-    /// That of a response to a GET, whose lengths have become one.
+    /// The framing of a response to a GET, whose lengths have been merged.
     pub(crate) fn of(status: StatusCode, is_chunked: bool, fields: &impl Fields) -> Self {
         if status.is_informational() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
             return Self::Length(0);
@@ -66,11 +66,11 @@ impl Framing {
     }
 }
 
-/// A body, read from the connection as fast as its parts are taken. It owns the connection, and a guard.
+/// A body, read from the connection no faster than its parts are taken. It owns the connection, and a guard.
 pub(crate) struct ResponseBody<G> {
     backend: Stream,
     framing: Framing,
-    /// What was received and not yet given on.
+    /// Bytes received but not yet passed on.
     received: BytesMut,
     charge: Charge,
     _guard: G,
@@ -92,7 +92,7 @@ impl<G> ResponseBody<G> {
     }
 }
 
-/// Takes the next part of a body from what was received of it: `None` if more has to be received.
+/// Takes the next part of a body from the received bytes; `None` if more must be received.
 fn next_part(framing: &mut Framing, received: &mut BytesMut) -> Result<Option<Bytes>, BodyError> {
     loop {
         match framing {
@@ -115,7 +115,7 @@ fn next_part(framing: &mut Framing, received: &mut BytesMut) -> Result<Option<By
     }
 }
 
-/// Takes a line that is not data, and gives what comes after it: `None` if the line is not whole.
+/// Takes a line other than data, and returns what follows it; `None` if the line is incomplete.
 fn next_line(chunk: Chunk, received: &mut BytesMut) -> Result<Option<Chunk>, BodyError> {
     let (length, next) = match chunk {
         Chunk::Size => match httparse::parse_chunk_size(received).map_err(|_| "malformed chunk size")? {
@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    /// What a body comes to that arrives in pieces of this size: its data, and whether it is over.
+    /// The data of a body that arrives in pieces of this size, and whether it is complete.
     fn decoded(mut framing: Framing, bytes: &[u8], size: usize) -> Result<(Vec<u8>, bool), String> {
         let (mut received, mut data) = (BytesMut::new(), Vec::new());
         for piece in bytes.chunks(size) {

@@ -17,7 +17,7 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (client, listener.accept().await.unwrap().0)
 }
 
-/// As a server of HTTP does: what waits to be sent is sent before it waits for a request.
+/// Serves like an HTTP server: sends pending data before it waits for a request.
 async fn serve(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Stream> {
     let mut stream = start(socket).await?.0.finish(config).await?;
     stream.flush().await?;
@@ -31,7 +31,7 @@ async fn send(socket: &mut TcpStream, bytes: &[u8], piece: usize) {
     }
 }
 
-/// Receives until the client has heard something of so many bytes, or what went wrong.
+/// Receives until the client has decrypted at least `length` bytes, or failed.
 async fn receive(client: &mut ClientConnection, socket: &mut TcpStream, length: usize) -> Result<Vec<u8>, Error> {
     let mut heard = Vec::new();
     while heard.len() < length {
@@ -42,7 +42,7 @@ async fn receive(client: &mut ClientConnection, socket: &mut TcpStream, length: 
     Ok(heard)
 }
 
-/// Shakes hands as a client that sends in pieces, and says this along with its last message.
+/// Performs the handshake as a client that sends in pieces, and sends `said` with its last message.
 async fn shake_hands(client: &mut ClientConnection, socket: &mut TcpStream, piece: usize, said: &[u8]) {
     client.writer().write_all(said).unwrap();
     loop {
@@ -98,7 +98,7 @@ async fn what_is_no_hello_is_refused_with_an_alert() {
         socket.write_all(bytes).await.unwrap();
         assert_eq!(start(accepted).await.err().unwrap().kind(), io::ErrorKind::InvalidData, "{bytes:?}");
         let mut answer = Vec::new();
-        // Whatever else it sent may have reset the connection.
+        // The unread rest of what it sent may have reset the connection.
         let _ = socket.read_to_end(&mut answer).await;
         assert!(matches!(answer[..], [] | [21, 3, _, 0, 2, 2, _]), "{answer:?}");
     }
@@ -120,7 +120,7 @@ async fn a_client_that_leaves_early_is_noticed() {
 async fn a_hello_without_an_end_is_not_read_forever() {
     let (mut socket, accepted) = sockets().await;
     let client = tokio::spawn(async move {
-        // A hello of 16 MB in records of one byte, of which it is not told before.
+        // A hello of 16 MB in records of one byte.
         let mut record = vec![22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff];
         while socket.write_all(&record).await.is_ok() {
             record = [22, 3, 1, 0, 1, 0].repeat(500);
