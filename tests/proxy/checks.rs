@@ -1,4 +1,4 @@
-//! What is refused, and how.
+//! Refused requests, and their responses.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,18 +9,18 @@ use switchyard::{
 
 use crate::support::*;
 
-/// A proxy whose backend must not be reached.
+/// A proxy whose backend must not be contacted.
 async fn unreached() -> Harness {
     Harness::with_rule(rule(&[endpoint("none", refusing().await)]))
 }
 
-/// The status of the answer, and whether the connection is closed after it.
+/// The status of the response, and whether the connection is closed after it.
 async fn refused(harness: &Harness, request: &str) -> (u16, bool) {
     let (mut client, head) = harness.ask(request).await;
     client.body(&head).await;
     let closes = head.field("connection").is_some_and(|value| value.contains("close"));
     if closes {
-        assert_eq!(client.rest().await, "", "nothing comes after the answer");
+        assert_eq!(client.rest().await, "", "nothing follows the response");
     }
     (head.status(), closes)
 }
@@ -250,7 +250,7 @@ async fn slow_heads_get_408_and_idle_connections_close_in_silence() {
     let since = std::time::Instant::now();
     assert_eq!(idle.body(&head).await, "ok");
     assert_eq!(idle.rest().await, "");
-    assert!(since.elapsed() >= Duration::from_millis(120), "idle is not the limit of heads");
+    assert!(since.elapsed() >= Duration::from_millis(120), "the limit for heads does not apply to idle connections");
 }
 
 #[tokio::test]
@@ -262,7 +262,7 @@ async fn an_error_answer_survives_what_the_client_still_sends() {
     assert_eq!(client.head().await.status(), 501);
 }
 
-/// The timer that the kernel runs for the connection between these two ports of loopback, seen from the first.
+/// The kernel's timer for the connection between these two loopback ports, from the first one's point of view.
 fn kernel_timer(local: u16, remote: u16) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let ends = format!(" 0100007F:{local:04X} 0100007F:{remote:04X} ");
@@ -275,7 +275,7 @@ async fn the_kernel_looks_whether_silent_clients_are_still_there() {
     let harness = Harness::with_table(RouteTable::default());
     let (client, _) = harness.ask(&get("/", "")).await;
     let port = client.stream.local_addr().unwrap().port();
-    // Another timer may run first, for an acknowledgement that is delayed; 02 is that of keepalive.
+    // Another timer may run first, for a delayed acknowledgement; 02 is the keepalive timer.
     soon(async {
         while kernel_timer(harness.http.port(), port).as_deref() != Some("02") {
             tokio::task::yield_now().await;

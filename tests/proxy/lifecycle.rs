@@ -1,4 +1,4 @@
-//! Tunnels from their opening to their end, and the end of the process.
+//! Tunnels from their start to their end, and the end of the process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ async fn a_table_swap_leaves_open_tunnels_alone_and_they_keep_no_old_table_alive
     let (mut client, mut peer) = open(&harness, &backend).await;
     harness.tunnels(1).await;
     drop(harness.table.publish(Arc::default()));
-    // The connection's own task ends when it has started the tunnel's.
+    // The connection's own task ends once it has started the tunnel's.
     while weak_table.strong_count() + weak_rule.strong_count() + weak_backend.strong_count() > 0 {
         tokio::task::yield_now().await;
     }
@@ -46,7 +46,7 @@ async fn a_table_swap_leaves_open_tunnels_alone_and_they_keep_no_old_table_alive
     peer.expect("ping").await;
     peer.send("pong").await;
     client.expect("pong").await;
-    // It is counted once it has been written, which may be after the client has read it.
+    // Bytes are counted once they have been written, which may be after the client has read them.
     while harness.tunnels.list()[0].bytes(Direction::ToClient) < 4 {
         tokio::task::yield_now().await;
     }
@@ -164,7 +164,7 @@ async fn a_slow_reader_holds_the_sender_back() {
     let (mut client, mut peer) = open(&harness, &backend).await;
     let chunk = vec![7; 1 << 20];
     let mut sent = 0;
-    // What the sockets of both hops hold is some megabytes; without back-pressure, this would go on for ever.
+    // The sockets of both hops hold a few megabytes; without back-pressure, this would never end.
     while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), peer.stream.write(&chunk)).await {
         sent += written.unwrap();
         assert!(sent < 256 << 20, "the sender is not held back");
@@ -228,7 +228,7 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
     let mut answering = backend.accept().await;
     answering.head().await;
     harness.stop();
-    // Until it is told to close, a client is served as ever.
+    // Until it is asked to close, a client is served as usual.
     loop {
         let mut late = harness.client().await;
         late.send(get("/", "")).await;
@@ -254,7 +254,7 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
     assert!(harness.counted(&closed("proxy", "shutdown", 1)));
 }
 
-/// Handshakes that have reached the backend, and are unanswered when the proxy accepts no more.
+/// Handshakes that have reached the backend, and are unanswered when the proxy stops accepting.
 async fn asked_before_the_stop(
     harness: &mut Harness,
     backend: &RawBackend,
@@ -406,14 +406,14 @@ async fn the_limit_of_connections_holds_for_all_threads_together() {
     assert_eq!(head.status(), 404);
     let mut waiting = Vec::new();
     for _ in 0..16 {
-        // The kernel shares these out over both threads.
+        // The kernel distributes these over both threads.
         let mut late = harness.client().await;
         late.send(&request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
         waiting.push(late);
     }
     first.send(&request).await;
     assert_eq!(first.head().await.status(), 404);
-    // The other thread may have been waiting for a connection already; it takes that one, and no more.
+    // The other thread may already have been waiting for a connection; it accepts that one, and no more.
     let served = |count| harness.counted(&format!(r#"requests_total{{namespace="",route="",code="404"}} {count}"#));
     assert!(served(2) || served(3), "the others wait");
     drop(first);

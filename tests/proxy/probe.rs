@@ -1,4 +1,4 @@
-//! `switchyard probe`, as an image without a shell runs it.
+//! `switchyard probe`, as used in an image without a shell.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::accept;
 
 use crate::shared::certificates::Certificates;
 
-/// Whether it was content, and what it said.
+/// Whether it succeeded, and its output.
 fn probe(arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_switchyard")).arg("probe").args(arguments).output().unwrap();
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
@@ -40,7 +40,7 @@ fn head(stream: &mut impl Read) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Answers every request so, and tells what was asked.
+/// Gives this answer to every request, and reports what was asked.
 fn answering(answer: &'static str) -> (SocketAddr, mpsc::Receiver<String>) {
     let (sender, heads) = mpsc::channel();
     let address = serving(move |mut stream| {
@@ -77,7 +77,7 @@ fn any_status_will_do_where_an_answer_is_all_that_is_asked_for() {
         assert!(succeeded && said.contains("503 Service Unavailable"), "{said}");
     }
     let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert!(!probe(&[&format!("http://{refusing}/"), "--any-status"]).0, "no answer is none");
+    assert!(!probe(&[&format!("http://{refusing}/"), "--any-status"]).0, "no response is a failure");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn certificates_are_checked_unless_they_are_not_to_be() {
     let (succeeded, said) = trusting(&certificates.authority);
     assert!(succeeded && said.contains("204 No Content"), "{said}");
     let (succeeded, said) = trusting(&format!("\u{feff}{}", certificates.authority));
-    assert!(succeeded, "a byte-order mark is passed over: {said}");
+    assert!(succeeded, "a byte-order mark is ignored: {said}");
     let (succeeded, said) = trusting(&others.authority);
     assert!(!succeeded && said.contains("TLS handshake failed: ") && said.contains("certificate"), "{said}");
     let (succeeded, said) = trusting("");

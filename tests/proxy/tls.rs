@@ -1,4 +1,4 @@
-//! TLS: which certificate, which hosts, and what a rotation does.
+//! TLS: the certificate that is sent, the hosts that are served, and the effect of a rotation.
 
 use std::{slice::from_ref, sync::Arc};
 
@@ -79,7 +79,7 @@ async fn a_connection_serves_the_host_that_it_was_opened_for_and_no_other() {
     assert_eq!(status(&mut client, HOST).await, 200);
     assert_eq!(status(&mut client, "shop.example.com").await, 421);
     assert_eq!(status(&mut client, "other.example.com").await, 421);
-    assert_eq!(status(&mut client, HOST).await, 200, "each request is judged for itself");
+    assert_eq!(status(&mut client, HOST).await, 200, "each request is checked separately");
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn a_rotated_certificate_closes_no_tunnel_and_no_kept_connection() {
     harness.table.publish(secured(served, &new).into());
     let fresh = connect_tls(harness.https, &tls_client(from_ref(&new_der)), HOST).await.unwrap();
     assert_eq!(sent(&fresh), new_der);
-    assert_eq!(status(&mut kept, HOST).await, 200, "not 421: it is the same host");
+    assert_eq!(status(&mut kept, HOST).await, 200, "not 421, since it is the same host");
     assert_eq!(harness.tunnels.count(), 100);
     drop(tunnels);
     harness.tunnels(0).await;
@@ -220,7 +220,7 @@ async fn a_tunnel_that_we_end_says_goodbye_on_tls() {
     let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
     client.client_parts(1001).await;
     peer.backend_parts(1001).await;
-    // Without close_notify, rustls makes an error of the end.
+    // Without close_notify, rustls reports the end as an error.
     assert_eq!(soon(client.stream.read(&mut [0; 16])).await.unwrap(), 0);
     assert_eq!(peer.rest().await, "");
 }
