@@ -13,7 +13,7 @@ use super::{Problem, Verdict, VerdictCondition, draft::Draft};
 const NAMED_PROBLEMS: usize = 8;
 
 /// What was found about one route.
-pub(super) struct Findings {
+pub(super) struct RouteFindings {
     /// Problems that prevent the route, or part of it, from being accepted.
     pub(super) accepted: Vec<Problem>,
     /// Whether any (hostname, match) pair is served as claimed.
@@ -24,7 +24,7 @@ pub(super) struct Findings {
     unready: BTreeSet<ObjectName>,
 }
 
-impl Findings {
+impl RouteFindings {
     pub(super) fn new(accepted: Vec<Problem>) -> Self {
         Self {
             accepted,

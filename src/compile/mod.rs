@@ -30,7 +30,7 @@ use self::{
     certificate::Certificates,
     claims::{Claims, Granted},
     draft::Draft,
-    judge::Findings,
+    judge::RouteFindings,
     owners::Owners,
     routes::Routes,
     rule::RuleDraft,
@@ -111,7 +111,7 @@ struct Build<'a> {
 
 impl Build<'_> {
     fn add(&mut self, draft: &Draft) {
-        let mut findings = Findings::new(draft.problems.clone());
+        let mut findings = RouteFindings::new(draft.problems.clone());
         let granted = self.claims.settle(draft, Owners(&self.compiled.table), &mut findings.accepted);
         let rules =
             draft.rules.iter().enumerate().map(|(position, rule)| self.rule(draft, position, rule, &mut findings));
@@ -144,7 +144,7 @@ impl Build<'_> {
         served
     }
 
-    fn rule(&mut self, draft: &Draft, position: usize, rule: &RuleDraft, findings: &mut Findings) -> Rule {
+    fn rule(&mut self, draft: &Draft, position: usize, rule: &RuleDraft, findings: &mut RouteFindings) -> Rule {
         let mut backends = Vec::with_capacity(rule.backend_refs.len());
         for (reference, wanted) in rule.backend_refs.iter().enumerate() {
             let path = || format!("spec.rules[{position}].backendRefs[{reference}]");

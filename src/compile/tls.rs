@@ -11,13 +11,13 @@ use super::{
     Build, Problem,
     claims::Granted,
     draft::{Draft, TlsDraft},
-    judge::Findings,
+    judge::RouteFindings,
     text::printable,
 };
 
 impl Build<'_> {
     /// Applies the route's TLS settings to the hostnames for which they were granted.
-    pub(super) fn set_tls(&mut self, draft: &Draft, granted: &[Granted], findings: &mut Findings) {
+    pub(super) fn set_tls(&mut self, draft: &Draft, granted: &[Granted], findings: &mut RouteFindings) {
         let Some(wanted) = &draft.tls else { return };
         let certificates = self.certificates(wanted, findings);
         let identity = match certificates.as_slice() {
@@ -47,7 +47,7 @@ impl Build<'_> {
         }
     }
 
-    fn certificates(&mut self, wanted: &TlsDraft, findings: &mut Findings) -> Vec<Arc<Certificate>> {
+    fn certificates(&mut self, wanted: &TlsDraft, findings: &mut RouteFindings) -> Vec<Arc<Certificate>> {
         let mut certificates = Vec::new();
         for (position, name) in wanted.secrets.iter().enumerate() {
             let path = format!("spec.tls.certificateRefs[{position}].name");
@@ -79,7 +79,7 @@ impl Build<'_> {
 
 /// Warns of hosts that no certificate covers. A wildcard covers one label in a certificate (RFC 9525 §6.3) and any
 /// number of labels in a route.
-fn warn_of_names(host: &HostPattern, certificates: &[Arc<Certificate>], findings: &mut Findings) {
+fn warn_of_names(host: &HostPattern, certificates: &[Arc<Certificate>], findings: &mut RouteFindings) {
     if certificates.is_empty() {
         return;
     }
