@@ -12,12 +12,12 @@ use crate::{
 /// have not changed remain the same objects, which makes comparing two tables fast.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    before: HashMap<ObjectName, Known>,
-    now: HashMap<ObjectName, Known>,
+    before: HashMap<ObjectName, KnownRoute>,
+    now: HashMap<ObjectName, KnownRoute>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownRoute {
     object: Arc<RouteObject>,
     draft: Arc<Draft>,
     rules: Arc<[Arc<Rule>]>,
@@ -29,7 +29,7 @@ impl Routes {
         let name = super::object_name(&object.metadata);
         let known = match self.before.remove(&name) {
             Some(known) if Arc::ptr_eq(&known.object, object) => known,
-            before => Known {
+            before => KnownRoute {
                 object: object.clone(),
                 draft: Arc::new(Draft::of(object)),
                 rules: before.map(|known| known.rules).unwrap_or_default(),
