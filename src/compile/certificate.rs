@@ -25,12 +25,12 @@ type Digest = [u8; 32];
 /// than the rest of a route.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
-    before: Known,
-    now: Known,
+    before: ReadCertificates,
+    now: ReadCertificates,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct ReadCertificates {
     certificates: HashMap<Digest, Result<Arc<Certificate>, Arc<str>>>,
     identities: HashMap<Digest, Arc<TlsIdentity>>,
 }
