@@ -24,7 +24,7 @@ type Digest = [u8; 32];
 /// The certificates read in this build and the last, by the data that they were read from: reading a key costs more
 /// than the rest of a route.
 #[derive(Debug, Default)]
-pub(super) struct Certificates {
+pub(super) struct CertificateMemory {
     before: ReadCertificates,
     now: ReadCertificates,
 }
@@ -35,7 +35,7 @@ struct ReadCertificates {
     identities: HashMap<Digest, Arc<TlsIdentity>>,
 }
 
-impl Certificates {
+impl CertificateMemory {
     /// The certificate in a Secret.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use crate::table::{ObjectName, RouteTable, Rule, Tenancy, WeightedBackend};
 
 use self::{
     backend::{Backends, Resolved},
-    certificate::Certificates,
+    certificate::CertificateMemory,
     claims::{Claims, Granted},
     draft::Draft,
     judge::RouteFindings,
@@ -63,7 +63,7 @@ pub struct Settings {
 pub struct Memory {
     routes: Routes,
     backends: Backends,
-    certificates: Certificates,
+    certificates: CertificateMemory,
 }
 
 /// The result of compiling a view.
