@@ -47,7 +47,7 @@ pub use view::{
 
 /// The administrator's settings.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct CompileSettings {
     /// The class whose routes are served; others are ignored.
     pub class: String,
     /// Which namespaces may name a hostname.
@@ -80,7 +80,7 @@ pub struct Compiled {
 }
 
 /// Compiles all routes of a class.
-pub fn compile(view: &ClusterView, settings: &Settings, memory: &mut Memory, now: SystemTime) -> Compiled {
+pub fn compile(view: &ClusterView, settings: &CompileSettings, memory: &mut Memory, now: SystemTime) -> Compiled {
     let ours = view.routes.iter().filter(|route| route.class_name() == Some(&settings.class));
     let mut drafts: Vec<_> = ours.map(|route| memory.routes.draft(route)).collect();
     drafts.sort_by_cached_key(|draft| draft.owner());
@@ -102,7 +102,7 @@ impl Compiled {
 /// A build in progress.
 struct Build<'a> {
     view: &'a ClusterView,
-    settings: &'a Settings,
+    settings: &'a CompileSettings,
     memory: &'a mut Memory,
     now: SystemTime,
     claims: Claims,
