@@ -8,7 +8,7 @@ use http::{
 use crate::proxy::{
     body::{self, Body},
     fields::{Fields, visible},
-    request::{account::Account, denied::Denied, handshake::Fault, refusal::Refusal},
+    request::{account::Account, denied::Denied, handshake::HandshakeFault, refusal::Refusal},
 };
 
 /// How many elements of `Accept` are examined, since each is examined several times.
@@ -75,10 +75,10 @@ fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
                 headers.insert(LOCATION, url);
             }
         }
-        Refusal::Handshake(Fault::Version) => {
+        Refusal::Handshake(HandshakeFault::Version) => {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
-        Refusal::Handshake(Fault::Method) => {
+        Refusal::Handshake(HandshakeFault::Method) => {
             headers.insert(ALLOW, HeaderValue::from_static("GET"));
         }
         Refusal::Trace => {
@@ -125,14 +125,18 @@ mod tests {
 
     #[test]
     fn every_426_says_what_to_upgrade_to() {
-        for refusal in [Refusal::NoUpgrade, Fault::Version.into(), Fault::NoUpgrade.into(), Fault::NoConnection.into()]
-        {
+        for refusal in [
+            Refusal::NoUpgrade,
+            HandshakeFault::Version.into(),
+            HandshakeFault::NoUpgrade.into(),
+            HandshakeFault::NoConnection.into(),
+        ] {
             let response = reply(&refusal, false);
             assert_eq!(response.status(), 426, "{refusal}");
             assert_eq!(response.headers()[UPGRADE], "websocket");
             assert_eq!(response.headers()[CONNECTION], "Upgrade");
         }
-        assert_eq!(reply(&Fault::Version.into(), false).headers()[SEC_WEBSOCKET_VERSION], "13");
+        assert_eq!(reply(&HandshakeFault::Version.into(), false).headers()[SEC_WEBSOCKET_VERSION], "13");
     }
 
     #[test]

@@ -27,12 +27,12 @@ pub(crate) enum Intent {
     /// A WebSocket connection.
     Upgrade,
     /// A WebSocket connection, but not as RFC 6455 requires.
-    Faulty(Fault),
+    Faulty(HandshakeFault),
 }
 
 /// What is wrong with a handshake (RFC 6455 §4.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum HandshakeFault {
     /// Number 1.
     #[error("a WebSocket handshake must be a GET request")]
     Method,
@@ -70,24 +70,26 @@ pub(crate) fn intent(method: &Method, version: Version, fields: &impl Fields) ->
     match (upgrade, connection) {
         (true, true) => checked(method, fields).map_or_else(Intent::Faulty, |()| Intent::Upgrade),
         // Handshake fields in a request for something else (such as h2c) do not prove that a field was lost.
-        (false, _) if rest && *method == Method::GET && !fields.has(&UPGRADE) => Intent::Faulty(Fault::NoUpgrade),
-        (true, false) if rest && *method == Method::GET => Intent::Faulty(Fault::NoConnection),
+        (false, _) if rest && *method == Method::GET && !fields.has(&UPGRADE) => {
+            Intent::Faulty(HandshakeFault::NoUpgrade)
+        }
+        (true, false) if rest && *method == Method::GET => Intent::Faulty(HandshakeFault::NoConnection),
         _ => Intent::Plain,
     }
 }
 
-fn checked(method: &Method, fields: &impl Fields) -> Result<(), Fault> {
+fn checked(method: &Method, fields: &impl Fields) -> Result<(), HandshakeFault> {
     if *method != Method::GET {
-        return Err(Fault::Method);
+        return Err(HandshakeFault::Method);
     }
     if fields.has(&TRANSFER_ENCODING) || fields.lines(&CONTENT_LENGTH).any(|length| !is_zero(length)) {
-        return Err(Fault::Body);
+        return Err(HandshakeFault::Body);
     }
     if fields.only(&SEC_WEBSOCKET_VERSION) != Some(b"13") {
-        return Err(Fault::Version);
+        return Err(HandshakeFault::Version);
     }
     if fields.only(&SEC_WEBSOCKET_KEY).is_none_or(|key| !is_nonce(key)) {
-        return Err(Fault::Key);
+        return Err(HandshakeFault::Key);
     }
     Ok(())
 }
@@ -196,26 +198,30 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_name() {
-        assert_eq!(of(&Method::POST, Version::HTTP_11, &GOOD), Intent::Faulty(Fault::Method));
-        assert_eq!(get(&without(&["upgrade"])), Intent::Faulty(Fault::NoUpgrade));
-        assert_eq!(get(&without(&["connection"])), Intent::Faulty(Fault::NoConnection));
-        assert_eq!(get(&without(&["connection", "upgrade"])), Intent::Faulty(Fault::NoUpgrade));
-        assert_eq!(get(&without(&["sec-websocket-version"])), Intent::Faulty(Fault::Version));
+        assert_eq!(of(&Method::POST, Version::HTTP_11, &GOOD), Intent::Faulty(HandshakeFault::Method));
+        assert_eq!(get(&without(&["upgrade"])), Intent::Faulty(HandshakeFault::NoUpgrade));
+        assert_eq!(get(&without(&["connection"])), Intent::Faulty(HandshakeFault::NoConnection));
+        assert_eq!(get(&without(&["connection", "upgrade"])), Intent::Faulty(HandshakeFault::NoUpgrade));
+        assert_eq!(get(&without(&["sec-websocket-version"])), Intent::Faulty(HandshakeFault::Version));
         for version in ["8", "013", "13, 8", ""] {
-            assert_eq!(get(&with("sec-websocket-version", version)), Intent::Faulty(Fault::Version), "{version}");
+            assert_eq!(
+                get(&with("sec-websocket-version", version)),
+                Intent::Faulty(HandshakeFault::Version),
+                "{version}"
+            );
         }
-        assert_eq!(get(&without(&["sec-websocket-key"])), Intent::Faulty(Fault::Key));
+        assert_eq!(get(&without(&["sec-websocket-key"])), Intent::Faulty(HandshakeFault::Key));
         for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "dGhlIHNhbXBsZSBub25jZR=="] {
             assert_eq!(get(&with("sec-websocket-key", key)), Intent::Upgrade, "{key}: unused bits may have any value");
         }
         for key in ["", "short", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZSE=", "!hlIHNhbXBsZSBub25jZQ=="] {
-            assert_eq!(get(&with("sec-websocket-key", key)), Intent::Faulty(Fault::Key), "{key}");
+            assert_eq!(get(&with("sec-websocket-key", key)), Intent::Faulty(HandshakeFault::Key), "{key}");
         }
         let mut twice = GOOD.to_vec();
         twice.push(("sec-websocket-key", KEY));
-        assert_eq!(get(&twice), Intent::Faulty(Fault::Key));
-        assert_eq!(get(&with("content-length", "5")), Intent::Faulty(Fault::Body));
-        assert_eq!(get(&with("transfer-encoding", "chunked")), Intent::Faulty(Fault::Body));
+        assert_eq!(get(&twice), Intent::Faulty(HandshakeFault::Key));
+        assert_eq!(get(&with("content-length", "5")), Intent::Faulty(HandshakeFault::Body));
+        assert_eq!(get(&with("transfer-encoding", "chunked")), Intent::Faulty(HandshakeFault::Body));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::handshake::{BadSwitch, Fault};
+use super::handshake::{BadSwitch, HandshakeFault};
 use crate::table::{AmbiguousPath, NoEndpoint, ObjectName};
 
 /// Who is at fault.
@@ -61,7 +61,7 @@ pub(crate) enum Refusal {
     #[error("Transfer-Encoding must be chunked and nothing else")]
     TransferCoding,
     #[error("{0}")]
-    Handshake(#[from] Fault),
+    Handshake(#[from] HandshakeFault),
     #[error("the certificate of this connection was not selected for this host; open a new connection")]
     Misdirected,
     /// The URL is for `Location` only: its query must not appear in the log.
@@ -138,10 +138,9 @@ impl Refusal {
     pub(super) fn facts(&self) -> (Side, StatusCode, &'static str) {
         use Side::{Backend, Client, Us};
         match self {
-            Self::Handshake(Fault::Method) | Self::Trace => (Client, StatusCode::METHOD_NOT_ALLOWED, "faulty"),
-            Self::Handshake(Fault::NoUpgrade | Fault::NoConnection | Fault::Version) | Self::NoUpgrade => {
-                (Client, StatusCode::UPGRADE_REQUIRED, "faulty")
-            }
+            Self::Handshake(HandshakeFault::Method) | Self::Trace => (Client, StatusCode::METHOD_NOT_ALLOWED, "faulty"),
+            Self::Handshake(HandshakeFault::NoUpgrade | HandshakeFault::NoConnection | HandshakeFault::Version)
+            | Self::NoUpgrade => (Client, StatusCode::UPGRADE_REQUIRED, "faulty"),
             Self::MalformedHead
             | Self::ContentLength
             | Self::NoHost
@@ -153,7 +152,9 @@ impl Refusal {
             | Self::AmbiguousPath(_)
             | Self::EscapedSlash
             | Self::MalformedBody
-            | Self::Handshake(Fault::Key | Fault::Body) => (Client, StatusCode::BAD_REQUEST, "faulty"),
+            | Self::Handshake(HandshakeFault::Key | HandshakeFault::Body) => {
+                (Client, StatusCode::BAD_REQUEST, "faulty")
+            }
             Self::HeadTooLarge => (Client, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "faulty"),
             Self::TargetTooLong => (Client, StatusCode::URI_TOO_LONG, "faulty"),
             Self::HeadTimeout | Self::BodyTimeout => (Client, StatusCode::REQUEST_TIMEOUT, "faulty"),
@@ -193,7 +194,7 @@ impl Refusal {
             Self::BodyTimeout
                 | Self::MalformedBody
                 | Self::TransferCoding
-                | Self::Handshake(Fault::Body)
+                | Self::Handshake(HandshakeFault::Body)
                 | Self::Connect
                 | Self::NoHost
                 | Self::RepeatedHost
