@@ -33,7 +33,8 @@ const UNRECOGNIZED_NAME: u8 = 112;
 /// Performs the TLS handshake with a client; `None` if it fails.
 pub(crate) async fn accept(acceptor: &Acceptor, socket: TcpStream) -> Option<(Stream, TlsPeer)> {
     let limit = acceptor.shared.settings.tls_handshake_timeout;
-    let accepted = tokio::time::timeout(limit, shake_hands(acceptor, socket)).await.unwrap_or(Err(Failure::TimedOut));
+    let accepted =
+        tokio::time::timeout(limit, shake_hands(acceptor, socket)).await.unwrap_or(Err(TlsFailure::TimedOut));
     match accepted {
         Ok((stream, peer)) => {
             acceptor.shared.metrics.tls_handshake("ok", stream.tls_version());
@@ -49,7 +50,7 @@ pub(crate) async fn accept(acceptor: &Acceptor, socket: TcpStream) -> Option<(St
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum TlsFailure {
     #[error("the handshake timed out")]
     TimedOut,
     #[error("no certificate for the name")]
@@ -60,7 +61,7 @@ enum Failure {
     Io(#[from] io::Error),
 }
 
-impl Failure {
+impl TlsFailure {
     fn label(&self) -> &'static str {
         match self {
             Self::TimedOut => "timeout",
@@ -90,14 +91,14 @@ enum NoCertificate {
     Unusable,
 }
 
-async fn shake_hands(acceptor: &Acceptor, socket: TcpStream) -> Result<(Stream, TlsPeer), Failure> {
+async fn shake_hands(acceptor: &Acceptor, socket: TcpStream) -> Result<(Stream, TlsPeer), TlsFailure> {
     let (started, accepted) = handshake::start(socket).await?;
     let chosen = choose(acceptor, &accepted.client_hello());
     drop(accepted);
     match chosen {
         Ok((prepared, peer)) => Ok((started.finish(prepared.config.clone()).await?, peer)),
-        Err(NoCertificate::UnknownName) => Err(Failure::UnknownName(started.socket)),
-        Err(NoCertificate::Unusable) => Err(Failure::Unusable(started.socket)),
+        Err(NoCertificate::UnknownName) => Err(TlsFailure::UnknownName(started.socket)),
+        Err(NoCertificate::Unusable) => Err(TlsFailure::Unusable(started.socket)),
     }
 }
 
