@@ -129,7 +129,7 @@ type Owned = (Weak<TlsIdentity>, Arc<Prepared>);
 #[derive(Debug)]
 pub(crate) struct Prepared {
     config: Arc<ServerConfig>,
-    certificates: Arc<Certificates>,
+    certificates: Arc<KeyedCertificates>,
 }
 
 impl Identities {
@@ -155,7 +155,7 @@ fn prepare(identity: &TlsIdentity) -> Result<Prepared, rustls::Error> {
         let key = aws_lc_rs::sign::any_supported_type(&certificate.key)?;
         Ok((certificate.clone(), Arc::new(CertifiedKey::new(certificate.chain.clone(), key))))
     });
-    let certificates = Arc::new(Certificates(keyed.collect::<Result<_, rustls::Error>>()?));
+    let certificates = Arc::new(KeyedCertificates(keyed.collect::<Result<_, rustls::Error>>()?));
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
@@ -171,9 +171,9 @@ fn prepare(identity: &TlsIdentity) -> Result<Prepared, rustls::Error> {
 }
 
 /// The certificates of an identity with their keys; never empty.
-struct Certificates(Box<[(Arc<Certificate>, Arc<CertifiedKey>)]>);
+struct KeyedCertificates(Box<[(Arc<Certificate>, Arc<CertifiedKey>)]>);
 
-impl Certificates {
+impl KeyedCertificates {
     /// The first certificate that covers the name and whose key the client can verify; otherwise the first that it can
     /// verify; otherwise the first.
     fn pick(&self, name: Option<&Host<'_>>, schemes: &[SignatureScheme]) -> &(Arc<Certificate>, Arc<CertifiedKey>) {
@@ -184,7 +184,7 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
+impl ResolvesServerCert for KeyedCertificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().and_then(|name| Host::from_name(name).ok());
         Some(self.pick(name.as_ref(), hello.signature_schemes()).1.clone())
@@ -192,7 +192,7 @@ impl ResolvesServerCert for Certificates {
 }
 
 /// Does not print keys.
-impl fmt::Debug for Certificates {
+impl fmt::Debug for KeyedCertificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(certificate, _)| certificate)).finish()
     }
