@@ -62,25 +62,25 @@ pub(crate) async fn exchange(routed: &mut Routed, request: &[u8], accept: &str) 
     let (mut bytes, mut charge) = (Vec::new(), Charge::default());
     receive_head(&mut connected.backend, &mut bytes, &mut charge).await?;
     match answer(routed, &bytes, connected, accept)? {
-        Answer::Switched(switched) => Ok(switched),
-        Answer::Other(response) => Err(upgrade::answered(response).await),
+        HandshakeResponse::Switched(switched) => Ok(switched),
+        HandshakeResponse::Other(response) => Err(upgrade::answered(response).await),
     }
 }
 
-enum Answer {
+enum HandshakeResponse {
     Switched(Switched),
     Other(Response<ResponseBody<InUse>>),
 }
 
 /// Turns a backend's response into the one for the client.
-fn answer(routed: &Routed, bytes: &[u8], mut connected: Connected, accept: &str) -> Result<Answer, Refusal> {
+fn answer(routed: &Routed, bytes: &[u8], mut connected: Connected, accept: &str) -> Result<HandshakeResponse, Refusal> {
     let mut room = [MaybeUninit::uninit(); MAX_FIELDS];
     let head = ResponseHead::parse(bytes, &mut room)?;
     connected.backend.unread(&bytes[head.length..]);
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return switch(routed, head, accept, connected).map(Answer::Switched);
+        return switch(routed, head, accept, connected).map(HandshakeResponse::Switched);
     }
-    Ok(Answer::Other(respond(routed, head, connected)?))
+    Ok(HandshakeResponse::Other(respond(routed, head, connected)?))
 }
 
 /// Receives the complete head of a response that is not an interim one.
