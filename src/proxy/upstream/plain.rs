@@ -43,7 +43,7 @@ pub(crate) async fn pass(
     hold: Option<Arc<Hold>>,
 ) -> Result<Response<Body>, Refusal> {
     hop_by_hop::request_fields(request.headers_mut(), &routed.shared.settings.protected_fields);
-    let Answer { mut response, mut lease, endpoint, in_use } = routed.exchange(connections, request).await?;
+    let LeasedResponse { mut response, mut lease, endpoint, in_use } = routed.exchange(connections, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadSwitch::Unasked.into());
     }
@@ -72,7 +72,7 @@ fn authenticates_connection(headers: &HeaderMap) -> bool {
     })
 }
 
-struct Answer {
+struct LeasedResponse {
     response: Response<Incoming>,
     lease: Lease,
     endpoint: Arc<Endpoint>,
@@ -92,13 +92,17 @@ enum Sent {
 }
 
 impl Routed {
-    async fn exchange(&mut self, connections: Connections<'_>, mut request: Request<Body>) -> Result<Answer, Refusal> {
+    async fn exchange(
+        &mut self,
+        connections: Connections<'_>,
+        mut request: Request<Body>,
+    ) -> Result<LeasedResponse, Refusal> {
         let copy = Copy::of(&request);
         let mut last = DialError::Failed;
         while let Some((endpoint, in_use)) = self.pick() {
             let mut sent_before = false;
             match self.reuse(&endpoint, connections, request, copy.as_ref()).await {
-                Ok((response, lease)) => return Ok(Answer { response, lease, endpoint, in_use }),
+                Ok((response, lease)) => return Ok(LeasedResponse { response, lease, endpoint, in_use }),
                 Err(Sent::Unsent(unsent)) => request = unsent,
                 Err(Sent::Again(again)) => (request, sent_before) = (again, true),
                 Err(other) => return Err(other.into_refusal()),
@@ -113,7 +117,7 @@ impl Routed {
                 }
             };
             match self.send(lease, request).await {
-                Sent::Answered(response, lease) => return Ok(Answer { response, lease, endpoint, in_use }),
+                Sent::Answered(response, lease) => return Ok(LeasedResponse { response, lease, endpoint, in_use }),
                 Sent::Unsent(unsent) if !sent_before => request = unsent,
                 other => return Err(other.into_refusal()),
             }
