@@ -80,7 +80,7 @@ struct LeasedResponse {
 }
 
 /// The result of sending a request.
-enum Sent {
+enum SendOutcome {
     Answered(Response<Incoming>, Lease),
     /// None of it was sent.
     Unsent(Request<Body>),
@@ -103,8 +103,8 @@ impl Routed {
             let mut sent_before = false;
             match self.reuse(&endpoint, connections, request, copy.as_ref()).await {
                 Ok((response, lease)) => return Ok(LeasedResponse { response, lease, endpoint, in_use }),
-                Err(Sent::Unsent(unsent)) => request = unsent,
-                Err(Sent::Again(again)) => (request, sent_before) = (again, true),
+                Err(SendOutcome::Unsent(unsent)) => request = unsent,
+                Err(SendOutcome::Again(again)) => (request, sent_before) = (again, true),
                 Err(other) => return Err(other.into_refusal()),
             }
             let lease = match connections.pool.connect(&endpoint, self.rule.policy.timeouts.backend_connect).await {
@@ -117,8 +117,10 @@ impl Routed {
                 }
             };
             match self.send(lease, request).await {
-                Sent::Answered(response, lease) => return Ok(LeasedResponse { response, lease, endpoint, in_use }),
-                Sent::Unsent(unsent) if !sent_before => request = unsent,
+                SendOutcome::Answered(response, lease) => {
+                    return Ok(LeasedResponse { response, lease, endpoint, in_use });
+                }
+                SendOutcome::Unsent(unsent) if !sent_before => request = unsent,
                 other => return Err(other.into_refusal()),
             }
         }
@@ -133,38 +135,38 @@ impl Routed {
         Connections { pool, pinned }: Connections<'_>,
         mut request: Request<Body>,
         copy: Option<&Copy>,
-    ) -> Result<(Response<Incoming>, Lease), Sent> {
+    ) -> Result<(Response<Incoming>, Lease), SendOutcome> {
         while let Some(lease) = pinned.take(endpoint).or_else(|| pool.take(endpoint)) {
             match (self.send(lease, request).await, copy) {
-                (Sent::Answered(response, lease), _) => return Ok((response, lease)),
-                (Sent::Unsent(unsent), _) => request = unsent,
-                (Sent::Lost, Some(copy)) => return Err(Sent::Again(copy.request())),
+                (SendOutcome::Answered(response, lease), _) => return Ok((response, lease)),
+                (SendOutcome::Unsent(unsent), _) => request = unsent,
+                (SendOutcome::Lost, Some(copy)) => return Err(SendOutcome::Again(copy.request())),
                 (other, _) => return Err(other),
             }
         }
-        Err(Sent::Unsent(request))
+        Err(SendOutcome::Unsent(request))
     }
 
-    async fn send(&self, mut lease: Lease, request: Request<Body>) -> Sent {
+    async fn send(&self, mut lease: Lease, request: Request<Body>) -> SendOutcome {
         lease.set_target(self.retarget.clone());
         lease.read_by(request.extensions().get::<Arc<Meter>>().cloned());
         let sending = lease.sender().try_send_request(request);
         let sent = match self.rule.policy.timeouts.response {
             Some(limit) => match tokio::time::timeout(limit, sending).await {
                 Ok(sent) => sent,
-                Err(_) => return Sent::Refused(Refusal::ResponseTimeout),
+                Err(_) => return SendOutcome::Refused(Refusal::ResponseTimeout),
             },
             None => sending.await,
         };
         match sent {
-            Ok(response) => Sent::Answered(response, lease),
+            Ok(response) => SendOutcome::Answered(response, lease),
             Err(mut failure) => match failure.take_message() {
-                Some(request) => Sent::Unsent(request),
-                None if is_stall(failure.error()) => Sent::Refused(Refusal::BodyTimeout),
-                None if failure.error().is_parse() => Sent::Refused(BadResponse::Head.into()),
+                Some(request) => SendOutcome::Unsent(request),
+                None if is_stall(failure.error()) => SendOutcome::Refused(Refusal::BodyTimeout),
+                None if failure.error().is_parse() => SendOutcome::Refused(BadResponse::Head.into()),
                 // The "user" is the body that hyper was given to send, which is the client's.
-                None if failure.error().is_user() => Sent::Refused(Refusal::MalformedBody),
-                None => Sent::Lost,
+                None if failure.error().is_user() => SendOutcome::Refused(Refusal::MalformedBody),
+                None => SendOutcome::Lost,
             },
         }
     }
@@ -177,7 +179,7 @@ fn is_stall(error: &hyper::Error) -> bool {
     error.is_user() && causes.any(|cause| cause.downcast_ref().is_some_and(timed_out))
 }
 
-impl Sent {
+impl SendOutcome {
     fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
