@@ -97,7 +97,7 @@ impl Routed {
         connections: Connections<'_>,
         mut request: Request<Body>,
     ) -> Result<LeasedResponse, Refusal> {
-        let copy = Copy::of(&request);
+        let copy = RequestCopy::of(&request);
         let mut last = DialError::Failed;
         while let Some((endpoint, in_use)) = self.pick() {
             let mut sent_before = false;
@@ -134,7 +134,7 @@ impl Routed {
         endpoint: &Endpoint,
         Connections { pool, pinned }: Connections<'_>,
         mut request: Request<Body>,
-        copy: Option<&Copy>,
+        copy: Option<&RequestCopy>,
     ) -> Result<(Response<Incoming>, Lease), SendOutcome> {
         while let Some(lease) = pinned.take(endpoint).or_else(|| pool.take(endpoint)) {
             match (self.send(lease, request).await, copy) {
@@ -189,9 +189,9 @@ impl SendOutcome {
 }
 
 /// The head of a request that may be sent twice.
-struct Copy(Parts);
+struct RequestCopy(Parts);
 
-impl Copy {
+impl RequestCopy {
     fn of(request: &Request<Body>) -> Option<Self> {
         if !request.method().is_idempotent() || !request.body().is_end_stream() {
             return None;
