@@ -15,12 +15,12 @@ use crate::proxy::request::retarget::NextTarget;
 pub(crate) struct Restoring<S> {
     stream: S,
     next: NextTarget,
-    head: Option<Head>,
+    head: Option<RestoredHead>,
 }
 
 /// A head to be written in place of hyper's.
 #[derive(Debug)]
-struct Head {
+struct RestoredHead {
     bytes: Vec<u8>,
     written: usize,
     /// The number of hyper's bytes that it replaces.
@@ -41,7 +41,7 @@ impl<S> Restoring<S> {
         let Some(retarget) = self.next.take() else { return };
         // hyper writes a head in one piece, before anything else of its request.
         let Some(first) = bufs.iter().find(|buf| !buf.is_empty()) else { return self.next.set(Some(retarget)) };
-        self.head = retarget.restore(first).map(|bytes| Head { bytes, written: 0, stands_for: first.len() });
+        self.head = retarget.restore(first).map(|bytes| RestoredHead { bytes, written: 0, stands_for: first.len() });
     }
 }
 
