@@ -45,14 +45,14 @@ pub(crate) struct Pool {
 
 #[derive(Debug, Default)]
 struct Idle {
-    connections: HashMap<Key, Vec<Kept>>,
+    connections: HashMap<PoolKey, Vec<Kept>>,
     swept: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key(EndpointId, Box<[std::net::SocketAddr]>);
+struct PoolKey(EndpointId, Box<[std::net::SocketAddr]>);
 
-impl Key {
+impl PoolKey {
     fn of(endpoint: &Endpoint) -> Self {
         Self(endpoint.id.clone(), endpoint.addresses.clone())
     }
@@ -87,7 +87,7 @@ impl Pool {
     /// A connection that was used before and, as far as is known, is still open. The most recently used one comes
     /// first.
     pub(crate) fn take(&self, endpoint: &Endpoint) -> Option<Lease> {
-        let key = Key::of(endpoint);
+        let key = PoolKey::of(endpoint);
         let mut idle = self.lock();
         let connections = idle.connections.get_mut(&key)?;
         while let Some(Kept { since, connection }) = connections.pop() {
@@ -106,14 +106,14 @@ impl Pool {
         let stream = Tapped::new(Restoring::new(stream, next_target.clone()), tap.clone());
         let (sender, connection) = client().handshake(TokioIo::new(stream)).await.map_err(|_| DialError::Failed)?;
         tokio::spawn(connection);
-        Ok(self.lease(Key::of(endpoint), Connection { sender, next_target, tap }))
+        Ok(self.lease(PoolKey::of(endpoint), Connection { sender, next_target, tap }))
     }
 
-    fn lease(&self, key: Key, connection: Connection) -> Lease {
+    fn lease(&self, key: PoolKey, connection: Connection) -> Lease {
         Lease { connection: Some(connection), key, home: Home::Pool(self.own.clone()) }
     }
 
-    fn put(&self, key: Key, connection: Connection) {
+    fn put(&self, key: PoolKey, connection: Connection) {
         let mut idle = self.lock();
         let connections = idle.connections.entry(key).or_default();
         if connections.len() < self.per_endpoint {
@@ -157,7 +157,7 @@ async fn sweep(pool: Weak<Pool>, keep: Duration) {
 /// The connection with a backend that belongs to one client's connection: the backend identifies the client by it,
 /// since NTLM and Negotiate authenticate connections, not requests (RFC 4559 §6). It closes with the client's.
 #[derive(Debug, Default)]
-pub(crate) struct Pinned(Mutex<Option<(Key, Connection)>>);
+pub(crate) struct Pinned(Mutex<Option<(PoolKey, Connection)>>);
 
 impl Pinned {
     /// The endpoint that it is connected to.
@@ -168,12 +168,12 @@ impl Pinned {
     /// The connection, if it leads to this endpoint and is still open.
     pub(crate) fn take(self: &Arc<Self>, endpoint: &Endpoint) -> Option<Lease> {
         let mut pinned = self.lock();
-        let (key, connection) = pinned.take_if(|(key, _)| *key == Key::of(endpoint))?;
+        let (key, connection) = pinned.take_if(|(key, _)| *key == PoolKey::of(endpoint))?;
         let home = Home::Client(Arc::downgrade(self));
         connection.sender.is_ready().then(|| Lease { connection: Some(connection), key, home })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Key, Connection)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(PoolKey, Connection)>> {
         self.0.lock().expect("no holder panics")
     }
 }
@@ -188,7 +188,7 @@ enum Home {
 }
 
 impl Home {
-    fn put(&self, key: Key, connection: Connection) {
+    fn put(&self, key: PoolKey, connection: Connection) {
         match self {
             Self::Pool(pool) => {
                 if let Some(pool) = pool.upgrade() {
@@ -208,7 +208,7 @@ impl Home {
 #[derive(Debug)]
 pub(crate) struct Lease {
     connection: Option<Connection>,
-    key: Key,
+    key: PoolKey,
     home: Home,
 }
 
