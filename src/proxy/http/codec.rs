@@ -50,7 +50,7 @@ const MAX_PIECES: usize = 8;
 
 /// The result of the first request of a connection.
 #[expect(clippy::large_enum_variant, reason = "it is nearly always the large one")]
-pub(crate) enum Opened {
+pub(crate) enum FirstOutcome {
     /// The client has received its 101.
     Tunnel(Tunnel),
     /// It has not been answered, and is left to hyper.
@@ -77,7 +77,7 @@ pub(crate) async fn open(
     peer: &Peer,
     deadline: Instant,
     phase: &mut watch::Receiver<Phase>,
-) -> Opened {
+) -> FirstOutcome {
     let (mut received, mut charge) = (Vec::new(), Charge::default());
     let is_whole = tokio::select! {
         biased;
@@ -87,7 +87,7 @@ pub(crate) async fn open(
     };
     let Some(head) = is_whole.then(|| WholeHead::parse(&received)).flatten() else {
         client.unread(&received);
-        return Opened::First(client);
+        return FirstOutcome::First(client);
     };
     serve(shared, client, peer, head, &received).await
 }
@@ -156,7 +156,13 @@ fn is_plain_target(target: &str) -> bool {
 }
 
 /// Serves a handshake. `received` is its head and what followed it.
-async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: WholeHead<'_>, received: &[u8]) -> Opened {
+async fn serve(
+    shared: &Arc<Shared>,
+    mut client: Stream,
+    peer: &Peer,
+    head: WholeHead<'_>,
+    received: &[u8],
+) -> FirstOutcome {
     let settings = &shared.settings;
     let account = Account::open(shared);
     let mut early = received[head.length..].to_vec();
@@ -170,16 +176,16 @@ async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: Whol
             // Before the endpoint is released.
             account.leave();
             gone
-        } => return gone.map_or(Opened::Gone, |()| Opened::Left(client)),
+        } => return gone.map_or(FirstOutcome::Gone, |()| FirstOutcome::Left(client)),
     };
     let denied = match asked {
         Ok(Switched { head, opening }) => {
             client.unread(&early);
             let Ok(Ok(())) = timeout(settings.stall_timeout, client.write_all(&head)).await else {
-                return Opened::Gone;
+                return FirstOutcome::Gone;
             };
             account.switch();
-            return Opened::Tunnel(Tunnel::open(&shared.tunnels, shared.metrics.clone(), client, opening));
+            return FirstOutcome::Tunnel(Tunnel::open(&shared.tunnels, shared.metrics.clone(), client, opening));
         }
         Err(denied) => denied,
     };
@@ -190,12 +196,12 @@ async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: Whol
     let closes = response.headers().has_token(&CONNECTION, "close");
     drop(account);
     match respond::respond(&mut client, response, settings).await {
-        Ok(()) if closes => Opened::Left(client),
+        Ok(()) if closes => FirstOutcome::Left(client),
         Ok(()) => {
             client.unread(&early);
-            Opened::Next(client)
+            FirstOutcome::Next(client)
         }
-        Err(_) => Opened::Gone,
+        Err(_) => FirstOutcome::Gone,
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
 
 use super::{
     client_io::{ClientIo, Limits, Stage, Wait},
-    codec::{self, Opened},
+    codec::{self, FirstOutcome},
     reply,
     service::Service,
 };
@@ -45,11 +45,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, pool: Arc<Pool>, client: Stream, 
     let mut phase = shared.phase.clone();
     // Boxed, so that what follows does not carry what this needs.
     let (client, deadline) = match Box::pin(codec::open(&shared, client, &peer, deadline, &mut phase)).await {
-        Opened::Tunnel(tunnel) => return drop(shared.tasks.spawn(tunnel.run())),
-        Opened::First(client) => (client, Some(deadline)),
-        Opened::Next(client) => (client, None),
-        Opened::Gone => return,
-        Opened::Left(client) => return stream::close(client, shared.settings.linger_timeout).await,
+        FirstOutcome::Tunnel(tunnel) => return drop(shared.tasks.spawn(tunnel.run())),
+        FirstOutcome::First(client) => (client, Some(deadline)),
+        FirstOutcome::Next(client) => (client, None),
+        FirstOutcome::Gone => return,
+        FirstOutcome::Left(client) => return stream::close(client, shared.settings.linger_timeout).await,
     };
     // Boxed, so that connections that end above do not carry what hyper needs.
     Box::pin(serve_http(shared, pool, client, peer, deadline, phase)).await;
