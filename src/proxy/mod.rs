@@ -38,7 +38,7 @@ pub use self::{
 };
 use self::{
     accept::{Acceptor, workers::Workers},
-    shared::{Phase, Shared},
+    shared::{ServingPhase, Shared},
 };
 use crate::{
     metrics::Metrics,
@@ -68,7 +68,7 @@ impl Proxy {
     /// # Errors
     /// If the threads cannot be started. Nothing has been served then.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let (phase, receiver) = watch::channel(Phase::Serving);
+        let (phase, receiver) = watch::channel(ServingPhase::Serving);
         let shared = self.share(receiver);
         let cut = CancellationToken::new();
         let workers = Workers::start(self.settings.threads, self.settings.held_per_thread)?;
@@ -85,16 +85,16 @@ impl Proxy {
             }
         }
         shutdown.await;
-        phase.send_replace(Phase::Leaving);
+        phase.send_replace(ServingPhase::Leaving);
         tokio::time::sleep(self.settings.shutdown_delay).await;
-        phase.send_replace(Phase::Stopping);
+        phase.send_replace(ServingPhase::Stopping);
         while accepting.join_next().await.is_some() {}
         self.end(&shared.tasks, &cut).await;
         workers.stop();
         Ok(())
     }
 
-    fn share(&self, phase: watch::Receiver<Phase>) -> Arc<Shared> {
+    fn share(&self, phase: watch::Receiver<ServingPhase>) -> Arc<Shared> {
         let Self { table, session_keys, settings, metrics, tunnels } = self.clone();
         let (throttle, tasks) = Default::default();
         Arc::new(Shared { table, session_keys, settings, metrics, tunnels, phase, throttle, tasks })

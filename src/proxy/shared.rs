@@ -14,7 +14,7 @@ use crate::{
 
 /// The phases of serving and stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum ServingPhase {
     Serving,
     /// Still accepting, but asking clients to close.
     Leaving,
@@ -23,7 +23,7 @@ pub(crate) enum Phase {
 }
 
 /// Waits until the process has reached a phase.
-pub(crate) async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+pub(crate) async fn reached(phase: &mut watch::Receiver<ServingPhase>, wanted: ServingPhase) {
     // Without a sender, the whole proxy is gone.
     let _ = phase.wait_for(|phase| *phase == wanted).await;
 }
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub settings: Settings,
     pub metrics: Arc<Metrics>,
     pub tunnels: Arc<Tunnels>,
-    pub phase: watch::Receiver<Phase>,
+    pub phase: watch::Receiver<ServingPhase>,
     /// Shared by all threads, since what fails on one fails on the others.
     pub throttle: Throttle,
     /// Connections and tunnels: their number is limited, and stopping waits for the last of them.
@@ -45,6 +45,6 @@ pub(crate) struct Shared {
 impl Shared {
     /// Whether clients should be asked to close their connections.
     pub(crate) fn is_leaving(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+        *self.phase.borrow() != ServingPhase::Serving
     }
 }

@@ -15,7 +15,7 @@ use crate::proxy::{
     bounds::clients::Seat,
     http::connection,
     request::peer::Peer,
-    shared::{Phase, Shared, reached},
+    shared::{ServingPhase, Shared, reached},
     transport::stream::{self, Stream},
 };
 
@@ -118,12 +118,12 @@ pub(crate) async fn accept(acceptor: Arc<Acceptor>, listener: Listener) {
     loop {
         tokio::select! {
             biased;
-            () = reached(&mut phase, Phase::Stopping) => return,
+            () = reached(&mut phase, ServingPhase::Stopping) => return,
             () = room(&acceptor.shared) => {}
         }
         let accepted = tokio::select! {
             biased;
-            () = reached(&mut phase, Phase::Stopping) => return,
+            () = reached(&mut phase, ServingPhase::Stopping) => return,
             accepted = listener.socket.accept() => accepted,
         };
         match accepted {

@@ -36,7 +36,7 @@ use crate::proxy::{
         hop_by_hop,
         peer::Peer,
     },
-    shared::{Phase, Shared, reached},
+    shared::{ServingPhase, Shared, reached},
     transport::stream::{Departure, HEADROOM, READ, Stream, with_buffers},
     tunnel::Tunnel,
     upstream::{
@@ -76,13 +76,13 @@ pub(crate) async fn open(
     mut client: Stream,
     peer: &Peer,
     deadline: Instant,
-    phase: &mut watch::Receiver<Phase>,
+    phase: &mut watch::Receiver<ServingPhase>,
 ) -> FirstOutcome {
     let (mut received, mut charge) = (Vec::new(), Charge::default());
     let is_whole = tokio::select! {
         biased;
         is_whole = receive_head(&mut client, &mut received, &mut charge) => is_whole,
-        () = reached(phase, Phase::Stopping) => false,
+        () = reached(phase, ServingPhase::Stopping) => false,
         () = sleep_until(deadline) => false,
     };
     let Some(head) = is_whole.then(|| WholeHead::parse(&received)).flatten() else {

@@ -24,7 +24,7 @@ use crate::proxy::{
         peer::Peer,
         refusal::Refusal,
     },
-    shared::{Phase, Shared, reached},
+    shared::{ServingPhase, Shared, reached},
     transport::stream::{self, Stream},
     tunnel::Tunnel,
     upstream::pool::Pool,
@@ -62,7 +62,7 @@ async fn serve_http(
     client: Stream,
     peer: Peer,
     deadline: Option<Instant>,
-    mut phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<ServingPhase>,
 ) {
     let stage = Arc::new(Stage::default());
     let io = ClientIo::new(client, stage.clone(), Limits::from(&shared.settings), deadline);
@@ -81,7 +81,7 @@ async fn serve_http(
         // First, so that a head that has already arrived is served even if the proxy stops at this moment.
         biased;
         served = &mut connection => Some(served),
-        () = reached(&mut phase, Phase::Stopping) => None,
+        () = reached(&mut phase, ServingPhase::Stopping) => None,
     };
     let served = if let Some(served) = stopped {
         served
