@@ -15,12 +15,12 @@ const MAX_WAITING: usize = 16 * 1024;
 /// Interim responses to be written before the response to the current request.
 #[derive(Debug, Default)]
 pub(crate) struct Interim {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PendingInterim>,
     waker: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct PendingInterim {
     /// The number of requests so far; a late backend must not write into the response to another request.
     request: u64,
     /// Whether the response to the current request is still to come.
@@ -70,7 +70,7 @@ impl Interim {
         self.waker.register(waker);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, PendingInterim> {
         self.waiting.lock().expect("no holder panics")
     }
 }
