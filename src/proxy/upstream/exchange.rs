@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     dial::{self, Connected},
-    response_body::{Framing, ResponseBody},
+    response_body::{IncomingFraming, ResponseBody},
     upgrade,
 };
 use crate::{
@@ -161,7 +161,7 @@ fn respond(
     let Connected { endpoint, in_use, backend } = connected;
     let is_chunked = fields.has(&TRANSFER_ENCODING);
     hop_by_hop::response_fields(&mut fields)?;
-    let framing = Framing::of(status, is_chunked, &fields);
+    let framing = IncomingFraming::of(status, is_chunked, &fields);
     routed.finish(&mut fields, &endpoint);
     let mut response = Response::new(ResponseBody::new(backend, framing, in_use));
     *response.status_mut() = status;
