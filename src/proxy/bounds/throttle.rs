@@ -14,10 +14,10 @@ const KINDS: usize = 1024;
 
 /// Limits lines of each kind to one in ten seconds.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<HashMap<Box<str>, Kind>>);
+pub(crate) struct Throttle(Mutex<HashMap<Box<str>, LineState>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Kind {
+struct LineState {
     written: Instant,
     unwritten: u64,
 }
@@ -42,7 +42,7 @@ impl Throttle {
             }
             known => {
                 let unwritten = known.map_or(0, |known| known.unwritten);
-                kinds.insert(kind.into(), Kind { written: now, unwritten: 0 });
+                kinds.insert(kind.into(), LineState { written: now, unwritten: 0 });
                 Some(unwritten)
             }
         }
