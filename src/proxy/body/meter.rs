@@ -152,10 +152,10 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Metered<B> {
 
 /// Selects the meter that limits reads from a backend's connection. It changes with each request.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tap(Arc<Mutex<Setting>>);
+pub(crate) struct Tap(Arc<Mutex<TapSetting>>);
 
 #[derive(Debug, Default)]
-struct Setting {
+struct TapSetting {
     meter: Option<Arc<Meter>>,
     large: Option<LargeReads>,
 }
@@ -163,14 +163,14 @@ struct Setting {
 impl Tap {
     /// From now on, limits reads by this meter, or not at all.
     pub(crate) fn set(&self, meter: Option<Arc<Meter>>) {
-        let before = std::mem::replace(&mut *self.lock(), Setting { meter, large: None });
+        let before = std::mem::replace(&mut *self.lock(), TapSetting { meter, large: None });
         if let Some(before) = before.meter {
             before.reader.wake();
         }
     }
 
     fn poll_read(&self, cx: &mut Context<'_>) -> Poll<usize> {
-        let Setting { meter, large } = &mut *self.lock();
+        let TapSetting { meter, large } = &mut *self.lock();
         meter.as_ref().map_or(Poll::Ready(SMALL_READ), |meter| meter.poll_read(cx, large))
     }
 
@@ -179,7 +179,7 @@ impl Tap {
         self.lock().large = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Setting> {
+    fn lock(&self) -> MutexGuard<'_, TapSetting> {
         self.0.lock().expect("no holder panics")
     }
 }
