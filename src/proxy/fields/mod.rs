@@ -309,31 +309,31 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Change {
+    enum FieldChange {
         Add(&'static str, &'static str),
         Set(&'static str, &'static str),
         Remove(&'static str),
         Retain(&'static str),
     }
 
-    fn change() -> impl Strategy<Value = Change> {
+    fn change() -> impl Strategy<Value = FieldChange> {
         let name = || prop::sample::select(vec!["host", "cookie", "x-a", "accept"]);
         let value = || prop::sample::select(vec!["", "1", "a, B", "\u{e9}", "a\nb"]);
         prop_oneof![
-            (name(), value()).prop_map(|(name, value)| Change::Add(name, value)),
-            (name(), value()).prop_map(|(name, value)| Change::Set(name, value)),
-            name().prop_map(Change::Remove),
-            name().prop_map(Change::Retain),
+            (name(), value()).prop_map(|(name, value)| FieldChange::Add(name, value)),
+            (name(), value()).prop_map(|(name, value)| FieldChange::Set(name, value)),
+            name().prop_map(FieldChange::Remove),
+            name().prop_map(FieldChange::Retain),
         ]
     }
 
-    fn apply(fields: &mut impl Fields, change: &Change) {
+    fn apply(fields: &mut impl Fields, change: &FieldChange) {
         let name = |name: &'static str| HeaderName::from_static(name);
         match change {
-            Change::Add(field, value) => fields.add(name(field), value.as_bytes()),
-            Change::Set(field, value) => fields.set(name(field), value.as_bytes()),
-            Change::Remove(field) => fields.remove(&name(field)),
-            Change::Retain(field) => fields.retain(|name| !name.eq_ignore_ascii_case(field)),
+            FieldChange::Add(field, value) => fields.add(name(field), value.as_bytes()),
+            FieldChange::Set(field, value) => fields.set(name(field), value.as_bytes()),
+            FieldChange::Remove(field) => fields.remove(&name(field)),
+            FieldChange::Retain(field) => fields.retain(|name| !name.eq_ignore_ascii_case(field)),
         }
     }
 
