@@ -68,16 +68,16 @@ fn is_normal(path: &str) -> bool {
 }
 
 /// The kind of each byte in a path. A table, because every byte of every path is looked up.
-static KINDS: [Kind; 256] = {
-    let mut kinds = [Kind::Other; 256];
+static KINDS: [ByteKind; 256] = {
+    let mut kinds = [ByteKind::Other; 256];
     let mut byte = 0_u8;
     loop {
         kinds[byte as usize] = match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => Kind::Unreserved,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => ByteKind::Unreserved,
             b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => {
-                Kind::Delimiter
+                ByteKind::Delimiter
             }
-            _ => Kind::Other,
+            _ => ByteKind::Other,
         };
         if byte == u8::MAX {
             break kinds;
@@ -87,7 +87,7 @@ static KINDS: [Kind; 256] = {
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ByteKind {
     /// RFC 3986 §2.3.
     Unreserved,
     /// The rest of `pchar` (RFC 3986 §3.3), without escapes.
@@ -97,11 +97,11 @@ enum Kind {
 }
 
 fn is_path_byte(byte: u8) -> bool {
-    KINDS[usize::from(byte)] != Kind::Other
+    KINDS[usize::from(byte)] != ByteKind::Other
 }
 
 fn is_unreserved(byte: u8) -> bool {
-    KINDS[usize::from(byte)] == Kind::Unreserved
+    KINDS[usize::from(byte)] == ByteKind::Unreserved
 }
 
 fn check(path: &str) -> Result<(), AmbiguousPath> {
