@@ -159,8 +159,8 @@ impl Hold {
     /// Stops the body from being read, because the backend has responded without it. `None` if the body was already
     /// being read; otherwise a guard for the response: hyper abandons a response whose request fails, so the body must
     /// not end before it.
-    pub(crate) fn refuse(self: Arc<Self>) -> Option<Answered> {
-        self.change(WAITING, REFUSED).then(|| Answered(self))
+    pub(crate) fn refuse(self: Arc<Self>) -> Option<UnwantedBody> {
+        self.change(WAITING, REFUSED).then(|| UnwantedBody(self))
     }
 
     fn change(&self, from: u8, to: u8) -> bool {
@@ -172,9 +172,9 @@ impl Hold {
 
 /// A guard for the response to a request whose body is not wanted.
 #[derive(Debug)]
-pub(crate) struct Answered(Arc<Hold>);
+pub(crate) struct UnwantedBody(Arc<Hold>);
 
-impl Drop for Answered {
+impl Drop for UnwantedBody {
     fn drop(&mut self) {
         self.0.change(REFUSED, OVER);
     }
