@@ -121,10 +121,10 @@ fn choose(acceptor: &Acceptor, hello: &ClientHello<'_>) -> Result<(Arc<Prepared>
 /// The prepared TLS configuration of each [`TlsIdentity`]. Tickets and stored sessions are never shared, otherwise a
 /// session of one identity could resume into another.
 #[derive(Debug, Default)]
-pub(crate) struct Identities(Mutex<HashMap<[u8; 32], Owned>>);
+pub(crate) struct Identities(Mutex<HashMap<[u8; 32], PreparedEntry>>);
 
 /// A prepared configuration, and a reference that shows whether any table still contains its identity.
-type Owned = (Weak<TlsIdentity>, Arc<Prepared>);
+type PreparedEntry = (Weak<TlsIdentity>, Arc<Prepared>);
 
 #[derive(Debug)]
 pub(crate) struct Prepared {
