@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_are_no_addresses_at_all() {
+    fn other_spellings_are_not_addresses() {
         for text in
             ["fe80::1%eth0", "0177.0.0.1", "127.1", "2130706433", "0x7f.0.0.1", "localhost", "127.0.0.01", " ::1"]
         {

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn garbled_and_foreign_tokens_are_no_sessions() {
+    fn malformed_and_foreign_tokens_are_not_sessions() {
         let keys = Arc::new(SessionKeys::random());
         let token = keys.issue(&endpoint("a"), SCOPE, 1000);
         for text in ["", "x", &token[1..], &format!("{token}A"), &"?".repeat(token.len()), &"A".repeat(100_000)] {

@@ -84,7 +84,7 @@ async fn a_length_beside_chunked_is_not_passed_on_and_the_connection_closes() {
 }
 
 #[tokio::test]
-async fn handshakes_with_a_fault_are_told_which() {
+async fn faulty_handshakes_get_the_reason() {
     let harness = unreached().await;
     let good = handshake("/ws", "");
     let cases = [
@@ -220,7 +220,7 @@ async fn plaintext_requests_follow_the_policy_of_the_host() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxys_word_makes_a_request_secure_and_is_passed_on() {
+async fn the_proto_of_a_trusted_proxy_makes_a_request_secure_and_is_forwarded() {
     let backend = RawBackend::bind().await;
     let settings = Settings { trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()], ..Settings::default() };
     let harness = Harness::start(with_policy(InsecurePolicy::Deny, rule(&[backend.endpoint("a")])), settings);
@@ -271,7 +271,7 @@ fn kernel_timer(local: u16, remote: u16) -> Option<String> {
 }
 
 #[tokio::test]
-async fn the_kernel_looks_whether_silent_clients_are_still_there() {
+async fn the_kernel_probes_silent_clients() {
     let harness = Harness::with_table(RouteTable::default());
     let (client, _) = harness.ask(&get("/", "")).await;
     let port = client.stream.local_addr().unwrap().port();

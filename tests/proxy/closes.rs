@@ -45,7 +45,7 @@ fn wire_of(by_client: bool) -> impl Fn(u8, &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn both_sides_are_told_why_and_their_answers_are_awaited() {
+async fn both_sides_get_the_reason_and_their_answers_are_awaited() {
     for cause in ["idle", "max_duration", "shutdown"] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -76,7 +76,7 @@ async fn both_sides_are_told_why_and_their_answers_are_awaited() {
 }
 
 #[tokio::test]
-async fn who_never_answers_is_closed_all_the_same() {
+async fn a_peer_that_never_answers_is_closed_anyway() {
     let log = Log::capture();
     let backend = RawBackend::bind().await;
     let settings = Settings { close_timeout: SHORT, ..Settings::default() };
@@ -123,7 +123,7 @@ async fn the_frame_on_the_wire_becomes_whole_and_nothing_follows_the_close() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_not_whole_is_no_frame_on_the_wire() {
+async fn an_incomplete_header_is_not_a_frame_on_the_wire() {
     let backend = RawBackend::bind().await;
     let harness = Harness::start(table(limited(&backend)), patient());
     let (mut client, mut peer) = open(&harness, &backend).await;
@@ -137,7 +137,7 @@ async fn a_header_that_is_not_whole_is_no_frame_on_the_wire() {
 }
 
 #[tokio::test]
-async fn who_stalls_within_a_frame_is_cut() {
+async fn a_peer_that_stalls_within_a_frame_is_cut() {
     for by_client in [false, true] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -156,7 +156,7 @@ async fn who_stalls_within_a_frame_is_cut() {
 }
 
 #[tokio::test]
-async fn a_side_that_has_been_told_by_the_other_is_not_told_again() {
+async fn a_side_that_got_the_close_of_the_other_gets_no_second_one() {
     for by_client in [false, true] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -201,7 +201,7 @@ async fn a_close_between_the_peers_is_relayed_and_the_servers_end_is_enough() {
 }
 
 #[tokio::test]
-async fn a_reset_behind_both_closes_is_no_break() {
+async fn a_reset_after_both_closes_is_not_a_break() {
     let log = Log::capture();
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.own_endpoint()]));
@@ -216,7 +216,7 @@ async fn a_reset_behind_both_closes_is_no_break() {
 }
 
 #[tokio::test]
-async fn a_break_behind_one_close_is_told_with_its_code() {
+async fn a_break_after_one_close_is_reported_with_its_code() {
     for by_client in [false, true] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -246,7 +246,7 @@ async fn ends_without_a_close_have_no_code() {
 }
 
 #[tokio::test]
-async fn where_a_peer_breaks_framing_bytes_pass_as_they_are_and_nothing_is_added() {
+async fn after_broken_framing_bytes_pass_unchanged_and_nothing_is_added() {
     let by_client: [(&str, Vec<u8>); 6] = [
         ("unmasked", from_server(TEXT, "hello")),
         ("reserved opcode", from_client(0x83, "hello")),
@@ -301,7 +301,7 @@ async fn a_tunnel_with_broken_framing_ends_without_a_code() {
 }
 
 #[tokio::test]
-async fn who_breaks_framing_behind_our_close_is_not_waited_for() {
+async fn a_peer_that_breaks_framing_after_our_close_is_not_waited_for() {
     let backend = RawBackend::bind().await;
     let harness = Harness::start(table(limited(&backend)), patient());
     let (mut client, mut peer) = open(&harness, &backend).await;

@@ -53,7 +53,7 @@ async fn a_table_swap_leaves_open_tunnels_alone_and_they_keep_no_old_table_alive
 }
 
 #[tokio::test]
-async fn who_closes_first_is_the_closer() {
+async fn the_side_that_closes_first_is_the_closer() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
     let (mut client, mut peer) = open(&harness, &backend).await;
@@ -86,7 +86,7 @@ async fn who_closes_first_is_the_closer() {
 }
 
 #[tokio::test]
-async fn what_one_side_says_before_it_closes_arrives_although_the_other_still_talks() {
+async fn bytes_before_a_close_arrive_although_the_other_side_still_sends() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
     for _ in 0..20 {
@@ -214,7 +214,7 @@ async fn frames_pass_untouched() {
 }
 
 #[tokio::test]
-async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
+async fn stopping_asks_to_close_then_stops_accepting_then_ends_the_rest() {
     let backend = RawBackend::bind().await;
     let settings = Settings {
         shutdown_delay: Duration::from_millis(300),
@@ -311,7 +311,7 @@ async fn handshakes_that_are_refused_while_the_proxy_stops_are_answered() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_does_not_keep_the_process_from_stopping() {
+async fn a_request_that_never_ends_does_not_prevent_the_process_from_stopping() {
     let backend = RawBackend::bind().await;
     let settings =
         Settings { drain_window: Duration::ZERO, request_grace: Duration::from_millis(50), ..Settings::default() };

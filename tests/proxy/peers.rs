@@ -193,7 +193,7 @@ fn claims() -> String {
 }
 
 #[tokio::test]
-async fn strangers_cannot_send_what_backends_believe_of_proxies() {
+async fn untrusted_clients_cannot_send_fields_that_backends_trust() {
     let backend = RawBackend::bind().await;
     let protected_fields = ProtectedFields::with(["x-team".to_owned()]);
     let settings = Settings { protected_fields, ..Settings::default() };
@@ -210,7 +210,7 @@ async fn strangers_cannot_send_what_backends_believe_of_proxies() {
 }
 
 #[tokio::test]
-async fn what_trusted_proxies_send_under_such_names_stays() {
+async fn such_fields_of_trusted_proxies_stay() {
     let backend = RawBackend::bind().await;
     let settings = Settings { trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()], ..Settings::default() };
     let harness = Harness::start(table(rule(&[backend.own_endpoint()])), settings);
@@ -240,7 +240,7 @@ async fn trailers_bring_nothing_in_that_fields_could_not() {
 }
 
 #[tokio::test]
-async fn a_connection_that_a_client_has_authenticated_is_nobody_elses() {
+async fn a_connection_that_a_client_has_authenticated_is_not_shared() {
     for challenge in ["NTLM", "Negotiate", "Basic realm=\"a, b\", ntlm TlRMTVNTUAAC"] {
         let (backend, harness) = one_backend().await;
         let (mut first, mut second) = (harness.client().await, harness.client().await);
@@ -363,7 +363,7 @@ async fn a_body_that_is_malformed_from_the_start_is_a_502() {
 }
 
 #[tokio::test]
-async fn a_response_whose_coding_is_in_doubt_is_a_502_that_says_so() {
+async fn a_response_with_an_ambiguous_coding_is_a_502_that_says_so() {
     let (backend, harness) = one_backend().await;
     let (mut client, twice) = (harness.client().await, "Transfer-Encoding: chunked\r\n".repeat(2));
     client.send(get("/", "")).await;
@@ -396,7 +396,7 @@ async fn connection_names_a_bounded_number_of_fields() {
 }
 
 #[tokio::test]
-async fn other_upgrades_are_answered_as_plain_requests_and_noted() {
+async fn other_upgrades_are_served_as_plain_requests_and_logged() {
     let log = Log::capture();
     let (backend, harness) = one_backend().await;
     let mut client = harness.client().await;
@@ -461,7 +461,7 @@ async fn a_handshake_that_gets_no_response_is_logged_with_its_endpoint() {
 }
 
 #[tokio::test]
-async fn a_body_behind_a_pipelined_head_is_never_taken_for_a_head() {
+async fn a_body_after_a_pipelined_head_is_never_read_as_a_head() {
     let (backend, harness) = one_backend().await;
     let mut client = harness.client().await;
     let post = format!("POST /2 HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 14\r\n\r\n");

@@ -106,7 +106,7 @@ async fn a_silent_backend_is_pinged_with_masked_frames() {
 }
 
 #[tokio::test]
-async fn who_is_pinged_is_the_rules_choice() {
+async fn the_rule_chooses_who_is_pinged() {
     let choices = [(false, false), (true, false), (false, true), (true, true)];
     let rounds = choices.map(|(to_client, to_backend)| async move {
         let backend = RawBackend::bind().await;
@@ -219,7 +219,7 @@ async fn whatever_is_said_arrives_unchanged_around_the_answers() {
 }
 
 #[tokio::test]
-async fn pongs_that_answer_nothing_of_ours_pass() {
+async fn pongs_that_answer_no_ping_of_the_proxy_pass() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(pinging(&backend, every(SHORT), every(Duration::from_secs(60))));
     let (mut client, mut peer) = open(&harness, &backend).await;
@@ -311,7 +311,7 @@ async fn no_ping_comes_while_an_answer_to_the_other_side_is_owed() {
 }
 
 #[tokio::test]
-async fn who_talks_is_not_pinged() {
+async fn a_peer_that_sends_is_not_pinged() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(pinging(&backend, every(Duration::from_secs(1)), every(SHORT)));
     let (mut client, mut peer) = open(&harness, &backend).await;
@@ -357,7 +357,7 @@ async fn a_peer_that_does_not_answer_is_given_up_and_the_other_is_told() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_and_never_answers_pings_sees_why_over_tls_too() {
+async fn a_client_that_never_answers_pings_gets_the_reason_over_tls_too() {
     let (certificate, der) = certificate(&[HOST]);
     let backend = RawBackend::bind().await;
     let pings = Some(Pings { interval: SHORT, timeout: Some(SHORT) });
@@ -409,7 +409,7 @@ async fn a_peer_is_given_up_although_the_other_side_pings_it_as_well() {
 }
 
 #[tokio::test]
-async fn who_has_closed_its_half_is_not_given_up_for_silence() {
+async fn a_peer_that_has_closed_its_half_may_be_silent() {
     let backend = RawBackend::bind().await;
     let pings = Some(Pings { interval: SHORT, timeout: Some(Duration::from_millis(200)) });
     let settings = Settings { half_closed_timeout: Duration::from_millis(600), ..Settings::default() };
@@ -424,7 +424,7 @@ async fn who_has_closed_its_half_is_not_given_up_for_silence() {
 }
 
 #[tokio::test]
-async fn pings_of_ours_do_not_keep_an_idle_tunnel_open() {
+async fn pings_of_the_proxy_do_not_keep_an_idle_tunnel_open() {
     let backend = RawBackend::bind().await;
     let mut limited = pinging(&backend, every(SHORT), every(SHORT));
     limited.policy.timeouts.idle = Some(Duration::from_millis(500));
@@ -452,7 +452,7 @@ async fn pings_of_ours_do_not_keep_an_idle_tunnel_open() {
 }
 
 #[tokio::test]
-async fn no_ping_comes_behind_a_close() {
+async fn no_ping_follows_a_close() {
     let backend = RawBackend::bind().await;
     let mut limited = pinging(&backend, every(SHORT), every(SHORT));
     limited.policy.timeouts.max_duration = Some(Duration::from_millis(500));

@@ -212,7 +212,7 @@ fn two_processes_with_one_key_file_hold_each_others_sessions() {
 }
 
 #[test]
-fn a_broken_file_is_told_with_its_line_and_the_rest_is_served() {
+fn a_broken_file_is_reported_with_its_line_and_the_rest_is_served() {
     let directory = manifests(&["one"]);
     fs::write(
         directory.path().join("broken.yaml"),
@@ -228,7 +228,7 @@ fn a_broken_file_is_told_with_its_line_and_the_rest_is_served() {
 }
 
 #[test]
-fn the_admin_port_tells_of_life_readiness_routes_and_metrics() {
+fn the_admin_port_serves_liveness_readiness_routes_and_metrics() {
     let directory = manifests(&["one"]);
     let running = Running::standalone(directory.path(), &[]);
     get(running.http, "");
@@ -391,7 +391,7 @@ fn signal(name: &str, process: &Process) {
 }
 
 #[tokio::test]
-async fn the_first_signal_stops_in_order_and_the_second_at_once() {
+async fn the_first_signal_stops_gracefully_and_the_second_at_once() {
     let directory = manifests(&["one"]);
     let mut quick = Running::standalone(directory.path(), &[]);
     get(quick.http, "");
@@ -416,7 +416,7 @@ fn output(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn bad_usage_is_2_and_what_cannot_be_done_is_1_with_the_flag_to_mend() {
+fn bad_usage_exits_with_2_and_a_failure_with_1_and_the_flag_to_correct() {
     assert_eq!(output(&["standalone"]).0, Some(2));
     assert_eq!(output(&["demo", "--no-such-flag"]).0, Some(2));
     let (code, message) = output(&[
@@ -442,7 +442,7 @@ fn bad_usage_is_2_and_what_cannot_be_done_is_1_with_the_flag_to_mend() {
 }
 
 #[test]
-fn an_empty_environment_variable_is_as_none() {
+fn an_empty_environment_variable_counts_as_unset() {
     let mut command = switchyard(&["standalone", "--manifests=/nonexistent"]);
     for flag in [
         "HTTP_LISTEN",

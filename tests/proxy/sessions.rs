@@ -94,7 +94,7 @@ async fn a_session_whose_endpoint_is_gone_or_refuses_gets_another_and_a_new_cook
 }
 
 #[tokio::test]
-async fn forged_cookies_are_no_sessions_and_keys_can_be_rotated() {
+async fn forged_cookies_are_ignored_and_keys_can_be_rotated() {
     let backend = named("a").await;
     let harness = Harness::with_rule(sticky(rule(&[endpoint("a", backend.address)])));
     let (_, forged) = harness.ask(&get("/", "Cookie: sticky=forged\r\n")).await;

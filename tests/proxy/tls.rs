@@ -98,7 +98,7 @@ async fn without_a_name_only_hosts_that_the_default_certificate_covers_are_serve
 }
 
 #[tokio::test]
-async fn unknown_names_get_the_alert_that_says_so() {
+async fn unknown_names_get_the_alert_unrecognized_name() {
     let (certificate, der) = certificate(&[HOST]);
     let harness = Harness::with_table(secured(rule(&[]), &certificate));
     for name in ["other.example.com", "127.0.0.1"] {
@@ -120,7 +120,7 @@ async fn an_unusable_certificate_fails_the_handshake_and_never_opens_plaintext()
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_not_served() {
+async fn plaintext_at_the_tls_listener_is_not_served() {
     let (certificate, _) = certificate(&[HOST]);
     let harness = Harness::with_table(secured(rule(&[]), &certificate));
     let mut client = Peer::connect(harness.https).await;
@@ -211,7 +211,7 @@ async fn a_real_client_speaks_through_wss() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_we_end_says_goodbye_on_tls() {
+async fn a_tunnel_that_the_proxy_ends_sends_close_notify() {
     let (certificate, der) = certificate(&[HOST]);
     let backend = RawBackend::bind().await;
     let mut limited = rule(&[backend.endpoint("a")]);

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_unspecified_address_of_version_6_takes_version_4_as_well() {
+    async fn an_unspecified_ipv6_address_accepts_ipv4_as_well() {
         let listener = bind((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
         let port = listener.local_addr().unwrap().port();
         let connect = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
@@ -221,14 +221,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_in_use_is_told() {
+    async fn an_address_in_use_is_an_error() {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let again = bind(listener.local_addr().unwrap());
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
-    async fn several_sockets_of_ours_share_an_address_that_nobody_else_gets() {
+    async fn sockets_of_one_listener_share_an_address_that_no_other_gets() {
         let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = socket.local_addr().unwrap();
         let first = Listener { socket, scheme: Scheme::Http };

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_nobody_takes_are_read_in_small_parts_when_some_others_are_not_taken() {
+    fn bodies_are_read_in_small_parts_once_enough_others_stall() {
         let meter = Meter::default();
         let mut cx = Context::from_waker(Waker::noop());
         let mut held = Vec::new();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_reader_goes_on_when_the_receiver_has_taken_everything_or_another_request_begins() {
+    async fn the_reader_continues_when_everything_is_taken_or_another_request_begins() {
         for is_taken in [true, false] {
             let (meter, tap) = (Arc::<Meter>::default(), Tap::default());
             tap.set(Some(meter.clone()));

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn when_the_budget_is_spent_only_those_that_hold_little_read_on_until_something_is_taken() {
+    fn with_an_exhausted_budget_only_connections_that_hold_little_read() {
         let woken = Arc::<Woken>::default();
         let waker = woken.clone().into();
         let mut cx = Context::from_waker(&waker);

@@ -58,14 +58,14 @@ mod tests {
     }
 
     #[test]
-    fn who_drips_is_too_slow_after_a_minute_of_waiting() {
+    fn a_client_that_drips_is_too_slow_after_a_minute_of_waiting() {
         assert_eq!(too_slow_after(1, 5 * SECOND, LEAST), Some(12));
         assert_eq!(too_slow_after(63, SECOND, LEAST), Some(60));
         assert_eq!(too_slow_after(1000, 59 * SECOND, LEAST), Some(2));
     }
 
     #[test]
-    fn who_is_slow_and_steady_lives() {
+    fn a_slow_but_steady_client_is_fast_enough() {
         assert_eq!(too_slow_after(64, SECOND, LEAST), None);
         assert_eq!(too_slow_after(4000, 59 * SECOND, LEAST), None);
         assert_eq!(too_slow_after(1, 5 * SECOND, MinRate { bytes: 0, ..LEAST }), None);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_that_goes_on_is_counted_from_its_beginning() {
+    fn continued_waiting_is_counted_from_its_beginning() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         pace.wait(now);
         pace.wait(now + 59 * SECOND);

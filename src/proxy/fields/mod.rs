@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_as_they_came_and_what_is_added_comes_last() {
+    fn lines_stay_as_received_and_added_ones_come_last() {
         let mut fields = lines(&[("hOsT", "a"), ("X-B", "1"), ("x-b", "2"), ("Accept", "*/*")]);
         fields.set(HOST, b"b");
         fields.remove(&ACCEPT);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_brings_a_line_of_its_own() {
+    fn no_value_adds_a_second_line() {
         for value in [&b"a\r\nX-Evil: 1"[..], b"a\nb", b"\0", b"\x7f"] {
             let mut fields = lines(&[("Cookie", "a=1")]);
             fields.add(UPGRADE, value.to_vec());
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_byte_spoils_its_element_and_no_other() {
+    fn a_bad_byte_invalidates_only_its_element() {
         let mut map = HeaderMap::new();
         map.append(ACCEPT, HeaderValue::from_bytes(b"a, \xff, b").unwrap());
         assert!(map.tokens(&ACCEPT).eq(["a", "b"]));

@@ -169,13 +169,13 @@ mod tests {
     ];
 
     #[test]
-    fn strangers_may_not_send_protected_fields() {
+    fn untrusted_peers_may_not_send_protected_fields() {
         assert_eq!(left(&SENT, false), ["accept", "x-forwardedness", "x-realip", "cookie", "accept-encoding"]);
         assert_eq!(left(&SENT, true), SENT);
     }
 
     #[test]
-    fn nobody_may_send_what_a_backend_could_take_for_one() {
+    fn nobody_may_send_imitations_of_protected_fields() {
         let imitations = [
             "x_forwarded_for",
             "x-forwarded_for",

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_may_name_so_many_fields_and_no_more() {
+    fn the_number_of_connection_options_is_limited() {
         let named =
             |count: usize| checked(Method::GET, "/", &[("host", "a"), ("connection", &vec!["z"; count].join(","))]);
         assert!(named(MAX_CONNECTION_OPTIONS).is_ok());

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_of_strangers_are_replaced() {
+    fn fields_of_untrusted_peers_are_replaced() {
         let mut headers = map(CLAIMS);
         told(&mut headers, &hop("192.0.2.1", false));
         let expected = map(&[
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_trusted_proxy_says_is_kept_and_continued() {
+    fn fields_of_a_trusted_proxy_are_kept_and_continued() {
         let mut headers = map(CLAIMS);
         told(&mut headers, &hop("10.0.0.1", true));
         assert_eq!(headers["x-forwarded-for"], "203.0.113.9, 10.0.0.1");
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_version_6_are_quoted_in_forwarded() {
+    fn ipv6_addresses_are_quoted_in_forwarded() {
         let mut headers = HeaderMap::new();
         told(&mut headers, &Hop { authority: Some("[2001:db8::1]"), tls: true, ..hop("2001:db8::2", false) });
         assert_eq!(headers["forwarded"], "for=\"[2001:db8::2]\";host=\"[2001:db8::1]\";proto=https");
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_request_without_a_host_none_is_told() {
+    fn a_request_without_a_host_gets_no_forwarded_host() {
         let mut headers = HeaderMap::new();
         told(&mut headers, &Hop { authority: None, ..hop("192.0.2.1", false) });
         assert_eq!(headers["forwarded"], "for=192.0.2.1;proto=http");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_address_is_the_clients_unless_a_trusted_proxy_has_told_it() {
+    fn x_real_ip_is_the_client_unless_a_trusted_proxy_has_set_it() {
         let client = "203.0.113.9".parse().unwrap();
         for (sent, expected) in [(None, "203.0.113.9"), (Some("198.51.100.7"), "198.51.100.7")] {
             let mut headers = HeaderMap::from_iter(sent.map(|address| (REAL_IP, address.parse().unwrap())));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tls_or_a_trusted_word_makes_a_request_secure() {
+    fn only_tls_or_a_trusted_proxy_makes_a_request_secure() {
         let said = map(&[("x-forwarded-proto", "HTTPS")]);
         assert!(is_secure(&said, false, true));
         assert!(!is_secure(&said, false, false));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_believed_as_well() {
+    fn the_proto_of_forwarded_counts_too() {
         let said = |value| is_secure(&map(&[("forwarded", value)]), false, true);
         assert!(said("for=192.0.2.1;proto=https"));
         assert!(said("for=192.0.2.1;proto=http, for=\"[2001:db8::1]:80\"; Proto=\"HTTPS\""));

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_are_asked_for_and_announced_anew() {
+    fn trailers_are_requested_and_announced_again() {
         let mut headers = map(&[("te", "gzip, trailers;q=1"), ("te", "trailers"), ("trailer", "x-sum")]);
         request_fields(&mut headers, &ProtectedFields::default());
         assert_eq!(headers, map(&[("trailer", "x-sum"), ("te", "trailers"), ("connection", "TE")]));

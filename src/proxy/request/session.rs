@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_cookies_of_the_name_are_checked_and_no_more() {
+    fn the_number_of_cookies_that_are_checked_is_limited() {
         let keys = Arc::new(SessionKeys::random());
         let token = keys.issue(&endpoint("a"), "shop/chat/main", 1000);
         let session = |forged: usize| {

@@ -90,7 +90,7 @@ async fn a_handshake_may_come_in_pieces_and_payload_along_with_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_no_hello_is_refused_with_an_alert() {
+async fn bytes_that_are_not_a_hello_are_refused_with_an_alert() {
     let cases: [&[u8]; 4] =
         [b"GET / HTTP/1.1\r\n\r\n", &[22, 3, 1, 0, 4, 20, 0, 0, 0], &[23, 3, 3, 0, 1, 0], &[0xff; 64]];
     for bytes in cases {
@@ -131,7 +131,7 @@ async fn a_hello_without_an_end_is_not_read_forever() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_suite_in_common_is_told() {
+async fn a_client_without_a_common_suite_gets_an_alert() {
     let (ends, other) = (Ends::new(SUITES[TLS13]), Ends::new(SUITES[TLS12]));
     let ((mut socket, accepted), mut client) = (sockets().await, other.client());
     socket.write_all(&wire(&mut client)).await.unwrap();
