@@ -99,7 +99,7 @@ impl Backends {
         let slices = view.slices.get(&key.0).map_or(&[][..], Vec::as_slice);
         let before = self.before.remove(&key);
         let (backend, refused) = match &before {
-            Some(before) if before.is_made_from(service, slices) => (before.backend.clone(), before.refused.clone()),
+            Some(before) if before.is_built_from(service, slices) => (before.backend.clone(), before.refused.clone()),
             _ => self.build(&key, port, slices, surroundings, before.as_ref().map(|built| &built.backend)),
         };
         let (service, slices) = (service.clone(), slices.to_vec());
@@ -181,7 +181,7 @@ impl FoundEndpoints {
 }
 
 impl Built {
-    fn is_made_from(&self, service: &Arc<ServiceObject>, slices: &[Arc<SliceObject>]) -> bool {
+    fn is_built_from(&self, service: &Arc<ServiceObject>, slices: &[Arc<SliceObject>]) -> bool {
         let same_slices = self.slices.len() == slices.len()
             && self.slices.iter().zip(slices).all(|(one, other)| Arc::ptr_eq(one, other));
         same_slices && Arc::ptr_eq(&self.service, service)

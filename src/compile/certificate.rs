@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::table::{Certificate, ObjectName, TlsIdentity};
 
-use super::{ClusterView, SecretObject, TLS_SECRET_TYPE, without_mark};
+use super::{ClusterView, SecretObject, TLS_SECRET_TYPE, without_byte_order_mark};
 
 type Digest = [u8; 32];
 
@@ -74,7 +74,7 @@ fn data<'a>(secret: &'a SecretObject) -> Result<(&'a [u8], &'a [u8]), String> {
         return Err(format!("must be of type {TLS_SECRET_TYPE}, got {type_}"));
     }
     let value = |name: &str, value: Option<&'a ByteString>| match value {
-        Some(ByteString(bytes)) if !bytes.is_empty() => Ok(without_mark(bytes)),
+        Some(ByteString(bytes)) if !bytes.is_empty() => Ok(without_byte_order_mark(bytes)),
         Some(_) => Err(format!("{name} is empty")),
         None => Err(format!("{name} is missing")),
     };

@@ -44,7 +44,7 @@ impl RouteFindings {
     }
 
     /// Records a backend and whether it takes new sessions.
-    pub(super) fn look_at(&mut self, backend: &Backend) {
+    pub(super) fn record_backend(&mut self, backend: &Backend) {
         self.resolved += 1;
         if !backend.is_ready() {
             self.unready.insert(backend.service.clone());

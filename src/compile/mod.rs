@@ -38,7 +38,7 @@ use self::{
 
 pub use crate::table::{is_dns_label, is_dns_subdomain};
 pub use address::Surroundings;
-pub use text::without_mark;
+pub use text::without_byte_order_mark;
 pub use verdict::{Problem, Verdict, VerdictCondition};
 pub use view::{
     ClusterView, SERVICE_NAME_LABEL, SecretData, SecretObject, ServiceObject, ServicePort, ServiceSpec,
@@ -152,7 +152,7 @@ impl Build<'_> {
             let resolved = memory.backends.resolve(view, settings.surroundings, &draft.name.namespace, wanted, path);
             let target = resolved.map_err(|problem| findings.unresolved(problem));
             let target = target.map(|Resolved { backend, refused }| {
-                findings.look_at(&backend);
+                findings.record_backend(&backend);
                 if let Some(problem) = refused {
                     findings.unresolved(problem);
                 }

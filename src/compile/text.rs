@@ -25,7 +25,7 @@ fn is_unsafe(character: char) -> bool {
 
 /// A file's text without the byte-order mark that some editors insert, after which a PEM label is not recognised.
 #[must_use]
-pub fn without_mark(text: &[u8]) -> &[u8] {
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 

@@ -27,7 +27,7 @@ impl Build<'_> {
         let tls = HostTls { owner: draft.name.clone(), insecure_policy: wanted.insecure_policy, identity };
         let tls = Arc::new(tls);
         for granted in granted.iter().filter(|granted| granted.owns_tls) {
-            warn_of_names(&granted.host, &certificates, findings);
+            warn_about_names(&granted.host, &certificates, findings);
             self.compiled.table.set_tls(&granted.host, tls.clone());
         }
     }
@@ -79,7 +79,7 @@ impl Build<'_> {
 
 /// Warns of hosts that no certificate covers. A wildcard covers one label in a certificate (RFC 9525 §6.3) and any
 /// number of labels in a route.
-fn warn_of_names(host: &HostPattern, certificates: &[Arc<Certificate>], findings: &mut RouteFindings) {
+fn warn_about_names(host: &HostPattern, certificates: &[Arc<Certificate>], findings: &mut RouteFindings) {
     if certificates.is_empty() {
         return;
     }

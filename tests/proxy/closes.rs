@@ -62,7 +62,7 @@ async fn both_sides_get_the_reason_and_their_answers_are_awaited() {
             harness.stop();
         }
         let code = if cause == "shutdown" { 1012 } else { 1001 };
-        peer.backend_parts(code).await;
+        peer.answer_close_as_backend(code).await;
         let close = client.frame().await;
         assert_eq!((close.code(), close.masked), (Some(code), false));
         assert!(std::str::from_utf8(&close.payload[2..]).unwrap().len() > 2, "there is a reason");
@@ -307,7 +307,7 @@ async fn a_peer_that_breaks_framing_after_our_close_is_not_waited_for() {
     let (mut client, mut peer) = open(&harness, &backend).await;
     assert_eq!(client.frame().await.code(), Some(1001));
     client.send("no frame").await;
-    peer.backend_parts(1001).await;
+    peer.answer_close_as_backend(1001).await;
     assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("proxy", "max_duration", 1)));
@@ -368,7 +368,7 @@ async fn over_tls_the_frame_becomes_whole_then_close_then_close_notify() {
     assert_eq!(peer.frame().await.code(), Some(1001));
     peer.send([&whole[300..], &from_server(TEXT, "more"), &from_server(CLOSE, reason(1001, ""))].concat()).await;
     assert!(client.bytes(whole.len() - 300).await == whole[300..]);
-    client.client_parts(1001).await;
+    client.answer_close_as_client(1001).await;
     // Without close_notify, rustls reports the end as an error.
     assert_eq!(soon(tokio::io::AsyncReadExt::read(&mut client.stream, &mut [0; 16])).await.unwrap(), 0);
     assert_eq!(peer.rest().await, "");

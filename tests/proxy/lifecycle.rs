@@ -133,8 +133,8 @@ async fn limits_cut_tunnels_only_where_they_are_set() {
         let (mut client, mut peer) = open(&harness, &backend).await;
         harness.table.publish(table(rule(&[backend.endpoint("a")])).into());
         let (mut unlimited, mut other) = open(&harness, &backend).await;
-        client.client_parts(1001).await;
-        peer.backend_parts(1001).await;
+        client.answer_close_as_client(1001).await;
+        peer.answer_close_as_backend(1001).await;
         assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
         harness.tunnels(1).await;
         assert!(harness.counted(&closed("proxy", cause, 1)));
@@ -242,8 +242,8 @@ async fn stopping_asks_to_close_then_stops_accepting_then_ends_the_rest() {
     }
     client.send(from_client(TEXT, "still open")).await;
     peer.expect_frame(TEXT, "still open").await;
-    client.client_parts(1012).await;
-    peer.backend_parts(1012).await;
+    client.answer_close_as_client(1012).await;
+    peer.answer_close_as_backend(1012).await;
     assert_eq!(client.rest().await, "");
     assert_eq!(peer.rest().await, "");
     assert!(TcpStream::connect(harness.http).await.is_err(), "nothing listens any more");
@@ -284,8 +284,8 @@ async fn handshakes_that_end_after_the_drain_become_tunnels_that_end_at_once() {
     }
     for (client, peer) in &mut late {
         assert_eq!(client.head().await.status(), 101);
-        client.client_parts(1012).await;
-        peer.backend_parts(1012).await;
+        client.answer_close_as_client(1012).await;
+        peer.answer_close_as_backend(1012).await;
         assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
     }
     drop(late);

@@ -332,19 +332,19 @@ async fn a_peer_that_does_not_answer_is_given_up_and_the_other_is_told() {
     let harness = Harness::with_rule(pinging(&backend, pings, None));
     let (mut client, mut peer) = open(&harness, &backend).await;
     pinged(&mut client, false).await;
-    peer.backend_parts(1001).await;
+    peer.answer_close_as_backend(1001).await;
     assert_eq!(peer.rest().await, "");
     // The client may still be alive.
-    client.client_parts(1001).await;
+    client.answer_close_as_client(1001).await;
     assert_eq!(client.rest().await, "");
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("client", "ping_timeout", 1)));
     harness.table.publish(table(pinging(&backend, None, pings)).into());
     let (mut client, mut peer) = open(&harness, &backend).await;
     pinged(&mut peer, true).await;
-    client.client_parts(1011).await;
+    client.answer_close_as_client(1011).await;
     assert_eq!(client.rest().await, "");
-    peer.backend_parts(1011).await;
+    peer.answer_close_as_backend(1011).await;
     assert_eq!(peer.rest().await, "");
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("backend", "ping_timeout", 1)));
@@ -364,8 +364,8 @@ async fn a_client_that_never_answers_pings_gets_the_reason_over_tls_too() {
     let harness = Harness::with_table(secured(pinging(&backend, pings, None), &certificate));
     let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
     pinged(&mut client, false).await;
-    client.client_parts(1001).await;
-    peer.backend_parts(1001).await;
+    client.answer_close_as_client(1001).await;
+    peer.answer_close_as_backend(1001).await;
     harness.tunnels(0).await;
 }
 
@@ -403,7 +403,7 @@ async fn a_peer_is_given_up_although_the_other_side_pings_it_as_well() {
     peer.send([switching("").as_bytes(), &from_server(PING, "there?")].concat()).await;
     assert_eq!(client.head().await.status(), 101);
     client.expect_frame(PING, "there?").await;
-    peer.backend_parts(1001).await;
+    peer.answer_close_as_backend(1001).await;
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("client", "ping_timeout", 1)));
 }

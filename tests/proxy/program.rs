@@ -54,7 +54,7 @@ impl Running {
     }
 
     /// Waits until the response is as wanted.
-    fn comes_to_serve(&self, wanted: impl Fn(&str) -> bool) {
+    fn wait_until_served(&self, wanted: impl Fn(&str) -> bool) {
         until("it serves what is wanted", || wanted(&get(self.http, "")));
     }
 }
@@ -133,7 +133,7 @@ async fn the_demo_serves_ws_and_wss_and_follows_its_file_while_an_open_socket_st
     let edited = file.with_extension("tmp");
     fs::write(&edited, text.replace("name: blue", "name: green")).unwrap();
     fs::rename(&edited, &file).unwrap();
-    running.comes_to_serve(|answer| answer.contains("x-backend: green"));
+    running.wait_until_served(|answer| answer.contains("x-backend: green"));
     assert_eq!(echoes(&mut open, "who").await, "blue");
     assert_eq!(echoes(&mut secure, "who").await, "blue");
 }
@@ -224,7 +224,7 @@ fn a_broken_file_is_reported_with_its_line_and_the_rest_is_served() {
     let told = get_path(running.admin, "/api/v1/routes", "");
     assert!(told.contains("broken.yaml:5: spec.porst: "), "{told}");
     fs::write(directory.path().join("all.yaml"), "").unwrap();
-    running.comes_to_serve(|answer| answer.starts_with("HTTP/1.1 404 "));
+    running.wait_until_served(|answer| answer.starts_with("HTTP/1.1 404 "));
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_backend_may_be_anywhere_on_loopback_but_at_the_admin_port() {
     let (before, after) = text.rsplit_once("ports: [{port: ").unwrap();
     let (_, after) = after.split_once('}').unwrap();
     fs::write(&file, format!("{before}ports: [{{port: {}}}{after}", running.admin.port())).unwrap();
-    running.comes_to_serve(|answer| answer.starts_with("HTTP/1.1 503 "));
+    running.wait_until_served(|answer| answer.starts_with("HTTP/1.1 503 "));
     let routes = get_path(running.admin, "/api/v1/routes", "");
     assert!(routes.contains("127.0.0.1 (the proxy's admin port)"), "{routes}");
 }

@@ -492,14 +492,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     /// As a client: reads an unmasked Close with this code and a reason, and answers it.
-    pub async fn client_parts(&mut self, code: u16) {
+    pub async fn answer_close_as_client(&mut self, code: u16) {
         let close = self.frame().await;
         assert_eq!((close.code(), close.masked, close.payload.len() > 2), (Some(code), false, true), "{close:?}");
         self.send(from_client(CLOSE, &close.payload)).await;
     }
 
     /// As a backend: reads a masked Close with this code and a reason, and answers it.
-    pub async fn backend_parts(&mut self, code: u16) {
+    pub async fn answer_close_as_backend(&mut self, code: u16) {
         let close = self.frame().await;
         assert_eq!((close.code(), close.masked, close.payload.len() > 2), (Some(code), true, true), "{close:?}");
         self.send(from_server(CLOSE, &close.payload)).await;

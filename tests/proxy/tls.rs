@@ -218,8 +218,8 @@ async fn a_tunnel_that_the_proxy_ends_sends_close_notify() {
     limited.policy.timeouts.idle = Some(std::time::Duration::from_millis(50));
     let harness = Harness::with_table(secured(limited, &certificate));
     let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
-    client.client_parts(1001).await;
-    peer.backend_parts(1001).await;
+    client.answer_close_as_client(1001).await;
+    peer.answer_close_as_backend(1001).await;
     // Without close_notify, rustls reports the end as an error.
     assert_eq!(soon(client.stream.read(&mut [0; 16])).await.unwrap(), 0);
     assert_eq!(peer.rest().await, "");

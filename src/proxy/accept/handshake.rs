@@ -84,7 +84,7 @@ impl Started {
             }
             if blocked {
                 self.send(&mut to_send).await?;
-                given = self.one_more_record(given).await?;
+                given = self.next_record_end(given).await?;
             }
         }
         if let Some(error) = failure {
@@ -106,7 +106,7 @@ impl Started {
     }
 
     /// Waits until one more record is complete after the first `given` bytes, and returns where it ends.
-    async fn one_more_record(&mut self, given: usize) -> io::Result<usize> {
+    async fn next_record_end(&mut self, given: usize) -> io::Result<usize> {
         loop {
             if let Some(&[_, _, _, high, low]) = self.received[given..].first_chunk::<RECORD_HEADER>() {
                 let end = given + RECORD_HEADER + usize::from(u16::from_be_bytes([high, low]));

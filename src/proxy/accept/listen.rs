@@ -131,7 +131,7 @@ pub(crate) async fn accept(acceptor: Arc<Acceptor>, listener: Listener) {
                 pause = SHORTEST_PAUSE;
                 admit(&acceptor, socket, address, listener.scheme);
             }
-            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) if affects_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "accept failed; retrying");
                 tokio::time::sleep(pause).await;
@@ -154,7 +154,7 @@ async fn room(proxy: &Shared) {
     }
 }
 
-fn concerns_one_connection(error: &io::Error) -> bool {
+fn affects_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -34,7 +34,7 @@ const UNRECOGNIZED_NAME: u8 = 112;
 pub(crate) async fn accept(acceptor: &Acceptor, socket: TcpStream) -> Option<(Stream, TlsPeer)> {
     let limit = acceptor.shared.settings.tls_handshake_timeout;
     let accepted =
-        tokio::time::timeout(limit, shake_hands(acceptor, socket)).await.unwrap_or(Err(TlsFailure::TimedOut));
+        tokio::time::timeout(limit, perform_handshake(acceptor, socket)).await.unwrap_or(Err(TlsFailure::TimedOut));
     match accepted {
         Ok((stream, peer)) => {
             acceptor.shared.metrics.tls_handshake("ok", stream.tls_version());
@@ -91,7 +91,7 @@ enum NoCertificate {
     Unusable,
 }
 
-async fn shake_hands(acceptor: &Acceptor, socket: TcpStream) -> Result<(Stream, TlsPeer), TlsFailure> {
+async fn perform_handshake(acceptor: &Acceptor, socket: TcpStream) -> Result<(Stream, TlsPeer), TlsFailure> {
     let (started, accepted) = handshake::start(socket).await?;
     let chosen = choose(acceptor, &accepted.client_hello());
     drop(accepted);

@@ -106,7 +106,7 @@ impl ProtectedFields {
             || protected.clone().any(|field| name.eq_ignore_ascii_case(field))
         {
             Standing::Protected
-        } else if folds_to(start, PREFIX) || protected.any(|field| folds_to(name, field)) || imitates_ours(name) {
+        } else if folds_to(start, PREFIX) || protected.any(|field| folds_to(name, field)) || imitates_own_field(name) {
             Standing::Imitation
         } else {
             Standing::Free
@@ -122,7 +122,7 @@ fn keep_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-fn imitates_ours(name: &str) -> bool {
+fn imitates_own_field(name: &str) -> bool {
     IMITATED.into_iter().any(|field| folds_to(name, field) && !name.eq_ignore_ascii_case(field))
 }
 

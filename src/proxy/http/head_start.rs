@@ -2,12 +2,12 @@
 
 use crate::proxy::request::{
     check::MAX_TARGET,
-    retarget::{Retarget, behind_empty_lines},
+    retarget::{Retarget, after_empty_lines},
 };
 
 /// Whether there is a complete line, not counting empty ones.
 fn has_line(bytes: &[u8]) -> bool {
-    behind_empty_lines(bytes).contains(&b'\n')
+    after_empty_lines(bytes).contains(&b'\n')
 }
 
 /// Finds the targets to rewrite at the start of heads.
@@ -65,7 +65,7 @@ impl HeadStart {
         if !self.is_next {
             return Reading::AsReceived;
         }
-        if self.held.is_empty() && behind_empty_lines(received).is_empty() {
+        if self.held.is_empty() && after_empty_lines(received).is_empty() {
             // Never held back: they could be the end of a head whose start hyper already has.
             return Reading::AsReceived;
         }
@@ -76,7 +76,7 @@ impl HeadStart {
         }
         let is_full = self.held.len() > MAX_TARGET;
         self.held.extend_from_slice(received);
-        if behind_empty_lines(&self.held).is_empty() {
+        if after_empty_lines(&self.held).is_empty() {
             return Reading::Instead(std::mem::take(&mut self.held), None);
         }
         let is_whole = received.is_empty() || is_full || received.contains(&b'\n') && has_line(&self.held);

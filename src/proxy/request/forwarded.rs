@@ -39,7 +39,7 @@ impl Hop<'_> {
 
 /// Whether the client used TLS, to this proxy or to a trusted one before it.
 pub(crate) fn is_secure(fields: &impl Fields, tls: bool, trusted: bool) -> bool {
-    tls || (trusted && said_scheme(fields).is_some_and(|scheme| is_tls(&scheme)))
+    tls || (trusted && original_scheme(fields).is_some_and(|scheme| is_tls(&scheme)))
 }
 
 fn is_tls(scheme: &str) -> bool {
@@ -48,13 +48,13 @@ fn is_tls(scheme: &str) -> bool {
 
 /// The scheme that the client used, according to the proxy in front. `X-Forwarded-Proto` takes precedence: it is passed
 /// on unchanged, while our own element of `Forwarded` describes only our hop.
-fn said_scheme(fields: &impl Fields) -> Option<String> {
-    said(fields, &PROTO).map(str::to_owned).or_else(|| forwarded_scheme(fields))
+fn original_scheme(fields: &impl Fields) -> Option<String> {
+    last_value(fields, &PROTO).map(str::to_owned).or_else(|| forwarded_scheme(fields))
 }
 
 /// The value that the proxy in front wrote into a field: the last one, since it may have appended to what the client
 /// sent. Searched from the end: the client may have sent tens of thousands of empty ones.
-fn said<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> Option<&'a str> {
+fn last_value<'a>(fields: &'a impl Fields, name: &'a HeaderName) -> Option<&'a str> {
     let lines: Vec<&[u8]> = fields.lines(name).collect();
     let elements = lines.into_iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty()).find_map(visible)
@@ -131,8 +131,8 @@ pub(crate) fn set(fields: &mut impl Fields, protected: &ProtectedFields, hop: &H
     protected.remove(fields, hop.trusted);
     let peer = hop.peer.to_string();
     let element = element(hop, &peer);
-    let scheme = said_scheme(fields).map_or(Cow::Borrowed(hop.scheme()), Cow::Owned);
-    let port = port(said(fields, &HOST).or(hop.authority).unwrap_or_default(), &scheme).to_owned();
+    let scheme = original_scheme(fields).map_or(Cow::Borrowed(hop.scheme()), Cow::Owned);
+    let port = port(last_value(fields, &HOST).or(hop.authority).unwrap_or_default(), &scheme).to_owned();
     append(fields, FOR, peer);
     append(fields, FORWARDED, element);
     // A single value, since many backends read the first of a list, which may be the client's own.
@@ -201,7 +201,7 @@ mod tests {
         ("forwarded", "for=203.0.113.9"),
     ];
 
-    fn told(headers: &mut HeaderMap, hop: &Hop<'_>) {
+    fn set_fields(headers: &mut HeaderMap, hop: &Hop<'_>) {
         set(headers, &ProtectedFields::default(), hop);
     }
 
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn fields_of_untrusted_peers_are_replaced() {
         let mut headers = map(CLAIMS);
-        told(&mut headers, &hop("192.0.2.1", false));
+        set_fields(&mut headers, &hop("192.0.2.1", false));
         let expected = map(&[
             ("x-forwarded-for", "192.0.2.1"),
             ("forwarded", "for=192.0.2.1;host=\"chat.example.com:8080\";proto=http"),
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn fields_of_a_trusted_proxy_are_kept_and_continued() {
         let mut headers = map(CLAIMS);
-        told(&mut headers, &hop("10.0.0.1", true));
+        set_fields(&mut headers, &hop("10.0.0.1", true));
         assert_eq!(headers["x-forwarded-for"], "203.0.113.9, 10.0.0.1");
         assert_eq!(headers["forwarded"], "for=203.0.113.9, for=10.0.0.1;host=\"chat.example.com:8080\";proto=http");
         assert_eq!(headers["x-forwarded-proto"], "https");
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn ipv6_addresses_are_quoted_in_forwarded() {
         let mut headers = HeaderMap::new();
-        told(&mut headers, &Hop { authority: Some("[2001:db8::1]"), tls: true, ..hop("2001:db8::2", false) });
+        set_fields(&mut headers, &Hop { authority: Some("[2001:db8::1]"), tls: true, ..hop("2001:db8::2", false) });
         assert_eq!(headers["forwarded"], "for=\"[2001:db8::2]\";host=\"[2001:db8::1]\";proto=https");
         assert_eq!(headers["x-forwarded-for"], "2001:db8::2");
         assert_eq!(headers["x-forwarded-port"], "443");
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn the_client_is_the_last_address_that_is_not_of_a_trusted_proxy() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
-        let of = |peer: &str, said: &'static str| {
-            client(&map(&[("x-forwarded-for", said)]), peer.parse().unwrap(), &trusted).to_string()
+        let of = |peer: &str, forwarded_for: &'static str| {
+            client(&map(&[("x-forwarded-for", forwarded_for)]), peer.parse().unwrap(), &trusted).to_string()
         };
         assert_eq!(of("192.0.2.1", "203.0.113.9"), "192.0.2.1", "an untrusted peer is not believed");
         assert_eq!(of("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.2"), "203.0.113.9");
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn a_request_without_a_host_gets_no_forwarded_host() {
         let mut headers = HeaderMap::new();
-        told(&mut headers, &Hop { authority: None, ..hop("192.0.2.1", false) });
+        set_fields(&mut headers, &Hop { authority: None, ..hop("192.0.2.1", false) });
         assert_eq!(headers["forwarded"], "for=192.0.2.1;proto=http");
         assert_eq!((headers.get("x-forwarded-host"), &headers["x-forwarded-port"]), (None, &"80".parse().unwrap()));
     }
@@ -303,46 +303,46 @@ mod tests {
         let client = "203.0.113.9".parse().unwrap();
         for (sent, expected) in [(None, "203.0.113.9"), (Some("198.51.100.7"), "198.51.100.7")] {
             let mut headers = HeaderMap::from_iter(sent.map(|address| (REAL_IP, address.parse().unwrap())));
-            told(&mut headers, &Hop { client, ..hop("10.0.0.1", true) });
+            set_fields(&mut headers, &Hop { client, ..hop("10.0.0.1", true) });
             assert_eq!(headers["x-real-ip"], expected);
         }
     }
 
     #[test]
     fn only_tls_or_a_trusted_proxy_makes_a_request_secure() {
-        let said = map(&[("x-forwarded-proto", "HTTPS")]);
-        assert!(is_secure(&said, false, true));
-        assert!(!is_secure(&said, false, false));
+        let headers = map(&[("x-forwarded-proto", "HTTPS")]);
+        assert!(is_secure(&headers, false, true));
+        assert!(!is_secure(&headers, false, false));
         assert!(is_secure(&HeaderMap::new(), true, false));
         assert!(is_secure(&map(&[("x-forwarded-proto", "wss")]), false, true));
     }
 
     #[test]
     fn of_a_list_of_schemes_the_last_is_the_trusted_proxys_own() {
-        let said = |fields: &[(&'static str, &'static str)]| is_secure(&map(fields), false, true);
-        assert!(!said(&[("x-forwarded-proto", "https, http")]), "a client may send the first one");
-        assert!(!said(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]));
-        assert!(said(&[("x-forwarded-proto", "http, https")]));
-        assert!(said(&[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https,")]));
+        let secure = |fields: &[(&'static str, &'static str)]| is_secure(&map(fields), false, true);
+        assert!(!secure(&[("x-forwarded-proto", "https, http")]), "a client may send the first one");
+        assert!(!secure(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]));
+        assert!(secure(&[("x-forwarded-proto", "http, https")]));
+        assert!(secure(&[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https,")]));
         let mut headers = map(&[("x-forwarded-proto", "https, http")]);
-        told(&mut headers, &hop("10.0.0.1", true));
+        set_fields(&mut headers, &hop("10.0.0.1", true));
         assert_eq!(headers["x-forwarded-proto"], "http");
     }
 
     #[test]
     fn the_proto_of_forwarded_counts_too() {
-        let said = |value| is_secure(&map(&[("forwarded", value)]), false, true);
-        assert!(said("for=192.0.2.1;proto=https"));
-        assert!(said("for=192.0.2.1;proto=http, for=\"[2001:db8::1]:80\"; Proto=\"HTTPS\""));
-        assert!(said("for=\"a\\\",b\";proto=https"));
-        assert!(!said("proto=https, for=192.0.2.1;proto=http"));
-        assert!(!said("proto=https, for=192.0.2.1"));
-        assert!(!said("for=\"a;proto=https"), "an unterminated quotation has no value");
+        let secure = |value| is_secure(&map(&[("forwarded", value)]), false, true);
+        assert!(secure("for=192.0.2.1;proto=https"));
+        assert!(secure("for=192.0.2.1;proto=http, for=\"[2001:db8::1]:80\"; Proto=\"HTTPS\""));
+        assert!(secure("for=\"a\\\",b\";proto=https"));
+        assert!(!secure("proto=https, for=192.0.2.1;proto=http"));
+        assert!(!secure("proto=https, for=192.0.2.1"));
+        assert!(!secure("for=\"a;proto=https"), "an unterminated quotation has no value");
         assert!(!is_secure(&map(&[("forwarded", "proto=https")]), false, false));
         let both = map(&[("forwarded", "proto=http"), ("x-forwarded-proto", "https")]);
         assert!(is_secure(&both, false, true), "Forwarded may describe the last hop only");
         let mut headers = map(&[("forwarded", "proto=https")]);
-        told(&mut headers, &Hop { authority: Some("chat.example.com"), ..hop("10.0.0.1", true) });
+        set_fields(&mut headers, &Hop { authority: Some("chat.example.com"), ..hop("10.0.0.1", true) });
         assert_eq!(
             (&headers["x-forwarded-proto"], &headers["x-forwarded-port"]),
             (&"https".parse().unwrap(), &"443".parse().unwrap())
@@ -353,7 +353,7 @@ mod tests {
     fn the_port_follows_what_a_trusted_proxy_says() {
         let port = |fields: &[(&'static str, &'static str)]| {
             let mut headers = map(fields);
-            told(&mut headers, &Hop { authority: Some("chat.example.com"), ..hop("10.0.0.1", true) });
+            set_fields(&mut headers, &Hop { authority: Some("chat.example.com"), ..hop("10.0.0.1", true) });
             headers["x-forwarded-port"].to_str().unwrap().to_owned()
         };
         assert_eq!(port(&[]), "80");

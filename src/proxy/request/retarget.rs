@@ -50,7 +50,7 @@ fn origin_form(target: &str) -> String {
 }
 
 /// The bytes after the empty lines that may precede a request (RFC 9112 §2.2).
-pub(crate) fn behind_empty_lines(mut bytes: &[u8]) -> &[u8] {
+pub(crate) fn after_empty_lines(mut bytes: &[u8]) -> &[u8] {
     while let Some(rest) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
         bytes = rest;
     }
@@ -65,7 +65,7 @@ impl Retarget {
     /// Rewrites bytes that begin with a head whose target hyper would reject: returns the bytes to read instead, and
     /// the two forms of the target. `None` if the target needs no rewriting.
     pub(crate) fn of(received: &[u8]) -> Option<(Vec<u8>, Self)> {
-        let head = behind_empty_lines(received);
+        let head = after_empty_lines(received);
         let line = head.split(|byte| *byte == b'\n').next()?;
         let mut parts = str::from_utf8(line).ok()?.split(' ');
         let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);

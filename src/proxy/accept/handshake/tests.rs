@@ -43,7 +43,7 @@ async fn receive(client: &mut ClientConnection, socket: &mut TcpStream, length: 
 }
 
 /// Performs the handshake as a client that sends in pieces, and sends `said` with its last message.
-async fn shake_hands(client: &mut ClientConnection, socket: &mut TcpStream, piece: usize, said: &[u8]) {
+async fn perform_handshake(client: &mut ClientConnection, socket: &mut TcpStream, piece: usize, said: &[u8]) {
     client.writer().write_all(said).unwrap();
     loop {
         send(socket, &wire(client), piece).await;
@@ -60,7 +60,7 @@ async fn connect(suite: usize) -> (ClientConnection, TcpStream, Stream) {
     let ends = Ends::new(SUITES[suite]);
     let ((mut socket, accepted), mut client) = (sockets().await, ends.client());
     let (server, ()) =
-        tokio::join!(serve(accepted, ends.server.clone()), shake_hands(&mut client, &mut socket, 4096, b""));
+        tokio::join!(serve(accepted, ends.server.clone()), perform_handshake(&mut client, &mut socket, 4096, b""));
     (client, socket, server.unwrap())
 }
 
@@ -81,7 +81,7 @@ async fn a_handshake_may_come_in_pieces_and_payload_along_with_its_end() {
                 stream
             };
             let client = async {
-                shake_hands(&mut client, &mut socket, piece, said).await;
+                perform_handshake(&mut client, &mut socket, piece, said).await;
                 assert_eq!(receive(&mut client, &mut socket, 6).await.unwrap(), b"answer");
             };
             tokio::join!(server, client);
