@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName};
 use serde_json::json;
 use switchyard::{
     api::RouteObject,
-    compile::{ClusterView, Memory, ServiceObject, Settings, SliceObject, Surroundings, compile, object_name},
+    compile::{ClusterView, CompileSettings, Memory, ServiceObject, SliceObject, Surroundings, compile, object_name},
     table::{
         Conditions, Expression, Host, HostPattern, HostnameOwners, ObjectName, PathPattern, RequestView, RouteTable,
         Rule, Tenancy, TextPattern, ValueCondition, ValueSource,
@@ -35,7 +35,7 @@ fn main() {
         ROUTES * ENDPOINTS,
         resident()
     );
-    let settings = Settings {
+    let settings = CompileSettings {
         class: "switchyard".into(),
         tenancy: tenancy(),
         default_certificate: None,
@@ -147,7 +147,7 @@ fn tenancy() -> Tenancy {
     Tenancy::Separate(Arc::new(owners))
 }
 
-fn build(view: &ClusterView, settings: &Settings, memory: &mut Memory) -> (RouteTable, Duration) {
+fn build(view: &ClusterView, settings: &CompileSettings, memory: &mut Memory) -> (RouteTable, Duration) {
     let started = Instant::now();
     let compiled = compile(view, settings, memory, SystemTime::UNIX_EPOCH);
     let duration = started.elapsed();

@@ -205,7 +205,7 @@ fn compile_settings(
         ObjectSource::Cluster { .. } => Surroundings::Cluster { own: own_addresses(bound) },
         ObjectSource::Directory(_) => Surroundings::Machine { admin: bound.admin },
     };
-    Ok(Box::new(move || compile::Settings {
+    Ok(Box::new(move || compile::CompileSettings {
         class: class.clone(),
         tenancy: if shared { Tenancy::Shared } else { Tenancy::Separate(owners.load_full()) },
         default_certificate: default_certificate.clone(),

@@ -1,6 +1,6 @@
 //! The enums of a route, and the defaults of its fields.
 //!
-//! A leaf, so that the API (`api`) and the table (`table`) use the same values, defined once.
+//! A leaf module, so that the API (`api`) and the table (`table`) use the same values, defined once.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use std::{io, process::ExitCode, time::SystemTime};
 use crate::{
     app,
     args::{Arguments, CheckArguments, Command},
-    compile::{Memory, Settings, Surroundings, compile},
+    compile::{CompileSettings, Memory, Surroundings, compile},
     table::Tenancy,
 };
 
@@ -37,7 +37,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn check(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
     let CheckArguments { paths, objects_only, class, allow_shared_hostnames, hostname_owners } = arguments;
     let owners = hostname_owners.as_deref().map(app::hostname_owners).transpose()?.unwrap_or_default();
-    let settings = Settings {
+    let settings = CompileSettings {
         class,
         tenancy: if allow_shared_hostnames { Tenancy::Shared } else { Tenancy::Separate(owners.into()) },
         default_certificate: None,

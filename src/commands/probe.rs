@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 use super::any_certificate::AnyCertificate;
-use crate::{app, args::ProbeArguments, compile::without_mark};
+use crate::{app, args::ProbeArguments, compile::without_byte_order_mark};
 
 /// Tries every URL and reports each result.
 ///
@@ -148,7 +148,7 @@ fn tls(arguments: &ProbeArguments) -> anyhow::Result<Option<Arc<ClientConfig>>> 
 fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let pem = std::fs::read(file).with_context(|| format!("--ca-file {}", file.display()))?;
-    let certificates = CertificateDer::pem_slice_iter(without_mark(&pem)).collect::<Result<Vec<_>, _>>();
+    let certificates = CertificateDer::pem_slice_iter(without_byte_order_mark(&pem)).collect::<Result<Vec<_>, _>>();
     for certificate in certificates.with_context(|| format!("--ca-file {}", file.display()))? {
         roots.add(certificate).with_context(|| format!("--ca-file {}", file.display()))?;
     }

@@ -1,25 +1,25 @@
-//! Addresses that no endpoint may have, because they lead to the proxy itself or to its node.
+//! Endpoint addresses that are refused because they lead to the proxy itself or to its node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where the proxy runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surroundings {
-    /// In a cluster, whose users are not to reach the proxy's own pod or node by naming their addresses.
+    /// In a cluster, where users must not reach the proxy's own pod or node by using their addresses as endpoints.
     Cluster {
-        /// Where the proxy itself listens, as others reach it.
+        /// The addresses at which others reach the proxy's listeners.
         own: &'static [SocketAddr],
     },
-    /// On a machine of the one who writes the manifests: backends may listen on loopback, but the address of the admin
-    /// port is refused.
+    /// On the machine of the person who writes the manifests: backends may listen on loopback, but the address of the
+    /// admin port is refused.
     Machine {
-        /// The address that the admin port is bound to.
+        /// The address to which the admin port is bound.
         admin: SocketAddr,
     },
 }
 
 impl Surroundings {
-    /// Why no endpoint may have this address; `None` for one that may be used.
+    /// Why an endpoint must not have this address, or `None` if it may.
     pub(super) fn refusal(self, address: SocketAddr) -> Option<&'static str> {
         match (self, meaning(address.ip())) {
             (Self::Cluster { own }, special) => {
@@ -57,7 +57,7 @@ fn meaning(ip: IpAddr) -> Option<&'static str> {
 
 fn meaning_v4(ip: Ipv4Addr) -> Option<&'static str> {
     match ip {
-        // The whole of "this network" (RFC 1122 §3.2.1.3); Linux takes 0.0.0.0 for loopback.
+        // All of "this network" (RFC 1122 §3.2.1.3); Linux connects to loopback for 0.0.0.0.
         _ if ip.octets()[0] == 0 => Some(UNSPECIFIED),
         _ if ip.is_loopback() => Some(LOOPBACK),
         _ if ip.is_link_local() => Some(LINK_LOCAL),
@@ -77,8 +77,9 @@ fn meaning_v6(ip: Ipv6Addr) -> Option<&'static str> {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for, by the ways that systems and translators know: mapped and compatible
-/// (RFC 4291 §2.5.5), translated (RFC 2765 §2.1), NAT64 (RFC 6052 §2.1, RFC 8215) and 6to4 (RFC 3056 §2).
+/// The IPv4 address embedded in an IPv6 address, in any form that operating systems and translators recognise: mapped
+/// and compatible (RFC 4291 §2.5.5), translated (RFC 2765 §2.1), NAT64 (RFC 6052 §2.1, RFC 8215) and 6to4
+/// (RFC 3056 §2).
 fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(ip) = ip else { return None };
     let ([0, 0, 0, 0, 0, 0 | 0xffff, high, low]
@@ -89,7 +90,7 @@ fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     else {
         return None;
     };
-    // The unspecified address and loopback have a meaning of their own.
+    // The unspecified address and loopback are special in IPv6 itself.
     (!ip.is_unspecified() && !ip.is_loopback()).then(|| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
 }
 
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_are_no_addresses_at_all() {
+    fn other_spellings_are_not_addresses() {
         for text in
             ["fe80::1%eth0", "0177.0.0.1", "127.1", "2130706433", "0x7f.0.0.1", "localhost", "127.0.0.01", " ::1"]
         {

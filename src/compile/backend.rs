@@ -13,10 +13,10 @@ use crate::{
 
 use super::{ClusterView, Problem, ServiceObject, ServicePort, SliceEndpoint, SliceObject, Surroundings};
 
-/// Refused addresses that a message names one by one; more are counted.
+/// How many refused addresses a message lists; the rest are counted.
 const NAMED_ADDRESSES: usize = 4;
 
-/// The backends of the last build, to be used again where nothing changed, and what outlasts all builds.
+/// The backends of the last build, reused if nothing has changed, and the state that outlives builds.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     registry: StateRegistry<EndpointId, EndpointState>,
@@ -24,7 +24,7 @@ pub(super) struct Backends {
     now: HashMap<(ObjectName, u16), Built>,
 }
 
-/// A backend with the objects that it was made from.
+/// A backend with the objects that it was built from.
 #[derive(Debug)]
 struct Built {
     service: Arc<ServiceObject>,
@@ -33,18 +33,18 @@ struct Built {
     refused: Arc<[RefusedAddress]>,
 }
 
-/// An address that no endpoint may have, and what it is.
+/// An address that an endpoint must not have, and the reason.
 type RefusedAddress = (IpAddr, &'static str);
 
-/// What a reference names.
+/// The result of resolving a reference.
 pub(super) struct Resolved {
     pub(super) backend: Arc<Backend>,
-    /// What is wrong with some of its endpoints, which are left out.
+    /// The problem with those of its endpoint addresses that are refused.
     pub(super) refused: Option<Problem>,
 }
 
 impl Backends {
-    /// The backend that a reference in `namespace` names, or what is wrong with it; `path` writes the reference's field.
+    /// Resolves a reference in `namespace`; `path` returns the path of the reference's field.
     pub(super) fn resolve(
         &mut self,
         view: &ClusterView,
@@ -70,14 +70,14 @@ impl Backends {
         check_protocol(&name, port)
             .map_err(|message| problem("port", ConditionReason::UnsupportedProtocol, message))?;
         let number = u16::try_from(port.port)
-            .map_err(|_| problem("port", ConditionReason::UnknownPort, format!("{} is no port", port.port)))?;
+            .map_err(|_| problem("port", ConditionReason::UnknownPort, port_out_of_range(port.port)))?;
         let (backend, refused) = self.backend(view, surroundings, name, number, service, port);
         let refused = (!refused.is_empty())
             .then(|| problem("name", ConditionReason::UnsupportedValue, refused_addresses(&backend.service, &refused)));
         Ok(Resolved { backend, refused })
     }
 
-    /// Forgets what was not resolved since the last call.
+    /// Ends a build: forgets backends that were not resolved during it.
     pub(super) fn end_build(&mut self) {
         self.before = std::mem::take(&mut self.now);
         self.registry.prune();
@@ -99,7 +99,7 @@ impl Backends {
         let slices = view.slices.get(&key.0).map_or(&[][..], Vec::as_slice);
         let before = self.before.remove(&key);
         let (backend, refused) = match &before {
-            Some(before) if before.is_made_from(service, slices) => (before.backend.clone(), before.refused.clone()),
+            Some(before) if before.is_built_from(service, slices) => (before.backend.clone(), before.refused.clone()),
             _ => self.build(&key, port, slices, surroundings, before.as_ref().map(|built| &built.backend)),
         };
         let (service, slices) = (service.clone(), slices.to_vec());
@@ -150,7 +150,7 @@ impl Backends {
                 Some(uid) => EndpointId::new(name, *number, &uid),
                 None => EndpointId::new(name, *number, first),
             };
-            // Whoever writes the slice chooses the name, and nothing has checked it.
+            // The author of the slice chooses the name, and the API server does not validate it.
             let pod = target.and_then(|target| target.name.as_deref()).filter(|name| is_dns_subdomain(name));
             let endpoint_name = pod.map_or_else(|| first.to_string().into(), Arc::from);
             let state = self.registry.get(&id, Arc::default);
@@ -159,7 +159,7 @@ impl Backends {
     }
 }
 
-/// What the slices of a Service hold.
+/// The endpoints found in the slices of a Service.
 #[derive(Default)]
 struct FoundEndpoints {
     endpoints: Vec<Endpoint>,
@@ -167,7 +167,7 @@ struct FoundEndpoints {
 }
 
 impl FoundEndpoints {
-    /// The addresses that an endpoint may have; the others are noted.
+    /// The addresses that an endpoint may have; records the others as refused.
     fn usable(&mut self, addresses: Vec<SocketAddr>, surroundings: Surroundings) -> Box<[SocketAddr]> {
         let mut may_be_used = |address: &SocketAddr| match surroundings.refusal(*address) {
             Some(meaning) => {
@@ -181,7 +181,7 @@ impl FoundEndpoints {
 }
 
 impl Built {
-    fn is_made_from(&self, service: &Arc<ServiceObject>, slices: &[Arc<SliceObject>]) -> bool {
+    fn is_built_from(&self, service: &Arc<ServiceObject>, slices: &[Arc<SliceObject>]) -> bool {
         let same_slices = self.slices.len() == slices.len()
             && self.slices.iter().zip(slices).all(|(one, other)| Arc::ptr_eq(one, other));
         same_slices && Arc::ptr_eq(&self.service, service)
@@ -200,7 +200,7 @@ fn refused_addresses(service: &ObjectName, refused: &[RefusedAddress]) -> String
     )
 }
 
-/// Whether a uid can tell endpoints apart. An empty one would make one endpoint of all that have it.
+/// Whether a uid can distinguish endpoints. With an empty uid, all endpoints that have it would become one.
 fn is_uid(uid: &str) -> bool {
     !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -216,26 +216,30 @@ fn unknown_port(name: &ObjectName, service: &ServiceObject, wanted: i32) -> Stri
     format!("Service {name} has no port {wanted}; it has {}", ports.join(", "))
 }
 
-/// Backends speak plain HTTP/1.1. A port that asks for TLS is never spoken to in plaintext.
+fn port_out_of_range(port: i32) -> String {
+    format!("must be between 1 and 65535, got {port}")
+}
+
+/// Backends are contacted over plaintext HTTP/1.1. A port that requires TLS is never contacted in plaintext.
 fn check_protocol(name: &ObjectName, port: &ServicePort) -> Result<(), String> {
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
     if protocol != "TCP" {
-        return Err(format!("port {} of Service {name} is {protocol}, but TCP is needed", port.port));
+        return Err(format!("port {} of Service {name} must be TCP, got {protocol}", port.port));
     }
     match port.app_protocol.as_deref() {
         Some(tls @ ("https" | "kubernetes.io/wss")) => Err(format!(
-            "port {} of Service {name} asks for TLS by appProtocol {tls}, which this version cannot speak to backends",
+            "port {} of Service {name} requires TLS (appProtocol {tls}), which this version does not support for backends",
             port.port
         )),
         Some(other @ ("kubernetes.io/h2c" | "grpc")) => Err(format!(
-            "port {} of Service {name} asks for HTTP/2 by appProtocol {other}; backends are spoken to in HTTP/1.1",
+            "port {} of Service {name} requires HTTP/2 (appProtocol {other}), but only HTTP/1.1 is supported",
             port.port
         )),
         _ => Ok(()),
     }
 }
 
-/// The port of a slice that stands for the Service's port: the one of the same name.
+/// The port of a slice that corresponds to the Service's port: the one with the same name.
 fn target_port(port: &ServicePort, slice: &SliceObject) -> Option<u16> {
     let named = |name: &Option<String>| name.clone().unwrap_or_default();
     let wanted = named(&port.name);
@@ -246,7 +250,7 @@ fn target_port(port: &ServicePort, slice: &SliceObject) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
-/// Unknown conditions count as the API says: ready unless told otherwise, serving as it is ready.
+/// Unknown conditions count as in the API: `ready` defaults to true, `serving` to `ready`.
 fn phase(endpoint: &SliceEndpoint) -> Option<Phase> {
     let conditions = endpoint.conditions;
     let ready = conditions.ready.unwrap_or(true);
@@ -265,8 +269,8 @@ fn addresses(endpoint: &SliceEndpoint, port: u16) -> Vec<SocketAddr> {
     addresses
 }
 
-/// Makes one endpoint of those that several slices name, as they do for two address families, and for a moment when
-/// an endpoint moves to another slice.
+/// Merges endpoints that appear in several slices, as they do with two address families, and briefly when an endpoint
+/// moves to another slice.
 fn merge(mut found: Vec<Endpoint>) -> Vec<Endpoint> {
     found.sort_by(|one, other| one.id.cmp(&other.id));
     found.dedup_by(|next, kept| {
@@ -276,7 +280,7 @@ fn merge(mut found: Vec<Endpoint>) -> Vec<Endpoint> {
             addresses.sort_unstable();
             addresses.dedup();
             kept.addresses = addresses.into();
-            // A stale slice costs one attempt to connect; an endpoint passed over by mistake would cost a session.
+            // A stale slice costs one connection attempt; skipping an endpoint by mistake would cost a session.
             if next.phase == Phase::Ready {
                 kept.phase = Phase::Ready;
             }

@@ -17,26 +17,29 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::table::{Certificate, ObjectName, TlsIdentity};
 
-use super::{ClusterView, SecretObject, TLS_SECRET_TYPE, without_mark};
+use super::{ClusterView, SecretObject, TLS_SECRET_TYPE, without_byte_order_mark};
 
 type Digest = [u8; 32];
 
-/// The certificates that were read before, by the data they were read from: reading a key costs more than the rest of
-/// a route.
+/// The certificates read in this build and the last, by the data that they were read from: reading a key costs more
+/// than the rest of a route.
 #[derive(Debug, Default)]
-pub(super) struct Certificates {
-    before: Known,
-    now: Known,
+pub(super) struct CertificateMemory {
+    before: ReadCertificates,
+    now: ReadCertificates,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct ReadCertificates {
     certificates: HashMap<Digest, Result<Arc<Certificate>, Arc<str>>>,
     identities: HashMap<Digest, Arc<TlsIdentity>>,
 }
 
-impl Certificates {
-    /// The certificate of a Secret, or why there is none.
+impl CertificateMemory {
+    /// The certificate in a Secret.
+    ///
+    /// # Errors
+    /// If the Secret or a usable certificate is missing.
     pub(super) fn read(&mut self, view: &ClusterView, name: &ObjectName) -> Result<Arc<Certificate>, Arc<str>> {
         let absent = || format!("there is no Secret {name} of type {TLS_SECRET_TYPE}");
         let secret = view.secrets.get(name).ok_or_else(absent)?;
@@ -49,8 +52,8 @@ impl Certificates {
         certificate.clone().map_err(|fault| format!("Secret {name}: {fault}").into())
     }
 
-    /// The identity with these certificates: the same object as in the last build, for the proxy knows by it whether
-    /// its prepared configuration, with the tickets that clients hold, is still in use.
+    /// The identity with these certificates: the same object as in the last build, by which the proxy recognises that
+    /// its prepared configuration, including clients' tickets, is still valid.
     pub(super) fn identity(&mut self, certificates: &[Arc<Certificate>]) -> Arc<TlsIdentity> {
         let identity = TlsIdentity::new(certificates.into());
         let Self { before, now } = self;
@@ -59,7 +62,7 @@ impl Certificates {
             .clone()
     }
 
-    /// Forgets what was not read since the last call.
+    /// Ends a build: forgets certificates that were not read during it.
     pub(super) fn end_build(&mut self) {
         self.before = std::mem::take(&mut self.now);
     }
@@ -68,10 +71,10 @@ impl Certificates {
 fn data<'a>(secret: &'a SecretObject) -> Result<(&'a [u8], &'a [u8]), String> {
     let type_ = secret.type_.as_deref().unwrap_or("Opaque");
     if type_ != TLS_SECRET_TYPE {
-        return Err(format!("is of type {type_}, but type {TLS_SECRET_TYPE} is needed"));
+        return Err(format!("must be of type {TLS_SECRET_TYPE}, got {type_}"));
     }
     let value = |name: &str, value: Option<&'a ByteString>| match value {
-        Some(ByteString(bytes)) if !bytes.is_empty() => Ok(without_mark(bytes)),
+        Some(ByteString(bytes)) if !bytes.is_empty() => Ok(without_byte_order_mark(bytes)),
         Some(_) => Err(format!("{name} is empty")),
         None => Err(format!("{name} is missing")),
     };
@@ -89,13 +92,14 @@ fn digest(chain: &[u8], key: &[u8]) -> Digest {
 fn parse(chain: &[u8], key: &[u8], digest: Digest) -> Result<Certificate, String> {
     let chain = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("tls.crt is no PEM: {error}"))?;
-    let leaf = chain.first().ok_or("tls.crt holds no certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("tls.key holds no private key: {error}"))?;
+        .map_err(|error| format!("tls.crt is not valid PEM: {error}"))?;
+    let leaf = chain.first().ok_or("tls.crt contains no certificate")?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("tls.key contains no private key: {error}"))?;
     let (_, parsed) =
-        X509Certificate::from_der(leaf).map_err(|error| format!("tls.crt holds no X.509 certificate: {error}"))?;
+        X509Certificate::from_der(leaf).map_err(|error| format!("tls.crt contains no X.509 certificate: {error}"))?;
     let (names, not_after) = (names(&parsed), time(parsed.validity().not_after.timestamp()));
-    // Checks that the key is one that TLS can use, and that it is the certificate's.
+    // Checks that TLS can use the key, and that it belongs to the certificate.
     CertifiedKey::from_der(chain.clone(), key.clone_key(), &aws_lc_rs::default_provider()).map_err(
         |error| match error {
             rustls::Error::InconsistentKeys(_) => "tls.key is not the key of the certificate in tls.crt".to_owned(),

@@ -1,4 +1,4 @@
-//! Who gets what: hostnames, their TLS, matches and cookie names, each to the oldest route that claims it.
+//! Claims: hostnames, their TLS settings, matches and cookie names, each granted to the oldest route that claims it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -17,13 +17,13 @@ use super::{
     rule::RuleDraft,
 };
 
-/// What has been given away so far. Drafts come oldest first.
+/// What has been granted so far. Drafts are settled oldest first.
 #[derive(Default)]
 pub(super) struct Claims {
     hosts: HashMap<HostPattern, PartsOfHost>,
 }
 
-/// What has been given away of one hostname.
+/// What has been granted for one hostname.
 #[derive(Default)]
 struct PartsOfHost {
     tls: Option<(ObjectName, TlsDraft)>,
@@ -31,27 +31,27 @@ struct PartsOfHost {
     cookies: HashMap<Arc<str>, (ObjectName, Arc<str>)>,
 }
 
-/// What a route got of one of its hostnames.
+/// What a route was granted for one of its hostnames.
 pub(super) struct Granted {
     /// The hostname.
     pub(super) host: HostPattern,
-    /// Whether the route's TLS settings are those of the hostname.
+    /// Whether the hostname has the route's TLS settings.
     pub(super) owns_tls: bool,
-    /// The matches, with the position of their rule.
+    /// The matches, each with the position of its rule.
     pub(super) matches: Vec<GrantedMatch>,
 }
 
-/// A match that a route got.
+/// A match that was granted to a route.
 pub(super) struct GrantedMatch {
     pub(super) rule: usize,
     pub(super) conditions: Conditions,
-    /// Why it is answered with 503 although the rule itself may be sound.
+    /// Why requests get 503 even if the rule itself is valid.
     pub(super) fault: Option<Arc<str>>,
 }
 
 impl Claims {
-    /// Gives a route what it claims and nobody older holds; what it does not get is added to its problems. Who owns
-    /// each hostname has been settled.
+    /// Grants a route its claims, except those that older routes hold, which become problems. The owner of each
+    /// hostname must have been settled before.
     pub(super) fn settle(&mut self, draft: &Draft, owners: Owners<'_>, problems: &mut Vec<Problem>) -> Vec<Granted> {
         let hosts = draft.hostnames.iter().enumerate();
         hosts.filter_map(|(position, host)| self.settle_host(draft, owners, position, host, problems)).collect()
@@ -86,7 +86,10 @@ impl Claims {
 }
 
 impl PartsOfHost {
-    /// Whether the hostname's TLS settings are this route's; an error when another's hold that differ.
+    /// Whether the hostname gets its TLS settings from this route.
+    ///
+    /// # Errors
+    /// If it already has different settings from another route.
     fn settle_tls(&mut self, draft: &Draft, host: &HostPattern) -> Result<bool, String> {
         let Some(wanted) = &draft.tls else { return Ok(false) };
         match &self.tls {
@@ -96,8 +99,8 @@ impl PartsOfHost {
             }
             Some((_, held)) if held == wanted => Ok(false),
             Some((owner, _)) => Err(format!(
-                "the TLS settings of hostname {host} are those of route {owner}, which came first and differs; \
-                 leave tls out to inherit them"
+                "hostname {host} already has different TLS settings from route {owner}, which came first; \
+                 omit tls to inherit them"
             )),
         }
     }
@@ -124,7 +127,7 @@ impl PartsOfHost {
                     free.insert(draft.name.clone());
                     granted.push(GrantedMatch { rule, conditions: conditions.clone(), fault: fault.clone() });
                 }
-                // Of two rules of one route, the first is served: an order that the user wrote.
+                // Of two rules of one route, the first is served: the user chose this order.
                 Entry::Occupied(held) if *held.get() == draft.name => {}
                 Entry::Occupied(held) => {
                     let path = format!("spec.rules[{rule}].matches[{position}]");
@@ -137,7 +140,7 @@ impl PartsOfHost {
         granted
     }
 
-    /// One cookie cannot hold the sessions of two rules: each would replace the other's.
+    /// One cookie cannot hold the sessions of two rules: each would overwrite the other's token.
     fn settle_cookie(&mut self, draft: &Draft, host: &HostPattern, wanted: &RuleDraft) -> Result<(), String> {
         let Some(persistence) = wanted.policy.persistence.as_ref().filter(|_| wanted.named_cookie) else {
             return Ok(());
@@ -151,7 +154,7 @@ impl PartsOfHost {
                 let (route, rule) = held.get();
                 let name = &persistence.cookie;
                 Err(format!(
-                    "the cookie {name} on hostname {host} belongs to rule {rule} of route {route}; name another"
+                    "the cookie {name} on hostname {host} belongs to rule {rule} of route {route}; use another name"
                 ))
             }
         }

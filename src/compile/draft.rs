@@ -1,4 +1,4 @@
-//! One route's spec, understood as far as it can be without looking at anything else.
+//! One route's spec, read as far as possible without other objects.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -10,14 +10,14 @@ use crate::{
 
 use super::{Problem, object_name, rule::RuleDraft};
 
-/// A route as it is meant, with all that is wrong with it.
+/// A route as its author intended it, with all problems found.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) name: ObjectName,
     pub(super) uid: Option<Arc<str>>,
     pub(super) created: Option<SystemTime>,
     pub(super) generation: i64,
-    /// Whether the rules are known; if not, only the hostnames are, and TLS.
+    /// Whether the rules could be read; if not, only the hostnames and TLS are known.
     pub(super) readable: bool,
     pub(super) hostnames: Arc<[HostPattern]>,
     pub(super) tls: Option<TlsDraft>,
@@ -25,7 +25,7 @@ pub(super) struct Draft {
     pub(super) problems: Vec<Problem>,
 }
 
-/// TLS as a route wants it. Two routes want the same when these are equal.
+/// The TLS settings that a route asks for. Two routes agree if these are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TlsDraft {
     pub(super) secrets: Vec<ObjectName>,
@@ -52,7 +52,7 @@ impl Draft {
         draft
     }
 
-    /// The route as an owner of hostnames. In the order of these, the older route comes first.
+    /// The route as an owner of hostnames. Owners are ordered from the oldest route to the youngest.
     pub(super) fn owner(&self) -> HostOwner {
         HostOwner { since: self.created, route: self.name.clone() }
     }
@@ -70,7 +70,7 @@ impl Draft {
         }
     }
 
-    /// Reads what remains of a spec: rules that nothing is wrong with are served, the others keep their claims.
+    /// Reads the readable parts of a spec: valid rules are served, the others keep their claims.
     fn read_remains(&mut self, spec: &UnreadableSpec) {
         let UnreadableSpec { faults, class_name: _, hostnames, tls, rules } = spec;
         for Fault { path, message } in faults {
@@ -100,7 +100,10 @@ impl Draft {
             if let Some(pattern) = HostPattern::checked(hostname) {
                 patterns.push(pattern);
             } else {
-                let message = format!("{hostname:?} is no host name such as chat.example.com or *.example.com");
+                let message = format!(
+                    "must be a lower-case host name without a port, such as chat.example.com or *.example.com, \
+                     got {hostname:?}"
+                );
                 self.problem(format!("spec.hostnames[{position}]"), ConditionReason::Invalid, message);
             }
         }
@@ -111,7 +114,7 @@ impl Draft {
         let Tls { certificate_refs, insecure_policy } = tls;
         let insecure_policy = Chosen::or_default(insecure_policy.as_ref()).unwrap_or_else(|value| {
             self.unsupported("spec.tls.insecurePolicy".into(), value);
-            // What was meant is not known, so nothing is let through.
+            // The intention is unknown, so plaintext is refused.
             InsecurePolicy::Deny
         });
         let secret = |name: &str| ObjectName::new(self.name.namespace.clone(), name);
@@ -130,7 +133,7 @@ impl Draft {
     }
 }
 
-/// What is wrong with a value that this version does not know.
+/// The message for a value that this version does not support.
 pub(super) fn unsupported(value: &str) -> String {
     format!("the value {value:?} is not supported by this version")
 }

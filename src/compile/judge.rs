@@ -1,4 +1,4 @@
-//! From what was found of a route to what its user is told.
+//! Turns the findings about a route into its verdict.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -9,12 +9,12 @@ use crate::{
 
 use super::{Problem, Verdict, VerdictCondition, draft::Draft};
 
-/// Problems that a message names one by one; more are counted.
+/// How many problems a message lists; the rest are counted.
 const NAMED_PROBLEMS: usize = 8;
 
-/// What was found of one route.
-pub(super) struct Findings {
-    /// What keeps the route, or a part of it, from being accepted.
+/// What was found about one route.
+pub(super) struct RouteFindings {
+    /// Problems that prevent the route, or part of it, from being accepted.
     pub(super) accepted: Vec<Problem>,
     /// Whether any (hostname, match) pair is served as claimed.
     pub(super) served: bool,
@@ -24,7 +24,7 @@ pub(super) struct Findings {
     unready: BTreeSet<ObjectName>,
 }
 
-impl Findings {
+impl RouteFindings {
     pub(super) fn new(accepted: Vec<Problem>) -> Self {
         Self {
             accepted,
@@ -36,15 +36,15 @@ impl Findings {
         }
     }
 
-    /// Notes a reference that does not resolve; gives back why, for the requests that it would have served.
+    /// Records a reference that does not resolve; returns the cause, for the requests that it would have served.
     pub(super) fn unresolved(&mut self, problem: Problem) -> Arc<str> {
         let message = Arc::from(problem.message.as_str());
         self.references.push(problem);
         message
     }
 
-    /// Notes a backend and whether it takes new sessions.
-    pub(super) fn look_at(&mut self, backend: &Backend) {
+    /// Records a backend and whether it takes new sessions.
+    pub(super) fn record_backend(&mut self, backend: &Backend) {
         self.resolved += 1;
         if !backend.is_ready() {
             self.unready.insert(backend.service.clone());
@@ -58,7 +58,7 @@ impl Findings {
     pub(super) fn verdict(self, draft: &Draft, rules: Arc<[Arc<Rule>]>) -> Verdict {
         let mut conditions = vec![self.accepted()];
         conditions.extend(self.partially_invalid());
-        // Nothing is known of the references of a spec that is not readable.
+        // If the spec is unreadable, its references are unknown.
         if draft.readable {
             conditions.push(self.resolved_refs());
             conditions.push(self.backends_ready());

@@ -1,4 +1,4 @@
-//! The matches of a rule: what they claim.
+//! The matches of a rule, read as claims.
 
 use http::HeaderName;
 
@@ -10,8 +10,8 @@ use crate::{
 
 use super::{draft, rule::RuleReader};
 
-/// What keeps a match from being understood.
-struct Unclear {
+/// Why a match could not be read.
+struct UnreadableMatch {
     /// The field, below the match.
     field: String,
     reason: ConditionReason,
@@ -19,13 +19,13 @@ struct Unclear {
 }
 
 impl RuleReader<'_> {
-    /// What the rule claims, with the position of the match that does; a match that is not understood is a fault.
+    /// The claims of the rule, each with the position of its match. A match that cannot be read is a fault.
     pub(super) fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
         let mut claims = Vec::with_capacity(matches.len());
         for (position, read) in read_all(matches) {
             match read {
                 Ok(conditions) => claims.push((position, conditions)),
-                Err(Unclear { field, reason, message }) => {
+                Err(UnreadableMatch { field, reason, message }) => {
                     self.fault(&format!("matches[{position}].{field}"), reason, message);
                 }
             }
@@ -34,19 +34,19 @@ impl RuleReader<'_> {
     }
 }
 
-/// What matches claim, as far as they are understood, with the position of the one that does.
+/// The claims of those matches that can be read, each with the position of its match.
 pub(super) fn claimed(matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
     read_all(matches).into_iter().filter_map(|(position, read)| Some((position, read.ok()?))).collect()
 }
 
-fn read_all(matches: &[RouteMatch]) -> Vec<(usize, Result<Conditions, Unclear>)> {
+fn read_all(matches: &[RouteMatch]) -> Vec<(usize, Result<Conditions, UnreadableMatch>)> {
     match matches {
         [] => vec![(0, read(&RouteMatch::default()))],
         matches => matches.iter().map(read).enumerate().collect(),
     }
 }
 
-fn read(RouteMatch { path, headers, query_params, subprotocols }: &RouteMatch) -> Result<Conditions, Unclear> {
+fn read(RouteMatch { path, headers, query_params, subprotocols }: &RouteMatch) -> Result<Conditions, UnreadableMatch> {
     let path = path.as_ref().map_or_else(|| Ok(PathPattern::prefix("/")), read_path)?;
     let headers = headers.iter().enumerate().map(|(position, header)| {
         read_header(header).map_err(|unclear| unclear.below(&format!("headers[{position}]")))
@@ -59,7 +59,7 @@ fn read(RouteMatch { path, headers, query_params, subprotocols }: &RouteMatch) -
     Ok(Conditions::new(path).with_values(values).with_subprotocols(subprotocols))
 }
 
-fn read_path(PathMatch { type_, value }: &PathMatch) -> Result<PathPattern, Unclear> {
+fn read_path(PathMatch { type_, value }: &PathMatch) -> Result<PathPattern, UnreadableMatch> {
     let read = |type_| match type_ {
         PathMatchType::PathPrefix => checked(value).map(PathPattern::prefix),
         PathMatchType::Exact => checked(value).map(PathPattern::exact),
@@ -68,52 +68,54 @@ fn read_path(PathMatch { type_, value }: &PathMatch) -> Result<PathPattern, Uncl
     chosen(Some(type_)).and_then(read).map_err(|unclear| unclear.below("path"))
 }
 
-/// A path that a request can have. The rules of the schema are regular expressions, which do not find everything.
-fn checked(value: &str) -> Result<&str, Unclear> {
+/// Checks that a request can have this path. The regular expressions of the schema do not reject everything.
+fn checked(value: &str) -> Result<&str, UnreadableMatch> {
     let is_visible = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
     if !value.starts_with('/') || !value.bytes().all(is_visible) {
-        return Err(Unclear::invalid("value", format!("must be a path, got {value:?}")));
+        return Err(UnreadableMatch::invalid("value", format!("must be a path, got {value:?}")));
     }
     let normal = NormalPath::parse(value);
-    normal.map(|_| value).map_err(|AmbiguousPath| Unclear::invalid("value", format!("{AmbiguousPath}, got {value:?}")))
+    normal
+        .map(|_| value)
+        .map_err(|AmbiguousPath| UnreadableMatch::invalid("value", format!("{AmbiguousPath}, got {value:?}")))
 }
 
-fn read_header(HeaderMatch { name, type_, value }: &HeaderMatch) -> Result<ValueCondition, Unclear> {
+fn read_header(HeaderMatch { name, type_, value }: &HeaderMatch) -> Result<ValueCondition, UnreadableMatch> {
     let name = HeaderName::from_bytes(name.as_bytes());
-    let name = name.map_err(|_| Unclear::invalid("name", "must be the name of a header field".into()))?;
+    let name = name.map_err(|_| UnreadableMatch::invalid("name", "must be the name of a header field".into()))?;
     Ok(ValueCondition { source: ValueSource::Header(name), text: read_text(type_.as_ref(), value)? })
 }
 
-fn read_parameter(QueryParamMatch { name, type_, value }: &QueryParamMatch) -> Result<ValueCondition, Unclear> {
+fn read_parameter(QueryParamMatch { name, type_, value }: &QueryParamMatch) -> Result<ValueCondition, UnreadableMatch> {
     let source = ValueSource::QueryParameter(name.as_str().into());
     Ok(ValueCondition { source, text: read_text(type_.as_ref(), value)? })
 }
 
-fn read_text(type_: Option<&Chosen<TextMatchType>>, value: &str) -> Result<TextPattern, Unclear> {
+fn read_text(type_: Option<&Chosen<TextMatchType>>, value: &str) -> Result<TextPattern, UnreadableMatch> {
     match chosen(type_)? {
         TextMatchType::Exact => Ok(TextPattern::Exact(value.into())),
         TextMatchType::RegularExpression => expression(value).map(TextPattern::Expression),
     }
 }
 
-fn expression(value: &str) -> Result<Expression, Unclear> {
-    Expression::parse(value).map_err(|error| Unclear::invalid("value", error.to_string()))
+fn expression(value: &str) -> Result<Expression, UnreadableMatch> {
+    Expression::parse(value).map_err(|error| UnreadableMatch::invalid("value", error.to_string()))
 }
 
-fn chosen<T: Choice>(written: Option<&Chosen<T>>) -> Result<T, Unclear> {
-    Chosen::or_default(written).map_err(|value| Unclear {
+fn chosen<T: Choice>(written: Option<&Chosen<T>>) -> Result<T, UnreadableMatch> {
+    Chosen::or_default(written).map_err(|value| UnreadableMatch {
         field: "type".into(),
         reason: ConditionReason::UnsupportedValue,
         message: draft::unsupported(value),
     })
 }
 
-impl Unclear {
+impl UnreadableMatch {
     fn invalid(field: &str, message: String) -> Self {
         Self { field: field.into(), reason: ConditionReason::Invalid, message }
     }
 
-    /// The same of a field within another.
+    /// The same for a field within another.
     fn below(self, parent: &str) -> Self {
         Self { field: format!("{parent}.{}", self.field), ..self }
     }

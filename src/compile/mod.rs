@@ -1,9 +1,9 @@
 //! Cluster objects in, table and verdicts out. Pure: no IO, no clock, no randomness.
 //!
-//! The stages, each a file: `view` is what comes in; `draft` understands one route by itself, with `rule`, `matches`
-//! and `policy` for its rules; `backend` and
-//! `certificate` resolve what it names; `owners` settles which namespace a hostname belongs to; `claims` settles who
-//! gets what, the oldest route first; `verdict` is what users are told. A user's mistake is data all the way: it takes the part that it concerns and nothing else.
+//! The stages, one file each: `view` is the input; `draft` reads one route in isolation, with `rule`, `matches` and
+//! `policy` for its rules; `backend` and `certificate` resolve its references; `owners` settles which namespace a
+//! hostname belongs to; `claims` grants claims, to the oldest route first; `verdict` is the result for users. A user's
+//! mistake is data throughout: it disables the part that it affects and nothing else.
 
 mod address;
 mod backend;
@@ -27,10 +27,10 @@ use crate::table::{ObjectName, RouteState, RouteTable, Rule, StateRegistry, Tena
 
 use self::{
     backend::{Backends, Resolved},
-    certificate::Certificates,
+    certificate::CertificateMemory,
     claims::{Claims, Granted},
     draft::Draft,
-    judge::Findings,
+    judge::RouteFindings,
     owners::Owners,
     routes::Routes,
     rule::RuleDraft,
@@ -38,32 +38,32 @@ use self::{
 
 pub use crate::table::{is_dns_label, is_dns_subdomain};
 pub use address::Surroundings;
-pub use text::without_mark;
+pub use text::without_byte_order_mark;
 pub use verdict::{Problem, Verdict, VerdictCondition};
 pub use view::{
     ClusterView, SERVICE_NAME_LABEL, SecretData, SecretObject, ServiceObject, ServicePort, ServiceSpec,
     SliceConditions, SliceEndpoint, SliceObject, SlicePort, TLS_SECRET_TYPE, TargetRef, object_name, trim,
 };
 
-/// What an administrator decides.
+/// The administrator's settings.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// Routes of this class are served, others are not looked at.
+pub struct CompileSettings {
+    /// The class whose routes are served; others are ignored.
     pub class: String,
     /// Which namespaces may name a hostname.
     pub tenancy: Tenancy,
-    /// The Secret whose certificate is sent where no route's is asked for.
+    /// The Secret with the certificate that is sent if no route's certificate applies.
     pub default_certificate: Option<ObjectName>,
-    /// Where the proxy runs, which decides what addresses endpoints may have.
+    /// Where the proxy runs, which determines the addresses that endpoints may have.
     pub surroundings: Surroundings,
 }
 
-/// What one build leaves for the next: what can be used again, and the endpoints' counts.
+/// What one build keeps for the next: reusable objects, and the endpoints' counts.
 #[derive(Debug, Default)]
 pub struct Memory {
     routes: Routes,
     backends: Backends,
-    certificates: Certificates,
+    certificates: CertificateMemory,
     states: StateRegistry<ObjectName, RouteState>,
 }
 
@@ -73,21 +73,21 @@ impl Memory {
     }
 }
 
-/// What a view amounts to.
+/// The result of compiling a view.
 #[derive(Debug)]
 pub struct Compiled {
-    /// What requests see.
+    /// The table that requests use.
     pub table: RouteTable,
-    /// What users are told, sorted by the name of the route.
+    /// The verdicts, sorted by the name of the route.
     pub verdicts: Vec<Verdict>,
-    /// What is wrong with the administrator's settings.
+    /// Problems with the administrator's settings.
     pub setting_problems: Vec<String>,
-    /// When the result will differ although no object changes: the next certificate expires.
+    /// When the result will change even if no object does: the next expiry of a certificate.
     pub next_look: Option<SystemTime>,
 }
 
 /// Compiles all routes of a class.
-pub fn compile(view: &ClusterView, settings: &Settings, memory: &mut Memory, now: SystemTime) -> Compiled {
+pub fn compile(view: &ClusterView, settings: &CompileSettings, memory: &mut Memory, now: SystemTime) -> Compiled {
     let ours = view.routes.iter().filter(|route| route.class_name() == Some(&settings.class));
     let mut drafts: Vec<_> = ours.map(|route| memory.routes.draft(route)).collect();
     drafts.sort_by_cached_key(|draft| draft.owner());
@@ -106,10 +106,10 @@ impl Compiled {
     }
 }
 
-/// A build on its way.
+/// A build in progress.
 struct Build<'a> {
     view: &'a ClusterView,
-    settings: &'a Settings,
+    settings: &'a CompileSettings,
     memory: &'a mut Memory,
     now: SystemTime,
     claims: Claims,
@@ -118,7 +118,7 @@ struct Build<'a> {
 
 impl Build<'_> {
     fn add(&mut self, draft: &Draft) {
-        let mut findings = Findings::new(draft.problems.clone());
+        let mut findings = RouteFindings::new(draft.problems.clone());
         let granted = self.claims.settle(draft, Owners(&self.compiled.table), &mut findings.accepted);
         let rules =
             draft.rules.iter().enumerate().map(|(position, rule)| self.rule(draft, position, rule, &mut findings));
@@ -134,7 +134,7 @@ impl Build<'_> {
         self.compiled.verdicts.push(findings.verdict(draft, rules));
     }
 
-    /// Enters what a route got of a hostname into the table, and tells whether any of it is served.
+    /// Adds the granted claims of a hostname to the table; returns whether any of them is served.
     fn claim(&mut self, granted: &Granted, rules: &[Arc<Rule>]) -> bool {
         let mut served = false;
         for granted_match in &granted.matches {
@@ -151,7 +151,7 @@ impl Build<'_> {
         served
     }
 
-    fn rule(&mut self, draft: &Draft, position: usize, rule: &RuleDraft, findings: &mut Findings) -> Rule {
+    fn rule(&mut self, draft: &Draft, position: usize, rule: &RuleDraft, findings: &mut RouteFindings) -> Rule {
         let mut backends = Vec::with_capacity(rule.backend_refs.len());
         for (reference, wanted) in rule.backend_refs.iter().enumerate() {
             let path = || format!("spec.rules[{position}].backendRefs[{reference}]");
@@ -159,7 +159,7 @@ impl Build<'_> {
             let resolved = memory.backends.resolve(view, settings.surroundings, &draft.name.namespace, wanted, path);
             let target = resolved.map_err(|problem| findings.unresolved(problem));
             let target = target.map(|Resolved { backend, refused }| {
-                findings.look_at(&backend);
+                findings.record_backend(&backend);
                 if let Some(problem) = refused {
                     findings.unresolved(problem);
                 }

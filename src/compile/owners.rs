@@ -1,4 +1,4 @@
-//! Which namespace each hostname belongs to, settled before anything else is given away.
+//! Which namespace each hostname belongs to, settled before any claims.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use crate::table::{HostPattern, ObjectName, ReservedFor, RouteTable, Tenancy};
 
 use super::draft::Draft;
 
-/// Notes in the table which route owns each hostname that a route names. Drafts come oldest first, whether or not they
-/// can be served: a route at fault keeps its hostnames.
+/// Records the owner of each hostname that a route names in the table. Drafts must be sorted oldest first and include
+/// routes that cannot be served: an invalid route keeps its hostnames.
 pub(super) fn settle(table: &mut RouteTable, drafts: &[Arc<Draft>]) {
     for draft in drafts {
         for host in &*draft.hostnames {
@@ -18,7 +18,7 @@ pub(super) fn settle(table: &mut RouteTable, drafts: &[Arc<Draft>]) {
     }
 }
 
-/// The owners that have been settled.
+/// The owners, once settled.
 #[derive(Clone, Copy)]
 pub(super) struct Owners<'a>(pub(super) &'a RouteTable);
 
@@ -32,10 +32,10 @@ impl Owners<'_> {
         is_listed && !is_held()
     }
 
-    /// Whether routes of a namespace may name a hostname.
+    /// Checks that routes of a namespace may name a hostname.
     ///
     /// # Errors
-    /// When they may not: whose it is, and the way out.
+    /// If they may not: the owner, and what to do about it.
     pub(super) fn check(self, namespace: &str, host: &HostPattern) -> Result<(), String> {
         if self.may_name(namespace, host) {
             return Ok(());
@@ -44,7 +44,7 @@ impl Owners<'_> {
         let reserved = self.0.tenancy().reserved(host).filter(|reserved| !reserved.contains(namespace));
         Err(match reserved {
             Some(reserved) => reserved_for(reserved, owner, namespace, host),
-            None => held_by(owner.expect("who may own a free hostname may name it"), namespace, host),
+            None => held_by(owner.expect("a hostname without an owner may be named by any namespace"), namespace, host),
         })
     }
 }
@@ -63,7 +63,7 @@ fn held_by(route: &ObjectName, namespace: &str, host: &HostPattern) -> String {
     if *host == HostPattern::Any {
         return format!(
             "requests for hosts that no route names belong to namespace {owner}, whose older route {route} has no \
-             hostnames either; name the hostnames of this route"
+             hostnames either; specify hostnames for this route"
         );
     }
     format!(

@@ -1,4 +1,4 @@
-//! The policy of a rule: the one place where its fields are read and defaults are applied.
+//! The policy of a rule: the only place where its fields are read and defaults are applied.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
 use super::rule::RuleReader;
 
 impl RuleReader<'_> {
-    /// Reads how requests are treated; `scope` tells the sessions of the rule from those of others of its route.
+    /// Reads the policy of a rule; `scope` distinguishes its sessions from those of other rules of the route.
     pub(super) fn read_policy(&mut self, rule: &RouteRule, scope: &str) -> Policy {
         let RouteRule {
             name: _,
@@ -96,7 +96,7 @@ impl RuleReader<'_> {
         let path = path.as_deref().unwrap_or(DEFAULT_COOKIE_PATH);
         let lifetime = match (self.choice("sessionPersistence.cookie.lifetimeType", lifetime_type.as_ref()), max_age) {
             (LifetimeType::Permanent, Some(age)) => format!("; Max-Age={}", age.as_secs()),
-            // The schema has a rule against a permanent cookie without an age.
+            // The schema forbids a permanent cookie without a maximum age.
             (LifetimeType::Session, _) | (LifetimeType::Permanent, None) => String::new(),
         };
         let same_site: SameSite = self.choice("sessionPersistence.cookie.sameSite", same_site.as_ref());
@@ -107,7 +107,7 @@ impl RuleReader<'_> {
     }
 }
 
-/// A limit as it is written, else the default.
+/// A limit as specified, or the default.
 fn limit(written: Option<api::Duration>, default: Option<Duration>) -> Option<Duration> {
     written.map_or(default, api::Duration::limit)
 }
@@ -124,7 +124,7 @@ fn read_timeouts(timeouts: &api::Timeouts) -> Timeouts {
     }
 }
 
-/// A name that differs between rules and stays the same between replicas and versions.
+/// A name that differs between rules and is the same on all replicas and in all versions.
 fn default_cookie_name(scope: &str) -> String {
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, scope.as_bytes());
     let hexadecimal = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}"));

@@ -1,4 +1,4 @@
-//! Routes of the last build, to be used again where nothing changed.
+//! Routes of the last build, reused if nothing has changed.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,28 +8,28 @@ use crate::{
     table::{ObjectName, Rule},
 };
 
-/// What was made of each route. An unchanged object, known by its pointer, is not read again; rules that come out the
-/// same are the same objects, which makes comparing two tables quick.
+/// The draft and rules of each route. An unchanged object, recognised by its pointer, is not read again; rules that
+/// have not changed remain the same objects, which makes comparing two tables fast.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    before: HashMap<ObjectName, Known>,
-    now: HashMap<ObjectName, Known>,
+    before: HashMap<ObjectName, KnownRoute>,
+    now: HashMap<ObjectName, KnownRoute>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownRoute {
     object: Arc<RouteObject>,
     draft: Arc<Draft>,
     rules: Arc<[Arc<Rule>]>,
 }
 
 impl Routes {
-    /// A route, understood.
+    /// The draft of a route.
     pub(super) fn draft(&mut self, object: &Arc<RouteObject>) -> Arc<Draft> {
         let name = super::object_name(&object.metadata);
         let known = match self.before.remove(&name) {
             Some(known) if Arc::ptr_eq(&known.object, object) => known,
-            before => Known {
+            before => KnownRoute {
                 object: object.clone(),
                 draft: Arc::new(Draft::of(object)),
                 rules: before.map(|known| known.rules).unwrap_or_default(),
@@ -40,7 +40,7 @@ impl Routes {
         draft
     }
 
-    /// The rules of a route: those of the last build where they are equal.
+    /// The rules of a route: the objects of the last build if they are equal.
     pub(super) fn reuse(&mut self, draft: &Draft, rules: Vec<Rule>) -> Arc<[Arc<Rule>]> {
         let Some(known) = self.now.get_mut(&draft.name) else { return rules.into_iter().map(Arc::new).collect() };
         let same =
@@ -51,7 +51,7 @@ impl Routes {
         known.rules.clone()
     }
 
-    /// Forgets the routes that were not drafted since the last call.
+    /// Ends a build: forgets routes that were not drafted during it.
     pub(super) fn end_build(&mut self) {
         self.before = std::mem::take(&mut self.now);
     }

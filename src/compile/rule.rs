@@ -1,4 +1,4 @@
-//! One rule of a route, understood as far as it can be without looking at anything else.
+//! One rule of a route, read as far as possible without other objects.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use crate::{
 
 use super::{draft::Draft, matches, text::printable};
 
-/// A rule as it is meant.
+/// A rule as its author intended it.
 #[derive(Debug)]
 pub(super) struct RuleDraft {
     pub(super) name: Arc<str>,
     /// Why it cannot be served. Its readable matches keep their claims.
     pub(super) fault: Option<Arc<str>>,
-    /// What it claims, with the position of the match that does.
+    /// Its claims, each with the position of its match.
     pub(super) matches: Vec<(usize, Conditions)>,
     pub(super) backend_refs: Vec<BackendRef>,
     /// Whether the user chose the cookie's name.
@@ -25,7 +25,7 @@ pub(super) struct RuleDraft {
 }
 
 impl RuleDraft {
-    /// Reads a rule; what is wrong with it is added to the problems of its route.
+    /// Reads a rule; problems are added to its route.
     pub(super) fn read(draft: &mut Draft, position: usize, rule: &RouteRule) -> Self {
         let mut reader = RuleReader { draft, path: format!("spec.rules[{position}]"), fault: None };
         let scope = rule.name.clone().unwrap_or_else(|| format!("#{position}"));
@@ -40,7 +40,7 @@ impl RuleDraft {
         }
     }
 
-    /// A rule that only keeps its claims; what is wrong with it is known.
+    /// A rule that only keeps its claims, and whose problem has already been recorded.
     pub(super) fn faulty(position: usize, name: Option<&str>, message: &str, matches: Option<&[RouteMatch]>) -> Self {
         Self {
             name: rule_name(position, name.filter(|name| is_dns_label(name))),
@@ -53,12 +53,12 @@ impl RuleDraft {
     }
 }
 
-/// What a rule is called: its name, else its position.
+/// The name of a rule, or else its position.
 fn rule_name(position: usize, name: Option<&str>) -> Arc<str> {
     name.map_or_else(|| position.to_string().into(), Arc::from)
 }
 
-/// Reads one rule, noting the first fault that takes it.
+/// Reads one rule and keeps the first fault that disables it.
 pub(super) struct RuleReader<'a> {
     pub(super) draft: &'a mut Draft,
     /// The rule's field, such as `spec.rules[0]`.
@@ -67,7 +67,7 @@ pub(super) struct RuleReader<'a> {
 }
 
 impl RuleReader<'_> {
-    /// What was chosen in a field of the rule, or the default. A value that this version does not know is a fault.
+    /// The choice in a field of the rule, or the default. A value that this version does not support is a fault.
     pub(super) fn choice<T: Choice>(&mut self, field: &str, written: Option<&Chosen<T>>) -> T {
         Chosen::or_default(written).unwrap_or_else(|value| {
             let message = self.draft.unsupported(format!("{}.{field}", self.path), value);
@@ -76,7 +76,7 @@ impl RuleReader<'_> {
         })
     }
 
-    /// Notes what is wrong with a field of the rule.
+    /// Records a problem with a field of the rule.
     pub(super) fn fault(&mut self, field: &str, reason: ConditionReason, message: String) {
         self.fault.get_or_insert(message.as_str().into());
         self.draft.problem(format!("{}.{field}", self.path), reason, message);

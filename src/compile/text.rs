@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-/// The text, with an escape in place of each character that a log or a terminal would act on.
+/// Replaces each character that a log or a terminal would interpret with an escape.
 pub(super) fn printable(text: String) -> String {
     if !text.contains(is_unsafe) {
         return text;
     }
     text.chars().fold(String::with_capacity(text.len() + 8), |mut escaped, character| {
         if is_unsafe(character) {
-            write!(escaped, "{}", character.escape_default()).expect("a String takes all text");
+            write!(escaped, "{}", character.escape_default()).expect("writing to a String cannot fail");
         } else {
             escaped.push(character);
         }
@@ -17,15 +17,15 @@ pub(super) fn printable(text: String) -> String {
     })
 }
 
-/// Control characters, the separators of lines and paragraphs, and what changes the direction of text.
+/// Control characters, line and paragraph separators, and characters that change the direction of text.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// A file's text without the byte-order mark that some editors put first. In PEM, the label after one is not found.
+/// A file's text without the byte-order mark that some editors insert, after which a PEM label is not recognised.
 #[must_use]
-pub fn without_mark(text: &[u8]) -> &[u8] {
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 

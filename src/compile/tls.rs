@@ -11,13 +11,13 @@ use super::{
     Build, Problem,
     claims::Granted,
     draft::{Draft, TlsDraft},
-    judge::Findings,
+    judge::RouteFindings,
     text::printable,
 };
 
 impl Build<'_> {
-    /// Gives the route's TLS settings to the hostnames that it got them of.
-    pub(super) fn set_tls(&mut self, draft: &Draft, granted: &[Granted], findings: &mut Findings) {
+    /// Applies the route's TLS settings to the hostnames for which they were granted.
+    pub(super) fn set_tls(&mut self, draft: &Draft, granted: &[Granted], findings: &mut RouteFindings) {
         let Some(wanted) = &draft.tls else { return };
         let certificates = self.certificates(wanted, findings);
         let identity = match certificates.as_slice() {
@@ -27,12 +27,12 @@ impl Build<'_> {
         let tls = HostTls { owner: draft.name.clone(), insecure_policy: wanted.insecure_policy, identity };
         let tls = Arc::new(tls);
         for granted in granted.iter().filter(|granted| granted.owns_tls) {
-            warn_of_names(&granted.host, &certificates, findings);
+            warn_about_names(&granted.host, &certificates, findings);
             self.compiled.table.set_tls(&granted.host, tls.clone());
         }
     }
 
-    /// Sets what handshakes use that no route's settings are for.
+    /// Sets the identity for TLS handshakes to which no route's settings apply.
     pub(super) fn set_default_identity(&mut self) {
         let Some(name) = &self.settings.default_certificate else { return };
         match self.memory.certificates.read(self.view, name) {
@@ -47,17 +47,15 @@ impl Build<'_> {
         }
     }
 
-    fn certificates(&mut self, wanted: &TlsDraft, findings: &mut Findings) -> Vec<Arc<Certificate>> {
+    fn certificates(&mut self, wanted: &TlsDraft, findings: &mut RouteFindings) -> Vec<Arc<Certificate>> {
         let mut certificates = Vec::new();
         for (position, name) in wanted.secrets.iter().enumerate() {
             let path = format!("spec.tls.certificateRefs[{position}].name");
             match self.memory.certificates.read(self.view, name) {
                 Ok(certificate) => {
                     if certificate.not_after <= self.now {
-                        findings.warn(
-                            path,
-                            format!("the certificate in Secret {name} has expired; it is served all the same"),
-                        );
+                        findings
+                            .warn(path, format!("the certificate in Secret {name} has expired; it is still served"));
                     }
                     self.look_again_at(certificate.not_after);
                     certificates.push(certificate);
@@ -79,9 +77,9 @@ impl Build<'_> {
     }
 }
 
-/// A hostname may stand for more hosts than any certificate covers: `*.example.com` is one label to a
-/// certificate (RFC 9525 §6.3) and any number of them to a route.
-fn warn_of_names(host: &HostPattern, certificates: &[Arc<Certificate>], findings: &mut Findings) {
+/// Warns of hosts that no certificate covers. A wildcard covers one label in a certificate (RFC 9525 §6.3) and any
+/// number of labels in a route.
+fn warn_about_names(host: &HostPattern, certificates: &[Arc<Certificate>], findings: &mut RouteFindings) {
     if certificates.is_empty() {
         return;
     }
@@ -90,16 +88,16 @@ fn warn_of_names(host: &HostPattern, certificates: &[Arc<Certificate>], findings
         HostPattern::Exact(name) => {
             let covered = |host: &Host<'_>| certificates.iter().any(|certificate| certificate.covers(host));
             if !Host::from_name(name).is_ok_and(|host| covered(&host)) {
-                findings.warn(path(), format!("no certificate is for hostname {name}: clients will refuse it"));
+                findings.warn(path(), format!("no certificate covers hostname {name}; clients will reject it"));
             }
         }
         HostPattern::Wildcard(suffix) => {
             let pattern = format!("*.{suffix}");
             if certificates.iter().any(|certificate| certificate.names.iter().any(|name| **name == *pattern)) {
-                let message = format!("a certificate for {pattern} covers one label only: not a.b.{suffix}");
+                let message = format!("a certificate for {pattern} covers one label only, not a.b.{suffix}");
                 findings.warn(path(), message);
             } else {
-                findings.warn(path(), format!("no certificate is for {pattern}: clients may refuse it"));
+                findings.warn(path(), format!("no certificate covers {pattern}; clients may reject it"));
             }
         }
         HostPattern::Any => {}

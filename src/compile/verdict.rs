@@ -1,4 +1,4 @@
-//! What users are told of their routes.
+//! Verdicts: the result for each route, as users see it.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -9,20 +9,20 @@ use crate::{
 
 use super::text::printable;
 
-/// What is wrong with a route. A user's mistake is data: it ends in a condition, in a line of `check`, in a log.
+/// A problem with a route. A user's mistake is data: it is reported in a condition, by `check` and in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The field, such as `spec.rules[0].backendRefs[1].port`.
     pub path: String,
-    /// The reason of the condition that it ends in.
+    /// The reason of the condition that reports it.
     pub reason: ConditionReason,
-    /// What is wrong and how to mend it; names the objects concerned.
+    /// What is wrong and how to fix it; names the objects involved.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem with a message that is safe to print: what it quotes comes from the cluster, and a control character in
-    /// that would forge a line of a log, or an order to a terminal.
+    /// A problem with a message that is safe to print: the text that it quotes comes from the cluster, and control
+    /// characters in it could forge a log line or control a terminal.
     #[must_use]
     pub fn new(path: impl Into<String>, reason: ConditionReason, message: impl Into<String>) -> Self {
         Self { path: printable(path.into()), reason, message: printable(message.into()) }
@@ -32,40 +32,39 @@ impl Problem {
 /// A condition without its times, which the writer adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerdictCondition {
-    /// Which aspect.
+    /// Its type.
     pub type_: ConditionType,
-    /// Whether it holds.
+    /// Its status.
     pub status: bool,
-    /// Why.
+    /// Its reason.
     pub reason: ConditionReason,
-    /// The same for people.
+    /// The reason in words.
     pub message: Cow<'static, str>,
 }
 
-/// What became of one route of our class.
+/// The result for one route of this class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The route.
     pub route: ObjectName,
-    /// What tells it from another route of the same name, before it or after it; nothing where there is none
-    /// (manifests).
+    /// Its uid, which distinguishes it from an earlier or later route with the same name; `None` for manifests.
     pub uid: Option<Arc<str>>,
-    /// The generation of the spec that was judged; 0 where there is none (manifests).
+    /// The generation of the compiled spec; 0 for manifests.
     pub generation: i64,
     /// Its conditions, each type at most once, sorted by type.
     pub conditions: Vec<VerdictCondition>,
-    /// What is wrong with it.
+    /// Its problems.
     pub problems: Vec<Problem>,
-    /// What is served all the same but deserves a look, such as a certificate that has expired.
+    /// Warnings about parts that are still served, such as an expired certificate.
     pub warnings: Vec<Problem>,
     /// The hostnames that it names.
     pub hostnames: Arc<[HostPattern]>,
-    /// Its rules as they are served.
+    /// Its rules as served.
     pub rules: Arc<[Arc<Rule>]>,
 }
 
 impl Verdict {
-    /// Whether something of the route is served as claimed.
+    /// Whether any part of the route is served as claimed.
     #[must_use]
     pub fn is_accepted(&self) -> bool {
         self.condition(ConditionType::Accepted).is_some_and(|accepted| accepted.status)

@@ -1,7 +1,7 @@
-//! What the compiler reads: one consistent view of the objects that routing depends on.
+//! The compiler's input: one consistent view of the objects that routing depends on.
 //!
-//! The objects hold only the fields that matter, so that the memory of a store does not follow the size of what other
-//! programs write into theirs. They deserialise from the API server's JSON like the full types.
+//! The objects contain only the fields that routing needs, so that the memory of a store does not depend on what other
+//! programs write into them. They deserialise from the API server's JSON like the full types.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,30 +20,30 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The type of Secret that TLS certificates are read from.
 pub const TLS_SECRET_TYPE: &str = "kubernetes.io/tls";
 
-/// All objects of one moment.
+/// All objects at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
     /// The routes, readable or not, of every class.
     pub routes: Vec<Arc<RouteObject>>,
     /// The Services.
     pub services: HashMap<ObjectName, Arc<ServiceObject>>,
-    /// The EndpointSlices, by the Service that their label names.
+    /// The EndpointSlices, by the Service in their label.
     pub slices: HashMap<ObjectName, Vec<Arc<SliceObject>>>,
     /// The Secrets.
     pub secrets: HashMap<ObjectName, Arc<SecretObject>>,
 }
 
-/// A Service, as far as routing needs it.
+/// The fields of a Service that routing needs.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct ServiceObject {
     /// The object's metadata.
     pub metadata: ObjectMeta,
-    /// What it offers.
+    /// Its spec.
     #[serde(default)]
     pub spec: ServiceSpec,
 }
 
-/// What a Service offers.
+/// The spec of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
@@ -58,9 +58,9 @@ pub struct ServiceSpec {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
-    /// Its name, by which slices name their own port; absent or empty when the Service has one port.
+    /// Its name, which slices use for their own port; absent or empty if the Service has one port.
     pub name: Option<String>,
-    /// The port that routes name.
+    /// The port number, which routes use.
     pub port: i32,
     /// `TCP` (default), `UDP` or `SCTP`.
     pub protocol: Option<String>,
@@ -68,7 +68,7 @@ pub struct ServicePort {
     pub app_protocol: Option<String>,
 }
 
-/// An EndpointSlice, as far as routing needs it.
+/// The fields of an EndpointSlice that routing needs.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SliceObject {
@@ -80,7 +80,7 @@ pub struct SliceObject {
     /// The endpoints.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub endpoints: Vec<SliceEndpoint>,
-    /// The ports that all of them have.
+    /// The ports of every endpoint.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub ports: Vec<SlicePort>,
 }
@@ -89,7 +89,7 @@ pub struct SliceObject {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SliceEndpoint {
-    /// Its addresses, all of which lead to the same place.
+    /// Its addresses, all of which lead to the same endpoint.
     pub addresses: Vec<Box<str>>,
     /// Its state.
     pub conditions: SliceConditions,
@@ -97,7 +97,7 @@ pub struct SliceEndpoint {
     pub target_ref: Option<TargetRef>,
 }
 
-/// The state of an endpoint. Unknown counts as the API says: ready and serving unless said otherwise.
+/// The state of an endpoint. If absent, `ready` is true, `serving` is the same as `ready`, and `terminating` is false.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct SliceConditions {
@@ -105,7 +105,7 @@ pub struct SliceConditions {
     pub ready: Option<bool>,
     /// Whether it serves, terminating or not.
     pub serving: Option<bool>,
-    /// Whether it is on its way out.
+    /// Whether it is terminating.
     pub terminating: Option<bool>,
 }
 
@@ -123,7 +123,7 @@ pub struct TargetRef {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct SlicePort {
-    /// The name of the Service's port.
+    /// The name of the corresponding port of the Service.
     pub name: Option<String>,
     /// The port that endpoints listen on.
     pub port: Option<i32>,
@@ -131,7 +131,7 @@ pub struct SlicePort {
     pub protocol: Option<String>,
 }
 
-/// A Secret, as far as TLS needs it.
+/// The fields of a Secret that TLS needs.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct SecretObject {
     /// The object's metadata.
@@ -144,7 +144,7 @@ pub struct SecretObject {
     pub data: SecretData,
 }
 
-/// The keys of a Secret that are read; others are not kept.
+/// The entries of a Secret that are read; others are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct SecretData {
@@ -165,13 +165,13 @@ impl SliceObject {
     }
 }
 
-/// The name of an object of the API.
+/// The name of an API object.
 #[must_use]
 pub fn object_name(metadata: &ObjectMeta) -> ObjectName {
     ObjectName::new(metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default())
 }
 
-/// Drops what routing does not need of an object's metadata: managed fields, annotations, owners, other labels.
+/// Drops the metadata that routing does not need: managed fields, annotations, owners, other labels.
 pub fn trim(metadata: &mut ObjectMeta) {
     let labels = metadata.labels.take().and_then(|mut labels| labels.remove_entry(SERVICE_NAME_LABEL));
     *metadata = ObjectMeta {
@@ -186,12 +186,12 @@ pub fn trim(metadata: &mut ObjectMeta) {
     };
 }
 
-/// The API server writes `null` for the empty lists of a slice.
+/// Reads `null`, which the API server writes for the empty lists of a slice, as an empty list.
 fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Makes a trimmed type stand for the API's type of a kind.
+/// Implements the traits of an API kind for a trimmed type.
 macro_rules! watched {
     ($type:ty, $api_version:literal, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
         impl Resource for $type {

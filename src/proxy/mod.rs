@@ -1,16 +1,16 @@
 //! The proxy: connections with clients on one side, with backends on the other.
 //!
-//! The parts, each of which names only those below it:
+//! The parts, each of which uses only those below it:
 //!
-//! - `accept`: listening, TLS by SNI, limits on connections
+//! - `accept`: listeners, TLS with certificates selected by SNI, connection limits
 //! - `http`: heads in and out, by our own codec for a handshake that arrives whole, by hyper for the rest
 //! - `upstream`: dialling, the pool, the exchange with a backend
 //! - `request`: what happens to every request, however it arrived
 //! - `tunnel`: the bytes of a WebSocket connection, from its 101 to its end
-//! - `body`, `transport`, `bounds`, `fields`: what the others are made of
+//! - `body`, `transport`, `bounds`, `fields`: the building blocks of the others
 //!
 //! A client that closes its half after a request still gets the response (hyper's `half_close`); `http::client_io`
-//! notices those that are gone.
+//! detects those that are gone.
 
 mod accept;
 mod body;
@@ -38,36 +38,37 @@ pub use self::{
 };
 use self::{
     accept::{Acceptor, workers::Workers},
-    shared::{Phase, Shared},
+    shared::{ServingPhase, Shared},
 };
 use crate::{
     metrics::Metrics,
     table::{CurrentTable, SessionKeys},
 };
 
-/// What the proxy works with.
+/// The proxy, with everything that it works with.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    /// The table, which others replace.
+    /// The table, which its owner replaces.
     pub table: Arc<CurrentTable>,
-    /// The keys of session tokens, which others replace.
+    /// The keys for session tokens, which their owner replaces.
     pub session_keys: Arc<ArcSwap<SessionKeys>>,
-    /// What holds for all connections.
+    /// The settings for all connections.
     pub settings: Settings,
-    /// Where it is counted.
+    /// The metrics that it records.
     pub metrics: Arc<Metrics>,
-    /// The tunnels that are open.
+    /// The open tunnels.
     pub tunnels: Arc<Tunnels>,
 }
 
 impl Proxy {
-    /// Serves until `shutdown` is ready, then stops in order: it goes on accepting for the shutdown delay, but asks
-    /// clients to close; accepts no more; lets requests in flight end, and ends tunnels spread over the drain window.
+    /// Serves until `shutdown` is ready, then stops in an orderly way: keeps accepting for the shutdown delay, but asks
+    /// clients to close; stops accepting; lets requests in flight finish, and ends tunnels, spread over the drain
+    /// window.
     ///
     /// # Errors
-    /// When the threads cannot be started. Nothing has been served then.
+    /// If the threads cannot be started. Nothing has been served then.
     pub async fn run(self, listeners: Vec<Listener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let (phase, receiver) = watch::channel(Phase::Serving);
+        let (phase, receiver) = watch::channel(ServingPhase::Serving);
         let shared = self.share(receiver);
         let cut = CancellationToken::new();
         let workers = Workers::start(self.settings.threads, self.settings.held_per_thread)?;
@@ -76,7 +77,7 @@ impl Proxy {
         let more = workers.len() - 1;
         for listener in listeners {
             let sockets = (0..more).map(|_| listener.another()).collect::<io::Result<Vec<_>>>()?;
-            // The first goes along: clients may be waiting there.
+            // Including the first socket: clients may be waiting there.
             let sockets = iter::once(listener).chain(sockets);
             for ((thread, acceptor), listener) in workers.iter().zip(&acceptors).zip(sockets) {
                 let _entered = thread.enter();
@@ -84,16 +85,16 @@ impl Proxy {
             }
         }
         shutdown.await;
-        phase.send_replace(Phase::Leaving);
+        phase.send_replace(ServingPhase::Leaving);
         tokio::time::sleep(self.settings.shutdown_delay).await;
-        phase.send_replace(Phase::Stopping);
+        phase.send_replace(ServingPhase::Stopping);
         while accepting.join_next().await.is_some() {}
         self.end(&shared.tasks, &cut).await;
         workers.stop();
         Ok(())
     }
 
-    fn share(&self, phase: watch::Receiver<Phase>) -> Arc<Shared> {
+    fn share(&self, phase: watch::Receiver<ServingPhase>) -> Arc<Shared> {
         let Self { table, session_keys, settings, metrics, tunnels } = self.clone();
         let (throttle, tasks) = Default::default();
         Arc::new(Shared { table, session_keys, settings, metrics, tunnels, phase, throttle, tasks })
@@ -103,7 +104,7 @@ impl Proxy {
     async fn end(&self, tasks: &TaskTracker, cut: &CancellationToken) {
         tasks.close();
         let window = self.settings.drain_window;
-        // A request may take its grace, and a tunnel that ends last takes time to end in order.
+        // A request may take its grace, and a tunnel that ends last needs time for the closing handshake.
         let grace = self.settings.request_grace.max(2 * self.settings.close_timeout + self.settings.linger_timeout);
         let drained = async {
             self.tunnels.drain(window, Ending::SHUTDOWN).await;

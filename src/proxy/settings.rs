@@ -1,4 +1,4 @@
-//! What the process decides for all connections.
+//! Settings for all connections of the process.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -6,55 +6,56 @@ use ipnet::IpNet;
 
 use crate::proxy::{bounds::budget, fields::protected::ProtectedFields};
 
-/// Settings of the proxy, none of which is decided by a route.
+/// Settings of the proxy that do not depend on routes.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How many threads serve connections; at least one does.
+    /// How many threads serve connections; at least one.
     pub threads: usize,
-    /// What clients and backends may make each thread hold, in bytes.
+    /// How many bytes clients and backends may make each thread hold.
     pub held_per_thread: usize,
-    /// The port that clients reach the TLS listener at, for redirects; nothing stands for 443.
+    /// The port at which clients reach the TLS listener, for redirects; `None` means 443.
     pub public_https_port: Option<u16>,
-    /// Peers whose `Forwarded` and `X-Forwarded-*` fields are believed.
+    /// Peers whose `Forwarded` and `X-Forwarded-*` fields are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// The request fields that only trusted proxies may send.
     pub protected_fields: ProtectedFields,
-    /// How long a stopping process still accepts, so that load balancers can take it out.
+    /// How long a stopping process keeps accepting, so that load balancers can remove it.
     pub shutdown_delay: Duration,
-    /// Over how long the ends of tunnels are spread when the process stops.
+    /// The time over which the ends of tunnels are spread when the process stops.
     pub drain_window: Duration,
     /// How long requests in flight may take when the process stops, beyond the drain window.
     pub request_grace: Duration,
-    /// From the first byte of a request to the end of its head; the first request's from the connection's start.
+    /// From the first byte of a request to the end of its head; for the first request, from the start of the
+    /// connection.
     pub head_timeout: Duration,
     /// How long a connection may wait for its next request.
     pub keep_alive_timeout: Duration,
-    /// How long a TLS handshake may take.
+    /// The time limit for a TLS handshake.
     pub tls_handshake_timeout: Duration,
     /// How long a client that has closed its half may wait without receiving a byte, in a request or in a tunnel.
     pub half_closed_timeout: Duration,
-    /// How long a client may neither send what it promised nor take what it asked for: it is waited for in the middle of
-    /// a request's body, or its answer is not read. Waiting for the backend is not limited by it, nor is a tunnel.
+    /// How long a client may neither send what it announced nor take what it requested, in the middle of a request's
+    /// body or of its response. It does not limit waiting for the backend, or tunnels.
     pub stall_timeout: Duration,
-    /// How many bytes a second a client has to send of a body, or to take of a response, while it is waited for, on
-    /// average over each `stall_timeout` of waiting; 0 for any number. As with `stall_timeout`, time in which the
-    /// backend is waited for does not count.
+    /// How many bytes per second a client must send of a body, or take of a response, while the proxy waits for it, on
+    /// average over each `stall_timeout` of waiting; 0 for no minimum. As with `stall_timeout`, time spent waiting for
+    /// the backend does not count.
     pub min_rate: u32,
-    /// How long a body behind `Expect: 100-continue` is held for a backend that says nothing.
+    /// How long a body after `Expect: 100-continue` is held for a backend that sends no response.
     pub continue_timeout: Duration,
-    /// How long unused connections to backends are kept. Node closes its after 5 s, so this is shorter.
+    /// How long unused connections to backends are kept. Node closes them after 5 s, so this is shorter.
     pub pool_idle_timeout: Duration,
-    /// How many unused connections are kept for an endpoint.
+    /// The maximum number of unused connections kept for an endpoint.
     pub pool_idle_per_endpoint: usize,
-    /// How many connections with clients there may be; each may need one with a backend.
+    /// The maximum number of connections with clients; each may need one with a backend.
     pub max_connections: usize,
-    /// How many connections one client address may have, an IPv6 client being its /64; 0 means no limit. Trusted proxies
-    /// are exempt.
+    /// The maximum number of connections of one client address, an IPv6 client being its /64; 0 means no limit. Trusted
+    /// proxies are exempt.
     pub max_connections_per_client: u32,
-    /// How long a frame may take to become whole when the proxy ends a tunnel, and then how long a peer may take to
+    /// How long a frame may take to be complete when the proxy ends a tunnel, and then how long a peer may take to
     /// answer the Close.
     pub close_timeout: Duration,
-    /// How long a closing connection waits for the peer to close as well.
+    /// How long a closing connection waits for the peer to close too.
     pub linger_timeout: Duration,
 }
 
@@ -87,7 +88,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether a peer's word about the client before it is believed.
+    /// Whether a peer is trusted to describe the client in front of it.
     #[must_use]
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(&peer))

@@ -1,4 +1,4 @@
-//! What all connections of the process share.
+//! State that all connections of the process share.
 
 use std::sync::Arc;
 
@@ -12,39 +12,39 @@ use crate::{
     table::{CurrentTable, SessionKeys},
 };
 
-/// How far the process is with stopping.
+/// The phases of serving and stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum ServingPhase {
     Serving,
-    /// Still accepting, but asking clients to go.
+    /// Still accepting, but asking clients to close.
     Leaving,
     /// No longer accepting.
     Stopping,
 }
 
 /// Waits until the process has reached a phase.
-pub(crate) async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
-    // Without a sender, the process is gone altogether.
+pub(crate) async fn reached(phase: &mut watch::Receiver<ServingPhase>, wanted: ServingPhase) {
+    // Without a sender, the whole proxy is gone.
     let _ = phase.wait_for(|phase| *phase == wanted).await;
 }
 
-/// What all connections share.
+/// State that all connections share.
 pub(crate) struct Shared {
     pub table: Arc<CurrentTable>,
     pub session_keys: Arc<ArcSwap<SessionKeys>>,
     pub settings: Settings,
     pub metrics: Arc<Metrics>,
     pub tunnels: Arc<Tunnels>,
-    pub phase: watch::Receiver<Phase>,
-    /// What fails on one thread fails on the others.
+    pub phase: watch::Receiver<ServingPhase>,
+    /// Shared by all threads, since what fails on one fails on the others.
     pub throttle: Throttle,
-    /// Connections and tunnels: their number is limited, and the last of them is waited for.
+    /// Connections and tunnels: their number is limited, and stopping waits for the last of them.
     pub tasks: TaskTracker,
 }
 
 impl Shared {
-    /// Whether clients are to be asked to close their connections.
+    /// Whether clients should be asked to close their connections.
     pub(crate) fn is_leaving(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+        *self.phase.borrow() != ServingPhase::Serving
     }
 }

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{Changes, Debounce, Digests, Progress, Report, Source};
 use crate::{
-    compile::{self, Compiled, Memory, Problem, Settings, Verdict},
+    compile::{self, CompileSettings, Compiled, Memory, Problem, Verdict},
     table::{CurrentTable, ObjectName, RouteTable},
 };
 
@@ -37,7 +37,7 @@ pub struct BuildStats {
 }
 
 /// The current settings of the administrator.
-pub type CurrentSettings = Box<dyn Fn() -> Settings + Send>;
+pub type CurrentSettings = Box<dyn Fn() -> CompileSettings + Send>;
 
 /// The rebuild loop. It is the only writer of tables, and drops the old ones itself, so that no serving thread has to.
 pub struct Rebuild<S> {

@@ -18,30 +18,30 @@ use crate::choices::Algorithm;
 pub struct Backend {
     /// The Service.
     pub service: ObjectName,
-    /// Its port, as routes name it.
+    /// The port number that routes use.
     pub port: u16,
-    /// The endpoints, sorted by identity; none is there twice.
+    /// The endpoints, sorted by identity, without duplicates.
     pub endpoints: Box<[Arc<Endpoint>]>,
-    /// Where round robin stands. It goes on from there in the next table.
+    /// The position of round robin, which the next table continues from.
     pub turn: Arc<AtomicUsize>,
 }
 
 impl Backend {
-    /// Whether any endpoint takes new sessions as it should, rather than for want of a better one.
+    /// Whether any endpoint is ready, rather than merely used because none is.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.phase == Phase::Ready)
     }
 
-    /// The endpoints that a new session may try: the ready ones; with none ready, those that still serve while they
-    /// terminate. `first` comes before all of them, whatever its phase.
+    /// The endpoints for a new session: the ready ones; if none is ready, those that terminate but still serve. `first`
+    /// comes before all of them, whatever its phase.
     #[must_use]
     pub fn candidates(self: &Arc<Self>, algorithm: Algorithm, first: Option<usize>) -> Candidates {
         Candidates { backend: self.clone(), algorithm, first, untried: None, turn: 0 }
     }
 }
 
-/// Equal when requests are served alike: where round robin stands makes no difference.
+/// Equal if requests are served alike: the position of round robin does not matter.
 impl PartialEq for Backend {
     fn eq(&self, other: &Self) -> bool {
         self.service == other.service && self.port == other.port && self.endpoints == other.endpoints
@@ -50,26 +50,26 @@ impl PartialEq for Backend {
 
 impl Eq for Backend {}
 
-/// Endpoints of one backend in order of preference, each once. A choice is made from the counts of its moment.
+/// Endpoints of one backend in order of preference, each once. Each choice uses the counts at that moment.
 ///
-/// It owns what it needs, so that no table is held while a candidate is dialled.
+/// It owns what it needs, so that no table is held while an endpoint is dialled.
 #[derive(Debug)]
 pub struct Candidates {
     backend: Arc<Backend>,
     algorithm: Algorithm,
     first: Option<usize>,
-    /// Positions of what is left to try, once any choice was to be made.
+    /// The positions left to try; `None` before the first choice.
     untried: Option<Vec<usize>>,
-    /// Where in `untried` round robin stands.
+    /// The position of round robin in `untried`.
     turn: usize,
 }
 
 impl Candidates {
     /// The next endpoint to try.
     ///
-    /// `now` is the time on the clock by which [`EndpointState::unreached`] was told, whatever it counts from.
-    /// Endpoints that could not be reached lately come after all others: one that is gone has no connections, so it
-    /// would be every algorithm's favourite until the API server takes note.
+    /// `now` is the time on the clock that [`EndpointState::unreached`] uses, whatever its origin. Endpoints that were
+    /// recently unreachable come after all others: an endpoint that is gone has no connections, so every algorithm
+    /// would prefer it until the API server notices.
     pub fn next(&mut self, rng: &mut fastrand::Rng, now: Duration) -> Option<Arc<Endpoint>> {
         let position = match self.first.take() {
             Some(first) => {
@@ -81,7 +81,7 @@ impl Candidates {
         Some(self.backend.endpoints[position].clone())
     }
 
-    /// The Service whose endpoints these are.
+    /// The Service of these endpoints.
     #[must_use]
     pub fn service(&self) -> &ObjectName {
         &self.backend.service
@@ -109,12 +109,12 @@ impl Candidates {
                 (0..length).map(|step| (*turn + step) % length).find(|at| eligible(&untried[*at]))
             }
         }?;
-        // What follows the removed one moves into its place, so round robin goes on from there.
+        // The entry after the removed one moves into its place, so round robin continues from there.
         *turn = chosen;
         Some(untried.remove(chosen))
     }
 
-    /// Notes what there is to try beside `except`.
+    /// Sets the positions to try, without `except`.
     fn draw(&mut self, except: Option<usize>) {
         let wanted = if self.backend.is_ready() { Phase::Ready } else { Phase::Draining };
         let endpoints = self.backend.endpoints.iter().enumerate();
@@ -123,7 +123,7 @@ impl Candidates {
     }
 }
 
-/// Where the least value is, each of several with the same chance; values of `None` do not count.
+/// The index of the least value, each of several with equal probability; `None` values do not count.
 fn least(positions: &[usize], rng: &mut fastrand::Rng, value: impl Fn(&usize) -> Option<usize>) -> Option<usize> {
     let (mut least, mut chosen, mut ties) = (usize::MAX, None, 0);
     for (at, position) in positions.iter().enumerate() {
@@ -140,10 +140,10 @@ fn least(positions: &[usize], rng: &mut fastrand::Rng, value: impl Fn(&usize) ->
     chosen
 }
 
-/// What makes an endpoint itself: the Service's namespace and name, the port, and the uid of the pod behind it, or,
+/// The identity of an endpoint: the Service's namespace and name, the port, and the uid of the pod behind it or,
 /// without a pod, its address.
 ///
-/// A container that restarts keeps it; a new pod on an old address is another endpoint.
+/// A container restart does not change it; a new pod on an old address is another endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(Arc<str>);
 
@@ -154,7 +154,7 @@ impl EndpointId {
         Self(format!("{service}:{port}/{target}").into())
     }
 
-    /// The text that it is hashed from.
+    /// The text from which its hash is computed.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -166,26 +166,26 @@ impl EndpointId {
 pub enum Phase {
     /// It takes new sessions.
     Ready,
-    /// It terminates and still serves: it keeps its sessions and gets no new ones.
+    /// It is terminating but still serves: it keeps its sessions and gets no new ones.
     Draining,
 }
 
-/// A place that serves: usually a pod.
+/// A single server of a backend, usually a pod.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// What makes it itself.
+    /// Its identity.
     pub id: EndpointId,
-    /// Its name for people: that of the pod, else the first address.
+    /// Its name for display: that of the pod, or else the first address.
     pub name: Arc<str>,
-    /// Its addresses, one for each address family, sorted; never none.
+    /// Its addresses, one for each address family, sorted; never empty.
     pub addresses: Box<[SocketAddr]>,
     /// Whether it takes new sessions.
     pub phase: Phase,
-    /// What outlasts tables.
+    /// State that outlives tables.
     pub state: Arc<EndpointState>,
 }
 
-/// Equal when requests are served alike. The state follows from the identity.
+/// Equal if requests are served alike. The state follows from the identity.
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
         let Self { id, name, addresses, phase, state: _ } = other;
@@ -195,23 +195,23 @@ impl PartialEq for Endpoint {
 
 impl Eq for Endpoint {}
 
-/// What is known of an endpoint for as long as anything uses it, shared by all routes and all tables.
+/// The state of an endpoint for as long as anything uses it, shared by all routes and all tables.
 #[derive(Debug, Default)]
 pub struct EndpointState {
     in_use: AtomicUsize,
     /// Its tunnels.
     pub tunnels: OpenTunnels,
-    /// When it could not be reached, in milliseconds of the caller's clock, and one; 0 for never.
+    /// When it was unreachable, in milliseconds of the caller's clock, plus one; 0 for never.
     unreached: AtomicU64,
 }
 
-/// How long an endpoint that could not be reached is tried last.
+/// How long an endpoint that was unreachable is tried last.
 const SHUNNED_MILLISECONDS: u64 = 10_000;
 
 impl EndpointState {
     /// Counts one more tunnel or request, until the guard is dropped.
     ///
-    /// It is taken when the endpoint is picked, not when the backend has answered: else a storm of reconnecting
+    /// Called when the endpoint is picked, not when the backend has responded: otherwise, a storm of reconnecting
     /// clients would find every endpoint equally empty and pile up on one.
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> InUse {
@@ -219,14 +219,14 @@ impl EndpointState {
         InUse(self.clone())
     }
 
-    /// Notes that no connection to it could be made.
+    /// Records that a connection to it failed.
     pub fn unreached(&self, now: Duration) {
         self.unreached.store(milliseconds(now), Ordering::Relaxed);
     }
 
-    /// Notes that a connection to it was made.
+    /// Records that a connection to it succeeded.
     pub fn reached(&self) {
-        // Most of the time it is 0 already, and a cache line that is not written need not move between processors.
+        // Usually it is 0 already, and a cache line that is not written need not move between processors.
         if self.unreached.load(Ordering::Relaxed) != 0 {
             self.unreached.store(0, Ordering::Relaxed);
         }
@@ -237,19 +237,19 @@ impl EndpointState {
         unreached != 0 && milliseconds(now) < unreached + SHUNNED_MILLISECONDS
     }
 
-    /// Tunnels and requests of this process now.
+    /// The current number of tunnels and requests of this process.
     #[must_use]
     pub fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed)
     }
 }
 
-/// Milliseconds and one, so that 0 stays free.
+/// Milliseconds plus one, so that 0 can mean never.
 fn milliseconds(now: Duration) -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX / 2) + 1
 }
 
-/// One tunnel or request at an endpoint; counted while this lives.
+/// A tunnel or request at an endpoint, counted until this is dropped.
 #[derive(Debug)]
 pub struct InUse(Arc<EndpointState>);
 

@@ -1,4 +1,4 @@
-//! The table that requests see now.
+//! The table that requests currently see.
 
 use std::sync::Arc;
 
@@ -6,19 +6,18 @@ use arc_swap::{ArcSwap, Guard};
 
 use super::RouteTable;
 
-/// The one place where a new table takes the place of the old: routes, endpoints and certificates change together.
+/// The only place where a new table replaces the old one: routes, endpoints and certificates change together.
 #[derive(Debug, Default)]
 pub struct CurrentTable(ArcSwap<RouteTable>);
 
 impl CurrentTable {
-    /// The table of this moment. The guard is for a decision, not for an await: whoever holds it keeps an old table
-    /// alive.
+    /// The current table. Do not hold the guard across an await: it keeps an old table alive.
     #[must_use]
     pub fn load(&self) -> Guard<Arc<RouteTable>> {
         self.0.load()
     }
 
-    /// Publishes a table and gives back the one before, for the caller to drop when nobody reads it any more.
+    /// Publishes a table and returns the previous one, for the caller to drop once nobody reads it any more.
     pub fn publish(&self, table: Arc<RouteTable>) -> Arc<RouteTable> {
         self.0.swap(table)
     }

@@ -1,4 +1,4 @@
-//! Regular expressions that users write: linear in the text, bounded in size, and never matched partially.
+//! Users' regular expressions: matched in linear time, bounded in size, and always against the whole text.
 
 use std::{
     fmt,
@@ -7,16 +7,16 @@ use std::{
 
 use regex::bytes::{Regex, RegexBuilder};
 
-/// Bytes that a compiled expression may take, which bounds the time for each byte of a text as well.
+/// The maximum size of a compiled expression in bytes, which also bounds the time for each byte of a text.
 const SIZE_LIMIT: usize = 16 * 1024;
-/// Bytes that its states may take, on each thread that uses it. An expression that needs more is matched without them, at
-/// some microseconds for each byte of a text instead of some nanoseconds.
+/// The maximum size of its DFA states in bytes, on each thread that uses it. An expression that needs more is matched
+/// without them, which takes microseconds for each byte of a text instead of nanoseconds.
 const STATES_LIMIT: usize = 64 * 1024;
 
-/// Bytes of the longest text that an expression is matched against; a longer one does not match.
+/// The maximum length in bytes of a text that an expression is matched against; a longer one does not match.
 pub const MAX_MATCHED_BYTES: usize = 4096;
 
-/// A regular expression (RE2 syntax) that a text has to match as a whole. Two with the same text are the same.
+/// A regular expression (RE2 syntax) that must match a whole text. Two with the same source text are equal.
 #[derive(Clone)]
 pub struct Expression {
     text: Box<str>,
@@ -30,7 +30,7 @@ pub enum InvalidExpression {
     #[error("must be a regular expression in RE2 syntax: {0}")]
     Syntax(String),
     /// Repetitions make it too large.
-    #[error("must be a smaller regular expression: compiled, it takes more than {SIZE_LIMIT} bytes")]
+    #[error("must be a smaller regular expression: the limit is {SIZE_LIMIT} bytes when compiled")]
     TooLarge,
 }
 
@@ -40,14 +40,14 @@ impl Expression {
     /// # Errors
     /// If the text is not a regular expression, or if it takes too much memory.
     pub fn parse(text: &str) -> Result<Self, InvalidExpression> {
-        // By itself first: "a)|(?:b" is an expression only inside a group. The line feed ends a comment, and verbose mode,
-        // the only one that has comments, ignores it.
+        // The text alone first: "a)|(?:b" is valid only inside a group. The line feed ends a comment, and verbose mode,
+        // the only mode with comments, ignores it.
         compile(text)?;
         let whole = compile(&format!(r"\A(?:{text})\z")).or_else(|_| compile(&format!("\\A(?:{text}\n)\\z")));
         Ok(Self { text: text.into(), regex: whole? })
     }
 
-    /// Whether it matches all of a text.
+    /// Whether it matches the whole text.
     #[must_use]
     pub fn is_match(&self, text: &[u8]) -> bool {
         text.len() <= MAX_MATCHED_BYTES && self.regex.is_match(text)
@@ -61,12 +61,12 @@ impl Expression {
 }
 
 fn compile(text: &str) -> Result<Regex, InvalidExpression> {
-    // As in RE2, `\w` and the like are ASCII. With all of Unicode, a few of them would exceed the limit.
+    // As in RE2, `\w` and the like match ASCII only. With all of Unicode, a few of them would exceed the limit.
     let builder = &mut RegexBuilder::new(text);
     let built = builder.unicode(false).size_limit(SIZE_LIMIT).dfa_size_limit(STATES_LIMIT).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => InvalidExpression::TooLarge,
-        // The last line of several states the cause; those before it point at the place.
+        // The last line of a multi-line message states the cause; those before it show the position.
         error => InvalidExpression::Syntax(cause(&error.to_string()).to_owned()),
     })
 }

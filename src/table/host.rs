@@ -1,4 +1,4 @@
-//! Hosts of requests, the patterns that routes claim, and which pattern wins.
+//! Hosts of requests, the patterns that routes claim, and their precedence.
 
 use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt, net::IpAddr};
 
@@ -8,17 +8,17 @@ use super::name::is_dns_label;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host<'a>(Cow<'a, str>);
 
-/// An authority that is no `uri-host [ ":" port ]` (RFC 9110 §7.2), or that no route could name.
+/// An authority that is not a valid `uri-host [ ":" port ]` (RFC 9110 §7.2), or a host that no route could name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedHost;
 
 impl<'a> Host<'a> {
-    /// Reads the value of a `Host` field or the authority of a target in absolute form.
+    /// Parses the value of a `Host` field or the authority of a target in absolute form.
     ///
     /// # Errors
-    /// When the host is empty or holds anything but letters, digits, `-`, `_`, `.` (or an IPv6 address in
-    /// brackets), or when the port is no number up to 65535. Percent-encoded host names are refused: none is in use,
-    /// and two spellings of one host would be a way round a rule.
+    /// If the host is empty or contains anything but letters, digits, `-`, `_`, `.` (or an IPv6 address in brackets),
+    /// or if the port is not a number up to 65535. Percent-encoded host names are rejected: they are not used in
+    /// practice, and a second spelling of a host could bypass a rule.
     pub fn parse(authority: &'a str) -> Result<Self, MalformedHost> {
         let (host, port) = split_port(authority)?;
         if !port.is_empty() && (!port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()) {
@@ -32,7 +32,7 @@ impl<'a> Host<'a> {
         Self::from_name(host)
     }
 
-    /// Reads a host name without a port, such as the one in TLS server name indication (RFC 6066 §3).
+    /// Parses a host name without a port, such as the one in TLS server name indication (RFC 6066 §3).
     ///
     /// # Errors
     /// As for [`Host::parse`].
@@ -45,13 +45,13 @@ impl<'a> Host<'a> {
         Ok(Self(lower(name)))
     }
 
-    /// The host of a request that names none, as HTTP/1.0 allows: routes without hostnames serve it, and no others.
+    /// The host of a request without one, as HTTP/1.0 allows: only routes without hostnames serve it.
     #[must_use]
     pub fn unnamed() -> Self {
         Self(Cow::Borrowed(""))
     }
 
-    /// The same host, borrowing nothing.
+    /// The same host as an owned value.
     #[must_use]
     pub fn into_owned(self) -> Host<'static> {
         Host(Cow::Owned(self.0.into_owned()))
@@ -63,7 +63,7 @@ impl<'a> Host<'a> {
         &self.0
     }
 
-    /// The address, when the host is one.
+    /// The IP address, if the host is one.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         let text = self.0.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&self.0);
@@ -88,7 +88,7 @@ fn lower(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The hosts that a route claims by one entry of its `hostnames`.
+/// The hosts that a route claims with one entry of its `hostnames`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// This host.
@@ -100,7 +100,7 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
-    /// Reads an entry of `hostnames`, which the schema has checked.
+    /// Parses an entry of `hostnames` that the schema has validated.
     #[must_use]
     pub fn parse(hostname: &str) -> Self {
         let hostname = hostname.to_ascii_lowercase();
@@ -110,8 +110,8 @@ impl HostPattern {
         }
     }
 
-    /// Reads a hostname as the schema of `hostnames` defines it: lower case, no port, no IP address, and `*` only as the
-    /// whole first label. `None` for anything else.
+    /// Parses a hostname as the schema of `hostnames` defines it: lower case, no port, no IP address, and `*` only as
+    /// the whole first label. `None` for anything else.
     #[must_use]
     pub fn checked(hostname: &str) -> Option<Self> {
         is_hostname(hostname).then(|| Self::parse(hostname))
@@ -126,19 +126,19 @@ impl HostPattern {
     }
 }
 
-/// The schema's rule for hostnames, for objects that were stored under another schema.
+/// The schema's rule for hostnames, for objects that were stored under a different schema.
 fn is_hostname(hostname: &str) -> bool {
     let name = hostname.strip_prefix("*.").unwrap_or(hostname);
     let is_address = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     name.len() <= 253 && name.split('.').all(is_dns_label) && !is_address
 }
 
-/// Whether the last label is a number, as in IPv4 addresses and in no name.
+/// Whether the last label is a number, as in IPv4 addresses and never in a host name.
 fn ends_in_number(name: &str) -> bool {
     name.bytes().rev().take_while(|byte| *byte != b'.').all(|byte| byte.is_ascii_digit())
 }
 
-/// The more specific pattern is the greater one: exact, then the longer wildcard, then [`HostPattern::Any`].
+/// More specific patterns are greater: exact, then the longer wildcard, then [`HostPattern::Any`].
 impl Ord for HostPattern {
     fn cmp(&self, other: &Self) -> Ordering {
         self.rank().cmp(&other.rank()).then_with(|| self.to_string().cmp(&other.to_string()))
@@ -161,7 +161,7 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// A value for each host pattern.
+/// A map from host patterns to values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostMap<T> {
     exact: HashMap<Box<str>, T>,
@@ -176,22 +176,22 @@ impl<T> Default for HostMap<T> {
 }
 
 impl<T> HostMap<T> {
-    /// The values whose patterns fit, the most specific first.
+    /// The values of the patterns that match a host, most specific first.
     pub fn matching<'a>(&'a self, host: &'a Host<'_>) -> impl Iterator<Item = &'a T> {
         self.naming(host).chain(&self.any)
     }
 
-    /// The values whose patterns name the host, exactly or by a wildcard, the most specific first: the same without
-    /// that of [`HostPattern::Any`].
+    /// The values of the patterns that name the host, exactly or by a wildcard, most specific first: all that match
+    /// except [`HostPattern::Any`].
     pub fn naming<'map>(&'map self, host: &Host<'_>) -> impl Iterator<Item = &'map T> {
         let name = host.as_str();
-        // An address has no labels, whatever its dots look like.
+        // An address has no labels, even though it contains dots.
         let wildcards = Some(name).filter(|name| !ends_in_number(name)).into_iter();
         self.exact.get(name).into_iter().chain(wildcards.flat_map(|name| self.wildcards_over(name)))
     }
 
-    /// The values whose patterns name every host that `pattern` stands for, the most specific first. Nothing names
-    /// every host, so there are none for [`HostPattern::Any`].
+    /// The values of the patterns that name every host of `pattern`, most specific first. None for
+    /// [`HostPattern::Any`], since no pattern names every host.
     pub fn covering<'map>(&'map self, pattern: &HostPattern) -> impl Iterator<Item = &'map T> {
         let (same, name) = match pattern {
             HostPattern::Exact(host) => (self.exact.get(host), &**host),
@@ -210,7 +210,7 @@ impl<T> HostMap<T> {
         self.any.as_ref()
     }
 
-    /// All patterns with their values, the most specific pattern first.
+    /// All patterns with their values, most specific first.
     pub fn iter(&self) -> impl Iterator<Item = (HostPattern, &T)> {
         let exact = self.exact.iter().map(|(host, value)| (HostPattern::Exact(host.clone()), value));
         let wildcard = self.wildcard.iter().map(|(suffix, value)| (HostPattern::Wildcard(suffix.clone()), value));
@@ -220,7 +220,7 @@ impl<T> HostMap<T> {
         all.into_iter()
     }
 
-    /// The value of a pattern, made where there is none.
+    /// The value of a pattern, inserted if absent.
     pub fn entry(&mut self, pattern: &HostPattern) -> &mut T
     where
         T: Default,

@@ -1,4 +1,4 @@
-//! The rules of one hostname, and how a request finds its own among them.
+//! The rules of one hostname, and how the rule for a request is found.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,25 +19,25 @@ struct Claim {
     rule: Arc<Rule>,
 }
 
-/// Claims that are looked up together: those of one path, or all regular expressions.
+/// Claims that are looked up together: those of one path, or all with regular expressions.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Group {
-    /// Claims that ask for an exact value, by where it is and what it is. A thousand tenants on one path are found by
-    /// their header without looking at the others.
+    /// Claims that require an exact value, by the source of the value and the value. With a thousand tenants on one
+    /// path, a tenant's header leads to its claims without examining the others.
     keyed: Vec<Keyed>,
-    /// The others, the one to try first at the front.
+    /// The other claims, in order of precedence.
     others: Vec<Claim>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Keyed {
     source: ValueSource,
-    /// The claims of each value, the one to try first at the front.
+    /// The claims for each value, in order of precedence.
     values: HashMap<Box<[u8]>, Vec<Claim>>,
 }
 
 impl HostRules {
-    /// The rule of the first match, in their order of precedence, that a request meets.
+    /// The rule of the first match, in order of precedence, that the request satisfies.
     pub(super) fn find(&self, request: &RequestView<'_, impl HeaderLines>) -> Option<&Arc<Rule>> {
         let exact = self.paths.exact(request.path).and_then(|group| group.find(request));
         let claim = exact
@@ -46,7 +46,7 @@ impl HostRules {
         claim.map(|claim| &claim.rule)
     }
 
-    /// All matches with their rules, the one to try first at the front.
+    /// All matches with their rules, in order of precedence.
     pub(super) fn list(&self) -> Vec<(&Match, &Arc<Rule>)> {
         let groups = self.paths.values().chain([&self.expressions]);
         let mut all: Vec<_> = groups.flat_map(Group::claims).map(|claim| (&claim.match_, &claim.rule)).collect();
@@ -54,7 +54,7 @@ impl HostRules {
         all
     }
 
-    /// Adds a match behind those of the same rank that are there.
+    /// Adds a match after those of the same rank.
     pub(super) fn add(&mut self, conditions: Conditions, rule: Arc<Rule>) {
         let group = match conditions.path() {
             PathPattern::Exact(path) => self.paths.entry_of_exact(path),

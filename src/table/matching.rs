@@ -1,4 +1,4 @@
-//! What a request must be like for a rule, and which of several matches is tried first.
+//! The conditions under which a rule serves a request, and the precedence of several matches.
 
 use std::{
     borrow::Cow,
@@ -10,7 +10,7 @@ use http::HeaderName;
 
 use super::{Expression, HeaderLines, PathPattern, RequestView, path::PathRank};
 
-/// Conditions that a request has to meet, all of them. Their order makes no difference, nor do repetitions.
+/// Conditions that a request must meet, all of them. Their order is irrelevant, as are repetitions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Conditions {
     path: PathPattern,
@@ -18,12 +18,12 @@ pub struct Conditions {
     subprotocols: Box<[Box<str>]>,
 }
 
-/// A condition on a value of the head.
+/// A condition on a value in the request head.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ValueCondition {
     /// Which value.
     pub source: ValueSource,
-    /// What it has to be.
+    /// What it must be.
     pub text: TextPattern,
 }
 
@@ -39,31 +39,31 @@ pub enum ValueSource {
 /// A condition on a text, which is compared as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TextPattern {
-    /// It is this text.
+    /// The value is this text.
     Exact(Box<str>),
-    /// The expression matches it.
+    /// The expression matches the value.
     Expression(Expression),
 }
 
-/// Conditions with their place among those that were claimed of the same hostname.
+/// Conditions with their position among those claimed for the same hostname.
 ///
-/// The one to try first is the greatest: by the kind and the length of its path, then by how many headers, query
-/// parameters and subprotocols it asks for, then by who came first.
+/// Matches with higher precedence are greater: by the type and the length of the path, then by the number of headers,
+/// query parameters and subprotocols, then by who claimed first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
     pub(super) conditions: Conditions,
-    /// How many matches of the hostname were claimed earlier: those of older routes, and of rules further up.
+    /// How many matches of the hostname were claimed before: those of older routes, and of rules further up.
     pub(super) earlier: usize,
 }
 
 impl Conditions {
-    /// A condition on the path alone.
+    /// Conditions on the path only.
     #[must_use]
     pub fn new(path: PathPattern) -> Self {
         Self { path, values: Box::default(), subprotocols: Box::default() }
     }
 
-    /// The same with conditions on headers and query parameters.
+    /// The same conditions, plus conditions on headers and query parameters.
     #[must_use]
     pub fn with_values(self, values: impl IntoIterator<Item = ValueCondition>) -> Self {
         let mut values: Vec<_> = values.into_iter().collect();
@@ -72,7 +72,7 @@ impl Conditions {
         Self { values: values.into(), ..self }
     }
 
-    /// The same for clients that offer any of these subprotocols.
+    /// The same conditions, for clients that offer at least one of these subprotocols.
     #[must_use]
     pub fn with_subprotocols(self, subprotocols: impl IntoIterator<Item = Box<str>>) -> Self {
         let mut subprotocols: Vec<_> = subprotocols.into_iter().collect();
@@ -87,8 +87,8 @@ impl Conditions {
         &self.path
     }
 
-    /// A value that every request that meets the conditions has, and that other conditions are likely to have
-    /// otherwise: what an index can find them by.
+    /// An exact value that every request that meets the conditions has, and that is likely to differ in other
+    /// conditions: a key for an index.
     pub(super) fn key(&self) -> Option<(&ValueSource, &str)> {
         self.values.iter().find_map(|condition| match &condition.text {
             TextPattern::Exact(text) => Some((&condition.source, &**text)),
@@ -96,8 +96,8 @@ impl Conditions {
         })
     }
 
-    /// Whether a request meets them. Its path is compared with a regular expression only: a path is looked up by the
-    /// others.
+    /// Whether a request meets them. The path is compared only if the pattern is a regular expression: other paths are
+    /// looked up in the index.
     pub(super) fn are_met_by(&self, request: &RequestView<'_, impl HeaderLines>) -> bool {
         let fits_path = || match &self.path {
             PathPattern::Expression(expression) => expression.is_match(request.path.as_bytes()),
@@ -117,7 +117,7 @@ impl From<&PathPattern> for Conditions {
 }
 
 impl ValueCondition {
-    /// A header has exactly this value.
+    /// A header with exactly this value.
     #[must_use]
     pub fn header(name: HeaderName, value: &str) -> Self {
         Self { source: ValueSource::Header(name), text: TextPattern::Exact(value.into()) }
@@ -133,7 +133,7 @@ impl ValueCondition {
 }
 
 impl ValueSource {
-    /// The value that a request has there.
+    /// The value in a request.
     pub(super) fn value<'a>(&'a self, request: &RequestView<'a, impl HeaderLines>) -> Option<Cow<'a, [u8]>> {
         match self {
             Self::Header(name) => request.header(name),
@@ -155,7 +155,7 @@ impl TextPattern {
 }
 
 impl Match {
-    /// What requests must be like.
+    /// The conditions.
     #[must_use]
     pub fn conditions(&self) -> &Conditions {
         &self.conditions

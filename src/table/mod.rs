@@ -1,6 +1,6 @@
-//! What the proxy reads: an immutable table of hosts, paths, backends and certificates.
+//! The proxy's routing table: hosts, paths, backends and certificates, immutable.
 //!
-//! It comes from `compile`, is swapped in whole by [`CurrentTable`], and knows neither Kubernetes nor sockets.
+//! It is built by `compile`, swapped as a whole by [`CurrentTable`], and depends on neither Kubernetes nor sockets.
 
 mod backend;
 mod change;
@@ -44,7 +44,7 @@ pub use state::{OpenTunnels, RouteState, StateRegistry};
 pub use tenancy::{HostOwner, HostnameOwners, ReservedFor, Tenancy};
 pub use tls::{Certificate, HostTls, TlsIdentity};
 
-/// All that decides where a request goes.
+/// Everything that determines where a request goes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RouteTable {
     tenancy: Tenancy,
@@ -53,37 +53,37 @@ pub struct RouteTable {
     routes: usize,
 }
 
-/// What is claimed of one hostname.
+/// The claims on one hostname.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct HostEntry {
     /// The oldest route that names it. Its namespace owns the hostname, unless namespaces share hostnames.
     owner: Option<HostOwner>,
     rules: HostRules,
-    /// A route that claims the hostname, but whose spec is not readable: where nothing else matches, its requests get
-    /// 503, not 404.
+    /// A route that claims the hostname, but whose spec is unreadable: requests that nothing else matches get 503, not
+    /// 404.
     unreadable: Option<Arc<RouteState>>,
     tls: Option<Arc<HostTls>>,
 }
 
-/// What a table holds of one hostname, to be shown.
+/// The contents of a table for one hostname, for display.
 #[derive(Clone, Debug)]
 pub struct HostClaims<'a> {
     /// The hostname.
     pub host: HostPattern,
-    /// The claimed matches, the one to try first at the front, each with the rule that serves it.
+    /// The claimed matches in order of precedence, each with the rule that serves it.
     pub matches: Vec<(&'a Match, &'a Arc<Rule>)>,
-    /// The route that names the hostname but is not readable.
+    /// The route that names the hostname but is unreadable.
     pub unreadable: Option<&'a Arc<RouteState>>,
     /// The hostname's TLS settings.
     pub tls: Option<&'a Arc<HostTls>>,
 }
 
-/// What a table has for a request.
+/// The result of looking up a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
     /// The rule that serves it.
     Rule(&'a Arc<Rule>),
-    /// Nothing but a route whose spec is not readable.
+    /// Only a route whose spec is unreadable.
     Unreadable(&'a Arc<RouteState>),
     /// Nothing.
     Nothing,
@@ -96,7 +96,7 @@ impl RouteTable {
         Self { tenancy, ..Self::default() }
     }
 
-    /// Whether hostnames in it belong to namespaces.
+    /// Whether its hostnames belong to namespaces.
     #[must_use]
     pub fn tenancy(&self) -> &Tenancy {
         &self.tenancy
@@ -104,8 +104,8 @@ impl RouteTable {
 
     /// The rule for a request.
     ///
-    /// The most specific hostname comes first; where a request meets none of its matches, those of a less specific one of
-    /// the same namespace may serve it (HTTPRoute's precedence: it ranks the rules that match).
+    /// The most specific hostname comes first; if a request meets none of its matches, those of a less specific
+    /// hostname in the same namespace may serve it (HTTPRoute's precedence, which ranks the rules that match).
     #[must_use]
     pub fn find<'a>(&'a self, host: &'a Host<'_>, request: &RequestView<'_, impl HeaderLines>) -> Found<'a> {
         let tenant = self.tenant(host);
@@ -124,8 +124,8 @@ impl RouteTable {
         self.selected(host).and_then(|entry| entry.tls.as_ref())
     }
 
-    /// Whether two hosts select the same hostname, hence the same TLS settings: what tells that a request belongs on
-    /// the connection that it came on.
+    /// Whether two hosts select the same hostname, and hence the same TLS settings: only then does a request belong on
+    /// its connection.
     #[must_use]
     pub fn select_the_same(&self, one: &Host<'_>, other: &Host<'_>) -> bool {
         match (self.selected(one), self.selected(other)) {
@@ -134,8 +134,8 @@ impl RouteTable {
         }
     }
 
-    /// Who owns a hostname, with every name that a wildcard stands for: the oldest route that names it, exactly or by a
-    /// wildcard that covers it, of the namespaces that may. `None` while there is none.
+    /// The owner of a hostname, including every name under a wildcard: the oldest route that names it, exactly or by a
+    /// wildcard that covers it, among the namespaces that may. `None` if there is none.
     #[must_use]
     pub fn owner(&self, pattern: &HostPattern) -> Option<&HostOwner> {
         match pattern {
@@ -148,7 +148,7 @@ impl RouteTable {
         self.serving(host, self.tenant(host)).next()
     }
 
-    /// Whose hostnames may serve a host. A route without hostnames names none, so it owns none.
+    /// Whose hostnames may serve a host. A route without hostnames does not name any, so it owns none.
     fn tenant<'a>(&'a self, host: &'a Host<'_>) -> Tenant<'a> {
         self.tenancy.tenant(host, self.hosts.naming(host).map(|entry| entry.owner.as_ref()))
     }
@@ -157,19 +157,19 @@ impl RouteTable {
         self.hosts.matching(host).filter(move |entry| tenant.admits(entry.owner.as_ref()))
     }
 
-    /// What handshakes use that name no host, or one without TLS settings.
+    /// The identity for TLS handshakes that name no host, or one without TLS settings.
     #[must_use]
     pub fn default_identity(&self) -> Option<&Arc<TlsIdentity>> {
         self.default_identity.as_ref()
     }
 
-    /// The routes that it was made from.
+    /// The number of routes that it was built from.
     #[must_use]
     pub fn routes(&self) -> usize {
         self.routes
     }
 
-    /// All hostnames, the most specific first.
+    /// All hostnames, most specific first.
     pub fn hosts(&self) -> impl Iterator<Item = HostClaims<'_>> {
         self.hosts.iter().map(|(host, HostEntry { owner: _, rules, unreadable, tls })| HostClaims {
             host,
@@ -179,7 +179,7 @@ impl RouteTable {
         })
     }
 
-    /// Notes that a route names a hostname; of several routes, the oldest owns it.
+    /// Records that a route names a hostname; the oldest of several routes owns it.
     pub fn own(&mut self, host: &HostPattern, owner: HostOwner) {
         let held = &mut self.hosts.entry(host).owner;
         if held.as_ref().is_none_or(|held| owner < *held) {
@@ -187,13 +187,13 @@ impl RouteTable {
         }
     }
 
-    /// Gives the requests for a hostname that meet the conditions to a rule. Of matches that are equally specific, the one
-    /// that is claimed first is tried first.
+    /// Assigns the requests for a hostname that meet the conditions to a rule. Of equally specific matches, the one
+    /// claimed first has precedence.
     pub fn claim(&mut self, host: &HostPattern, conditions: impl Into<Conditions>, rule: Arc<Rule>) {
         self.entry(host, &rule.route.name).rules.add(conditions.into(), rule);
     }
 
-    /// Notes that an unreadable route names the host; the first one noted stays.
+    /// Records that an unreadable route names the host; the first one recorded is kept.
     pub fn claim_unreadable(&mut self, host: &HostPattern, route: Arc<RouteState>) {
         self.entry(host, &route.name).unreadable.get_or_insert(route);
     }
@@ -204,20 +204,20 @@ impl RouteTable {
         self.entry(host, &owner).tls = Some(tls);
     }
 
-    /// What is claimed of a hostname. It belongs to the first route that claims anything of it, unless
-    /// [`RouteTable::own`] has settled that.
+    /// The claims on a hostname. It belongs to the first route that claims any of it, unless [`RouteTable::own`] has
+    /// determined the owner.
     fn entry(&mut self, host: &HostPattern, route: &ObjectName) -> &mut HostEntry {
         let entry = self.hosts.entry(host);
         entry.owner.get_or_insert_with(|| HostOwner { since: None, route: route.clone() });
         entry
     }
 
-    /// Sets what handshakes use for hosts without TLS settings.
+    /// Sets the identity for TLS handshakes for hosts without TLS settings.
     pub fn set_default_identity(&mut self, identity: Option<Arc<TlsIdentity>>) {
         self.default_identity = identity;
     }
 
-    /// Sets how many routes it was made from.
+    /// Sets the number of routes that it was built from.
     pub fn set_routes(&mut self, routes: usize) {
         self.routes = routes;
     }

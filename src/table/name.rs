@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-/// A namespace and a name in it; printed as `namespace/name`.
+/// A namespace and a name in it; displayed as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// The namespace.
@@ -24,14 +24,14 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// Whether a text is a name as most objects of Kubernetes have them (RFC 1123): labels of lower-case letters, digits and
-/// `-`, with dots between them, at most 253 characters.
+/// Whether a text is a valid name for most Kubernetes objects (RFC 1123): labels of lower-case letters, digits and `-`,
+/// separated by dots, at most 253 characters.
 #[must_use]
 pub fn is_dns_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
-/// Whether a text is one such label of at most 63 characters, as the names of rules and namespaces are.
+/// Whether a text is one such label of at most 63 characters, as required for rules and namespaces.
 #[must_use]
 pub fn is_dns_label(name: &str) -> bool {
     name.len() <= 63 && is_label(name)

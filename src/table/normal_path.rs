@@ -1,32 +1,32 @@
-//! The form in which paths are compared (RFC 3986 §6.2.2), and the paths that are refused because a backend could read
-//! them as another path than the one that was matched.
+//! The normal form in which paths are compared (RFC 3986 §6.2.2), and the paths that are refused because a backend
+//! could interpret them differently from the proxy.
 
 use std::borrow::Cow;
 
-/// How many times a path is decoded in search of dot segments: once is what every backend does, twice is what those do
-/// that sit behind a decoding framework.
+/// How many times a path is decoded in search of dot segments: every backend decodes once, and those behind a decoding
+/// framework twice.
 const DECODINGS: usize = 2;
 
-/// A path without its query, in the form in which it is compared: escapes of unreserved characters are decoded, other
-/// escapes are in upper case, characters that a path may not contain are escaped, and a run of `/` is one.
+/// A path without its query, in normal form: escapes of unreserved characters are decoded, other escapes are in upper
+/// case, characters that a path must not contain are escaped, and a run of `/` is collapsed into one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NormalPath<'a> {
     text: Cow<'a, str>,
     has_escaped_slash: bool,
 }
 
-/// A path that may mean different things to the proxy and to a backend.
+/// A path that the proxy and a backend could interpret differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a path may not contain dot segments, backslashes or NUL, in whatever encoding")]
+#[error("the path must not contain dot segments, backslashes or NUL in any encoding")]
 pub struct AmbiguousPath;
 
 impl<'a> NormalPath<'a> {
-    /// Reads a path as it was sent.
+    /// Parses a path as received.
     ///
     /// # Errors
-    /// If it contains a backslash, a NUL, overlong UTF-8, or a dot segment: as such, escaped once or twice, between
-    /// escaped slashes, with parameters (`..;x`), or disguised by characters that parsers of URLs remove (`.%09.`) or
-    /// end a path at (`..%23`).
+    /// If it contains a backslash, a NUL, overlong UTF-8, or a dot segment: literally, escaped once or twice, between
+    /// escaped slashes, with parameters (`..;x`), or disguised by characters that URL parsers remove (`.%09.`) or at
+    /// which they end the path (`..%23`).
     pub fn parse(path: &'a str) -> Result<Self, AmbiguousPath> {
         if is_normal(path) {
             return Ok(Self { text: path.into(), has_escaped_slash: false });
@@ -41,20 +41,20 @@ impl<'a> NormalPath<'a> {
         &self.text
     }
 
-    /// The normal form, by value.
+    /// The normal form as an owned or borrowed text.
     #[must_use]
     pub fn into_text(self) -> Cow<'a, str> {
         self.text
     }
 
-    /// Whether the path contains `%2F` or `%5C`, which some backends take for a separator.
+    /// Whether the path contains `%2F` or `%5C`, which some backends treat as a separator.
     #[must_use]
     pub fn has_escaped_slash(&self) -> bool {
         self.has_escaped_slash
     }
 }
 
-/// Whether a path is in its normal form and beyond doubt, as nearly all are.
+/// Whether a path is already in normal form and unambiguous, as nearly all are.
 fn is_normal(path: &str) -> bool {
     let mut before = None;
     path.bytes().all(|byte| {
@@ -67,17 +67,17 @@ fn is_normal(path: &str) -> bool {
     })
 }
 
-/// What a byte may be in a path. A table, since each byte of each path is looked up in it.
-static KINDS: [Kind; 256] = {
-    let mut kinds = [Kind::Other; 256];
+/// The kind of each byte in a path. A table, because every byte of every path is looked up.
+static KINDS: [ByteKind; 256] = {
+    let mut kinds = [ByteKind::Other; 256];
     let mut byte = 0_u8;
     loop {
         kinds[byte as usize] = match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => Kind::Unreserved,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => ByteKind::Unreserved,
             b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => {
-                Kind::Delimiter
+                ByteKind::Delimiter
             }
-            _ => Kind::Other,
+            _ => ByteKind::Other,
         };
         if byte == u8::MAX {
             break kinds;
@@ -87,21 +87,21 @@ static KINDS: [Kind; 256] = {
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ByteKind {
     /// RFC 3986 §2.3.
     Unreserved,
     /// The rest of `pchar` (RFC 3986 §3.3), without escapes.
     Delimiter,
-    /// What has to be escaped, `/` and `%`.
+    /// Bytes that must be escaped, `/` and `%`.
     Other,
 }
 
 fn is_path_byte(byte: u8) -> bool {
-    KINDS[usize::from(byte)] != Kind::Other
+    KINDS[usize::from(byte)] != ByteKind::Other
 }
 
 fn is_unreserved(byte: u8) -> bool {
-    KINDS[usize::from(byte)] == Kind::Unreserved
+    KINDS[usize::from(byte)] == ByteKind::Unreserved
 }
 
 fn check(path: &str) -> Result<(), AmbiguousPath> {
@@ -116,7 +116,7 @@ fn check(path: &str) -> Result<(), AmbiguousPath> {
         }
         let decoded = decode(&bytes);
         if decoded.len() == bytes.len() {
-            // None of them began an escape.
+            // It contained no escapes.
             return Ok(());
         }
         bytes = Cow::Owned(decoded);
@@ -139,8 +139,8 @@ fn check_plain(bytes: &[u8]) -> Result<(), AmbiguousPath> {
     if segment.is_dots() { Err(AmbiguousPath) } else { Ok(()) }
 }
 
-/// What a backend could take for the name of a segment. Parameters begin at `;`. Parsers of URLs (WHATWG), to which some
-/// backends give decoded paths, remove tabs and line ends, and end the path at `?` or `#`.
+/// A segment as a backend could interpret it. Parameters begin at `;`. URL parsers (WHATWG), to which some backends
+/// pass decoded paths, remove tabs and line ends, and end the path at `?` or `#`.
 #[derive(Default)]
 struct Segment {
     dots: usize,
@@ -165,13 +165,13 @@ impl Segment {
     }
 }
 
-/// Whether two bytes begin a sequence of UTF-8 that is longer than it has to be (RFC 3629 §3), such as `C0 AE` for a
-/// dot: never legitimate, and decoded by some backends all the same.
+/// Whether two bytes begin an overlong UTF-8 sequence (RFC 3629 §3), such as `C0 AE` for a dot: never valid, but
+/// decoded by some backends.
 fn is_overlong(pair: [u8; 2]) -> bool {
     matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f])
 }
 
-/// Decodes escapes once; what is not an escape stays.
+/// Decodes escapes once; malformed escapes stay unchanged.
 fn decode(bytes: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -183,7 +183,7 @@ fn decode(bytes: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// The value of the two hexadecimal digits at the start.
+/// The value of the first two hexadecimal digits.
 fn hexadecimal(bytes: &[u8]) -> Option<u8> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -196,7 +196,7 @@ fn hexadecimal(bytes: &[u8]) -> Option<u8> {
 }
 
 fn normalise(path: &str) -> NormalPath<'static> {
-    // No byte takes more than an escape does.
+    // An escape is the longest output for a byte.
     let (mut normal, mut has_escaped_slash) = (Vec::with_capacity(3 * path.len()), false);
     let mut rest = path.as_bytes();
     while let [first, behind @ ..] = rest {

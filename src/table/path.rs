@@ -1,4 +1,4 @@
-//! Paths of requests, the patterns that rules claim, and which pattern wins.
+//! Paths of requests, the patterns that rules claim, and their precedence.
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
@@ -6,19 +6,19 @@ use foldhash::fast::RandomState;
 
 use super::{Expression, NormalPath};
 
-/// A condition on the normal form of a path ([`NormalPath`]), which it holds in that form as well.
+/// A condition on the normal form of a path ([`NormalPath`]); patterns are stored in that form too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathPattern {
     /// This path.
     Exact(Box<str>),
-    /// This path and all below it, by whole segments; held without its trailing slashes, so empty for `/`.
+    /// This path and everything below it, by whole segments; stored without trailing slashes, so empty for `/`.
     Prefix(Box<str>),
     /// The paths that the expression matches as a whole.
     Expression(Expression),
 }
 
 impl PathPattern {
-    /// The prefix `value`; one trailing slash makes no difference.
+    /// The prefix `value`; a trailing slash is ignored.
     #[must_use]
     pub fn prefix(value: &str) -> Self {
         let value = normal(value);
@@ -31,7 +31,7 @@ impl PathPattern {
         Self::Exact(normal(value).into())
     }
 
-    /// How specific it is. A request fits at most one pattern of each rank, except among regular expressions.
+    /// How specific it is. A request matches at most one pattern of each rank, except among regular expressions.
     #[must_use]
     pub fn rank(&self) -> PathRank {
         match self {
@@ -42,8 +42,8 @@ impl PathPattern {
     }
 }
 
-/// How specific a path pattern is, the more specific the greater: a prefix by its length, above it a regular
-/// expression by its length, above it an exact path.
+/// How specific a path pattern is. Prefixes are ordered by length, regular expressions above them by length, and exact
+/// paths above all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathRank {
     /// A prefix of this many bytes.
@@ -54,7 +54,7 @@ pub enum PathRank {
     Exact,
 }
 
-/// The form in which a pattern is compared. One that no request can have stays as it is: it matches nothing.
+/// The normal form of a pattern. A pattern that no request can have stays unchanged: it matches nothing.
 fn normal(value: &str) -> Cow<'_, str> {
     NormalPath::parse(value).map_or(Cow::Borrowed(value), NormalPath::into_text)
 }
@@ -77,9 +77,9 @@ impl fmt::Display for PathPattern {
 pub struct PathMap<T> {
     exact: HashMap<Box<str>, T, RandomState>,
     prefix: HashMap<Box<str>, T, RandomState>,
-    /// Segments of the longest prefix, which bound the work that a path of many segments causes.
+    /// The number of segments of the longest prefix, which bounds the work for a path with many segments.
     depth: usize,
-    /// Bytes of the longest path: a longer one is not even hashed.
+    /// The length of the longest path in bytes: a longer one is not even hashed.
     longest: usize,
 }
 
@@ -90,14 +90,14 @@ impl<T> Default for PathMap<T> {
 }
 
 impl<T> PathMap<T> {
-    /// The value of exactly this path, which is in its normal form.
+    /// The value of exactly this path, which must be in normal form.
     pub fn exact(&self, path: &str) -> Option<&T> {
         Some(path).filter(|path| path.len() <= self.longest).and_then(|path| self.exact.get(path))
     }
 
-    /// The values of the prefixes that cover a path in its normal form, the longest prefix first.
+    /// The values of the prefixes of a path in normal form, longest first.
     pub fn prefixes<'map>(&'map self, path: &str) -> impl Iterator<Item = &'map T> {
-        // The first slash of a path ends the empty prefix, so a prefix of n segments ends at the slash n + 1.
+        // The first slash of a path ends the empty prefix, so a prefix of n segments ends at slash n + 1.
         let end = path.match_indices('/').nth(self.depth).map_or(path.len(), |(slash, _)| slash);
         let ends = std::iter::once(end).chain(path[..end].rmatch_indices('/').map(|(slash, _)| slash));
         ends.filter(|end| *end <= self.longest).filter_map(|end| self.prefix.get(&path[..end]))
@@ -108,7 +108,7 @@ impl<T> PathMap<T> {
         self.exact.values().chain(self.prefix.values())
     }
 
-    /// The value of exactly this path, made where there is none.
+    /// The value of exactly this path, inserted if absent.
     pub fn entry_of_exact(&mut self, path: &str) -> &mut T
     where
         T: Default,
@@ -117,7 +117,7 @@ impl<T> PathMap<T> {
         self.exact.entry(path.into()).or_default()
     }
 
-    /// The value of this prefix, made where there is none.
+    /// The value of this prefix, inserted if absent.
     pub fn entry_of_prefix(&mut self, path: &str) -> &mut T
     where
         T: Default,
@@ -132,7 +132,7 @@ impl<T> PathMap<T> {
 mod tests {
     use super::*;
 
-    /// Which of the prefixes cover a path, the longest first.
+    /// Those of the prefixes that match a path, longest first.
     fn covering(prefixes: &[&str], path: &str) -> Vec<String> {
         let mut map = PathMap::default();
         for prefix in prefixes {

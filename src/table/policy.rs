@@ -1,4 +1,4 @@
-//! How the requests of a rule are treated, whichever of them it is.
+//! How the requests of a rule are handled.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -9,17 +9,17 @@ use crate::choices::{
     EscapedSlashes, NonUpgrade, Secure,
 };
 
-/// What a rule decides beside its matches and its backends. Compiling a route makes it, and nothing copies its fields
-/// one by one. The default is what applies to a rule that states nothing.
+/// The settings of a rule other than its matches and backends. It is created when a route is compiled, and its fields
+/// are never copied individually. The default applies to a rule without settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// How an endpoint of a backend is chosen.
     pub algorithm: Algorithm,
-    /// How long things may take.
+    /// Time limits.
     pub timeouts: Timeouts,
-    /// Whom the proxy pings.
+    /// Which ends the proxy pings.
     pub keepalive: Keepalive,
-    /// How sessions are kept, if they are.
+    /// How sessions are kept; `None` without persistence.
     pub persistence: Option<Persistence>,
     /// Whose requests are served.
     pub clients: ClientNetworks,
@@ -48,16 +48,16 @@ impl ClientNetworks {
     }
 }
 
-/// How long things may take; `None` means no limit.
+/// Time limits; `None` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From an upgrade request's head to the backend's answer.
+    /// From an upgrade request's head to the backend's response.
     pub handshake: Option<Duration>,
-    /// From another request's head, as passed on, to the head of the answer.
+    /// From forwarding the head of any other request to the head of the response.
     pub response: Option<Duration>,
-    /// One attempt to connect.
+    /// One connection attempt.
     pub backend_connect: Option<Duration>,
-    /// Without a byte either way.
+    /// Without a byte in either direction.
     pub idle: Option<Duration>,
     /// From the 101 to the end.
     pub max_duration: Option<Duration>,
@@ -75,7 +75,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Whom the proxy pings, and how; `None` means no pings to that end.
+/// Which ends the proxy pings, and how; `None` means no pings to that end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
     /// Pings to the client.
@@ -87,9 +87,9 @@ pub struct Keepalive {
 /// Pings to one end of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pings {
-    /// An end that sent nothing for so long is sent a ping; never zero.
+    /// An end that has sent nothing for this long is sent a ping; never zero.
     pub interval: Duration,
-    /// The tunnel of an end that sends nothing for so long after a ping left is ended; nothing where it never is.
+    /// A tunnel is closed if that end sends nothing for this long after a ping; `None` means never.
     pub timeout: Option<Duration>,
 }
 
@@ -105,18 +105,18 @@ impl Default for Pings {
     }
 }
 
-/// How a session's token travels.
+/// How the session token is carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persistence {
-    /// What a token is bound to, beside its endpoint.
+    /// The scope to which a token is bound, besides its endpoint.
     pub scope: Arc<str>,
-    /// Name of the cookie.
+    /// The name of the cookie.
     pub cookie: Arc<str>,
-    /// The attributes of `Set-Cookie` but for `Secure`, as they are sent, each with its leading `; `.
+    /// The attributes of `Set-Cookie` except `Secure`, exactly as sent, each with its leading `; `.
     pub attributes: Arc<str>,
     /// When the `Secure` attribute is added.
     pub secure: Secure,
-    /// The age at which a session gets another endpoint.
+    /// The age at which a session gets a new endpoint.
     pub max_age: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! What matching looks at of a request.
+//! The parts of a request that matching looks at.
 
 use std::borrow::Cow;
 
@@ -6,12 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
 
 use super::expression::MAX_MATCHED_BYTES;
 
-/// How many query parameters are looked at. It bounds what a match costs.
+/// How many query parameters are examined, which bounds the cost of a match.
 const MAX_PARAMETERS: usize = 100;
 
-/// The header fields of a request, whatever holds them.
+/// Access to the header fields of a request, regardless of how they are stored.
 pub trait HeaderLines {
-    /// The values of a field, line by line.
+    /// The values of a field, one for each line.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 }
 
@@ -21,12 +21,12 @@ impl HeaderLines for HeaderMap {
     }
 }
 
-/// A request, as far as it decides which rule serves it. It borrows the head.
+/// The parts of a request that decide which rule serves it. Borrows the head.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a, H> {
     /// The path in its normal form ([`super::NormalPath`]).
     pub path: &'a str,
-    /// The query as it was sent, without its `?`; empty if there is none.
+    /// The query as received, without its `?`; empty if there is none.
     pub query: &'a str,
     /// Whether the request asks for a WebSocket.
     pub is_upgrade: bool,
@@ -35,8 +35,8 @@ pub struct RequestView<'a, H> {
 }
 
 impl<'a, H: HeaderLines> RequestView<'a, H> {
-    /// The value of a field; of one with several lines, their values with commas between them (RFC 9110 §5.3). A longer
-    /// combination than any condition can ask for counts as absent.
+    /// The value of a field; if it has several lines, their values joined by commas (RFC 9110 §5.3). A combination that
+    /// is longer than any condition can match counts as absent.
     pub(super) fn header(&self, name: &'a HeaderName) -> Option<Cow<'a, [u8]>> {
         let mut lines = self.headers.lines(name);
         let mut value = Cow::Borrowed(lines.next()?.trim_ascii());
@@ -51,21 +51,21 @@ impl<'a, H: HeaderLines> RequestView<'a, H> {
         Some(value)
     }
 
-    /// The decoded value of the first query parameter of a name, without copying unless it has escapes.
+    /// The decoded value of the first query parameter with a name, copied only if it contains escapes.
     pub(super) fn parameter(&self, name: &str) -> Option<Cow<'a, str>> {
         let mut parameters = self.query.split('&').take(MAX_PARAMETERS);
         let sent = parameters.find(|sent| is_named(sent, name))?;
         form_urlencoded::parse(sent.as_bytes()).next().map(|(_, value)| value)
     }
 
-    /// Whether the client offers a subprotocol; only a request for a WebSocket can.
+    /// Whether the client offers a subprotocol; only requests for a WebSocket can.
     pub(super) fn offers(&self, subprotocol: &str) -> bool {
         let mut offered = self.headers.lines(&SEC_WEBSOCKET_PROTOCOL).flat_map(|line| line.split(|byte| *byte == b','));
         self.is_upgrade && offered.any(|offered| offered.trim_ascii() == subprotocol.as_bytes())
     }
 }
 
-/// Whether a parameter, as it was sent, has this name.
+/// Whether a parameter, as received, has this name.
 fn is_named(sent: &str, name: &str) -> bool {
     let sent = sent.split('=').next().unwrap_or_default();
     if !sent.contains(['%', '+']) {

@@ -1,22 +1,22 @@
-//! A rule of a route: where its requests go, and how they are treated.
+//! A rule of a route: where its requests go, and how they are handled.
 
 use std::sync::Arc;
 
 use super::{Backend, Candidates, EndpointId, ObjectName, Policy, RouteState, Session};
 
-/// What is decided for the requests that match.
+/// The rule for matching requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The route that it belongs to.
+    /// The route that contains it.
     pub route: Arc<RouteState>,
     /// Its name, or its position in the route.
     pub name: Arc<str>,
-    /// Why its requests are answered with 503, when the rule itself is at fault. It keeps its claims: its requests
-    /// never fall through to another route.
+    /// Why its requests get 503, if the rule itself is at fault. It keeps its claims: its requests never fall through
+    /// to another route.
     pub fault: Option<Arc<str>>,
-    /// Where new sessions go.
+    /// The backends for new sessions.
     pub backends: Box<[WeightedBackend]>,
-    /// How its requests are treated.
+    /// How its requests are handled.
     pub policy: Policy,
 }
 
@@ -25,25 +25,25 @@ pub struct Rule {
 pub struct WeightedBackend {
     /// Its share of new sessions.
     pub weight: u32,
-    /// The backend, or why there is none. A reference that does not resolve keeps its share.
+    /// The backend, or why it is not available. A reference that does not resolve keeps its share.
     pub target: Result<Arc<Backend>, Arc<str>>,
 }
 
-/// Why no endpoint can be offered; each is a 503.
+/// Why there is no endpoint to try; each is a 503.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoEndpoint {
     /// The rule is at fault.
     Faulty(Arc<str>),
-    /// The reference that was drawn does not resolve.
+    /// The selected reference does not resolve.
     Unresolved(Arc<str>),
     /// All references have weight 0.
     NoWeight,
-    /// The backend that was drawn has no endpoint that serves.
+    /// The selected backend has no endpoint that serves.
     NoneReady(ObjectName),
 }
 
 impl Rule {
-    /// A rule without backends, to which nothing but the defaults applies.
+    /// A rule without backends and with default settings.
     #[must_use]
     pub fn new(route: ObjectName, name: impl Into<Arc<str>>) -> Self {
         Self {
@@ -55,11 +55,11 @@ impl Rule {
         }
     }
 
-    /// The endpoints to try, in order: that of the session, where it still serves, then the others of its backend;
-    /// without a session, those of a backend drawn by weight.
+    /// The endpoints to try, in order: that of the session, if it still serves, then the others of its backend; without
+    /// a session, those of a backend selected by weight.
     ///
     /// # Errors
-    /// When there is nothing to try.
+    /// If there is nothing to try.
     pub fn candidates(&self, session: Option<&Session>, rng: &mut fastrand::Rng) -> Result<Candidates, NoEndpoint> {
         if let Some(fault) = &self.fault {
             return Err(NoEndpoint::Faulty(fault.clone()));
@@ -74,7 +74,7 @@ impl Rule {
         Ok(backend.candidates(self.policy.algorithm, None))
     }
 
-    /// The endpoints to try, where the first one is the one that `is_wanted`; `None` if the rule has none such.
+    /// The endpoints to try, beginning with the one that `is_wanted`; `None` if the rule has no such endpoint.
     #[must_use]
     pub fn beginning_with(&self, is_wanted: impl Fn(&EndpointId) -> bool) -> Option<Candidates> {
         self.backends.iter().filter_map(|backend| backend.target.as_ref().ok()).find_map(|backend| {

@@ -1,8 +1,9 @@
-//! Session tokens: which endpoint a session belongs to, told by the client and believed only when we wrote it.
+//! Session tokens: clients present them, and they identify the session's endpoint if they are authentic.
 //!
-//! A token is base64url of: version (1 byte), key id (4), issue time in seconds (8), a keyed hash of the endpoint's
-//! identity (8), and HMAC-SHA-256 over these and the rule's scope, cut to 16 bytes (RFC 2104 §5). It holds no
-//! address in clear and needs no state, so every replica that has the keys reads it, before and after a restart.
+//! A token is the base64url encoding of: version (1 byte), key id (4), issue time in seconds (8), a keyed hash of the
+//! endpoint's identity (8), and an HMAC-SHA-256 over these and the rule's scope, truncated to 16 bytes (RFC 2104 §5).
+//! It contains no address in the clear and needs no state, so every replica with the keys can read it, even after a
+//! restart.
 
 use std::{fmt, hash::Hasher, sync::Arc, time::Duration};
 
@@ -20,42 +21,42 @@ const ID_LENGTH: usize = 4;
 const SIGNED_LENGTH: usize = 1 + ID_LENGTH + 8 + 8;
 const MAC_LENGTH: usize = 16;
 const TOKEN_LENGTH: usize = SIGNED_LENGTH + MAC_LENGTH;
-/// Characters of a token: base64 without padding.
+/// The length of a token in characters: base64 without padding.
 const TEXT_LENGTH: usize = (TOKEN_LENGTH * 4).div_ceil(3);
 const MINIMUM_KEY_BYTES: usize = 32;
 
-/// The keys of session tokens. The first signs, all verify, so that keys can be rotated without losing a session.
+/// The keys for session tokens. The first signs, all verify, so that keys can be rotated without losing sessions.
 #[derive(Debug)]
 pub struct SessionKeys(Vec<SessionKey>);
 
-/// A key file that cannot be used.
+/// Why a key file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFileError {
-    /// It has no key.
-    #[error("no key: write one key a line, each the base64 of {MINIMUM_KEY_BYTES} or more random bytes")]
+    /// It contains no key.
+    #[error("must contain at least one key: one per line, each {MINIMUM_KEY_BYTES} or more random bytes in base64")]
     Empty,
     /// A line is not base64.
-    #[error("line {line}: not base64")]
+    #[error("line {line}: must be a key in base64")]
     NotBase64 {
         /// The line, from 1.
         line: usize,
     },
-    /// A key is too short to be secret.
-    #[error("line {line}: a key of {bytes} bytes; at least {MINIMUM_KEY_BYTES} are needed")]
+    /// A key is too short.
+    #[error("line {line}: a key must have at least {MINIMUM_KEY_BYTES} bytes, got {bytes}")]
     Short {
         /// The line, from 1.
         line: usize,
-        /// The bytes that it holds.
+        /// The length of the key in bytes.
         bytes: usize,
     },
 }
 
 impl SessionKeys {
-    /// Reads a key file: one base64 key of 32 bytes or more a line; empty lines and those beginning with `#` are
-    /// passed over.
+    /// Parses a key file: one base64 key of 32 bytes or more per line; empty lines and those that begin with `#` are
+    /// ignored.
     ///
     /// # Errors
-    /// When there is no key, or any line is not one.
+    /// If there is no key, or if any line is not a valid key.
     pub fn parse(text: &str) -> Result<Self, KeyFileError> {
         let mut keys = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -72,7 +73,7 @@ impl SessionKeys {
         if keys.is_empty() { Err(KeyFileError::Empty) } else { Ok(Self(keys)) }
     }
 
-    /// A key that no other process has: sessions end with this one.
+    /// A random key that no other process has: its sessions end with this process.
     #[must_use]
     pub fn random() -> Self {
         let mut secret = [0; MINIMUM_KEY_BYTES];
@@ -80,14 +81,14 @@ impl SessionKeys {
         Self(vec![SessionKey::new(&secret)])
     }
 
-    /// A token for a session of `scope` that begins `now`, in seconds since 1970.
+    /// A token for a session in `scope` that begins at `now`, in seconds since 1970.
     #[must_use]
     pub fn issue(&self, endpoint: &EndpointId, scope: &str, now: u64) -> String {
         self.0[0].sign(endpoint, scope, now)
     }
 
-    /// Reads a token of `scope` that is not older than `max_age`. Anything else is no session: forged, garbled, of
-    /// another rule, signed with a key that is gone, or expired.
+    /// Reads a token of `scope` that is not older than `max_age`. `None` for anything else: forged, malformed, of
+    /// another rule, signed with a removed key, or expired.
     #[must_use]
     pub fn read(self: &Arc<Self>, text: &str, scope: &str, now: u64, max_age: Option<Duration>) -> Option<Session> {
         if text.len() != TEXT_LENGTH {
@@ -113,7 +114,7 @@ impl SessionKeys {
     }
 }
 
-/// A session that a client has proven to have.
+/// A session that a client has proved with a token.
 #[derive(Clone, Debug)]
 pub struct Session {
     keys: Arc<SessionKeys>,
@@ -136,8 +137,8 @@ impl Session {
         self.issued
     }
 
-    /// Whether its key is no longer the one that signs: a token under the new key, with the old issue time, lets the
-    /// old key be retired.
+    /// Whether its key is no longer the one that signs: a new token, with the same issue time, then allows the old key
+    /// to be removed.
     #[must_use]
     pub fn wants_new_signature(&self) -> bool {
         self.key != 0
@@ -187,7 +188,7 @@ impl SessionKey {
     }
 }
 
-/// Secrets are not printed.
+/// Does not print the secret.
 impl fmt::Debug for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionKey").field("id", &self.id).finish_non_exhaustive()
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn garbled_and_foreign_tokens_are_no_sessions() {
+    fn malformed_and_foreign_tokens_are_not_sessions() {
         let keys = Arc::new(SessionKeys::random());
         let token = keys.issue(&endpoint("a"), SCOPE, 1000);
         for text in ["", "x", &token[1..], &format!("{token}A"), &"?".repeat(token.len()), &"A".repeat(100_000)] {

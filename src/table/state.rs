@@ -83,10 +83,9 @@ impl OpenTunnels {
     }
 }
 
-/// The states that anything uses, by what they are the states of, so that a flap, a rebuild or a second user finds the
-/// counts that are there.
+/// The states that are in use, by key, so that a flapping endpoint, a rebuild or a second route finds the existing counts.
 ///
-/// Its keys come from the API server, a hundred thousand of them at times, hence the quick hash.
+/// The keys come from the API server and may number a hundred thousand, hence the fast hash.
 #[derive(Debug)]
 pub struct StateRegistry<K, S>(HashMap<K, Weak<S>, foldhash::fast::RandomState>);
 

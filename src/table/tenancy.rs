@@ -1,4 +1,4 @@
-//! Which namespace a hostname belongs to, and what that means for a host.
+//! Which namespace a hostname belongs to, and which hostnames may serve a host.
 
 use std::{
     collections::{BTreeSet, btree_set},
@@ -8,34 +8,35 @@ use std::{
 
 use super::{Host, HostMap, HostPattern, ObjectName};
 
-/// The route by which a namespace owns a hostname. The older route is the smaller one; of two of the same age, the one
-/// whose name comes first.
+/// The route through which a namespace owns a hostname. Older routes are less than younger ones; routes of the same age
+/// are ordered by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostOwner {
-    /// When the route was created; `None` (manifests) is older than any time.
+    /// When the route was created; `None` (manifests) counts as older than any time.
     pub since: Option<SystemTime>,
     /// The route.
     pub route: ObjectName,
 }
 
-/// The hostnames that an operator has reserved for namespaces, whoever names them first.
+/// The hostnames that an operator has reserved for namespaces, regardless of which route is older.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostnameOwners(HostMap<ReservedFor>);
 
-/// The namespaces that a hostname is reserved for; never none.
+/// The namespaces that a hostname is reserved for; never empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReservedFor(BTreeSet<Arc<str>>);
 
-/// Whether a hostname belongs to one namespace.
+/// Whether hostnames belong to namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tenancy {
     /// Any namespace may name any hostname.
     Shared,
-    /// A reserved hostname belongs to one of its namespaces, any other to the namespace whose route names it first.
+    /// A reserved hostname belongs to one of its namespaces, any other to the namespace of the oldest route that names
+    /// it.
     Separate(Arc<HostnameOwners>),
 }
 
-/// Without reservations.
+/// Separate, without reservations.
 impl Default for Tenancy {
     fn default() -> Self {
         Self::Separate(Arc::default())
@@ -43,12 +44,12 @@ impl Default for Tenancy {
 }
 
 impl HostnameOwners {
-    /// Reserves what a pattern stands for.
+    /// Reserves a pattern for a namespace.
     pub fn reserve(&mut self, pattern: &HostPattern, namespace: impl Into<Arc<str>>) {
         self.0.entry(pattern).0.insert(namespace.into());
     }
 
-    /// The most specific reservation that covers all that a pattern stands for.
+    /// The most specific reservation that covers every host of a pattern.
     #[must_use]
     pub fn covering(&self, pattern: &HostPattern) -> Option<&ReservedFor> {
         self.0.covering(pattern).next()
@@ -60,7 +61,7 @@ impl HostnameOwners {
 }
 
 impl ReservedFor {
-    /// Whether it is reserved for this namespace, perhaps among others.
+    /// Whether it is reserved for this namespace, possibly among others.
     #[must_use]
     pub fn contains(&self, namespace: &str) -> bool {
         self.0.contains(namespace)
@@ -105,10 +106,10 @@ impl Tenant<'_> {
 }
 
 impl Tenancy {
-    /// Whose hostnames may serve a host, given the owners of those that name it.
+    /// Whose hostnames may serve a host, given the owners of the hostnames that name it.
     ///
-    /// A host belongs to the oldest owner. A route that came later and names the host more exactly is refused where it
-    /// would take the host away (see [`Tenancy::owner`]), so that all look-ups for a host agree on its namespace.
+    /// A host belongs to the oldest owner. A younger route that names the host more specifically is refused if it would
+    /// take the host away (see [`Tenancy::owner`]), so that all lookups for a host agree on its namespace.
     pub(super) fn tenant<'a>(
         &'a self,
         host: &Host<'_>,
@@ -123,7 +124,7 @@ impl Tenancy {
         }
     }
 
-    /// Who owns all that a pattern stands for, given the owners of the hostnames that cover it.
+    /// The owner of every host of a pattern, given the owners of the hostnames that cover the pattern.
     pub(super) fn owner<'a>(
         &'a self,
         pattern: &HostPattern,
@@ -132,7 +133,7 @@ impl Tenancy {
         oldest(self.reserved(pattern), covering)
     }
 
-    /// The namespaces that all a pattern stands for is reserved for.
+    /// The namespaces for which every host of a pattern is reserved.
     #[must_use]
     pub fn reserved(&self, pattern: &HostPattern) -> Option<&ReservedFor> {
         match self {

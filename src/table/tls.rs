@@ -1,4 +1,5 @@
-//! TLS of hostnames: plain values, compared by digest. What a handshake needs beyond them lives in the proxy.
+//! TLS settings of hostnames: plain values, compared by digest. The proxy prepares what a TLS handshake needs from
+//! them.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -7,22 +8,22 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::{Host, ObjectName};
 use crate::choices::InsecurePolicy;
 
-/// TLS settings of one hostname, decided by the route that owns them.
+/// The TLS settings of one hostname, which its owner determines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostTls {
-    /// The route whose settings these are.
+    /// The route that the settings come from.
     pub owner: ObjectName,
     /// What happens to requests without TLS.
     pub insecure_policy: InsecurePolicy,
-    /// What handshakes use, or why none can succeed. Never a reason to serve the hostname in plaintext.
+    /// What TLS handshakes use, or why none can succeed. An error never causes the hostname to be served in plaintext.
     pub identity: Result<Arc<TlsIdentity>, Arc<str>>,
 }
 
-/// All that decides how a TLS handshake goes. Two with the same digest share a configuration, tickets included; two
-/// with different ones never do, else a session of the one could resume into the other.
+/// Everything that determines how a TLS handshake proceeds. Identities with the same digest share a configuration,
+/// including tickets; those with different digests never do, otherwise a session of one could resume into the other.
 #[derive(Debug)]
 pub struct TlsIdentity {
-    /// The certificates to choose from, in the order in which they are named; never none.
+    /// The certificates to choose from, in the order in which the route lists them; never empty.
     pub certificates: Box<[Arc<Certificate>]>,
     digest: [u8; 32],
 }
@@ -39,7 +40,7 @@ impl TlsIdentity {
         Self { certificates, digest }
     }
 
-    /// What tells it from others.
+    /// The digest that distinguishes it from others.
     #[must_use]
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
@@ -54,7 +55,7 @@ impl PartialEq for TlsIdentity {
 
 impl Eq for TlsIdentity {}
 
-/// A certificate chain with its key, known to fit each other.
+/// A certificate chain with its key, which have been checked to match.
 pub struct Certificate {
     /// The chain, leaf first.
     pub chain: Vec<CertificateDer<'static>>,
@@ -62,15 +63,15 @@ pub struct Certificate {
     pub key: PrivateKeyDer<'static>,
     /// The DNS names and addresses in the leaf's subjectAltName, in lower case.
     pub names: Vec<Box<str>>,
-    /// When the leaf ends to be valid.
+    /// When the leaf expires.
     pub not_after: SystemTime,
-    /// A hash of the Secret's data that it was read from.
+    /// A hash of the Secret data that it was read from.
     pub digest: [u8; 32],
 }
 
 impl Certificate {
-    /// Whether a client that asked for `host` would accept it by name: a wildcard stands for one label
-    /// (RFC 9525 §6.3).
+    /// Whether a client that connects to `host` would accept its names: a wildcard stands for one label (RFC 9525
+    /// §6.3).
     #[must_use]
     pub fn covers(&self, host: &Host<'_>) -> bool {
         let host = host.as_str().trim_matches(['[', ']']);
@@ -89,7 +90,7 @@ impl PartialEq for Certificate {
 
 impl Eq for Certificate {}
 
-/// Keys are not printed.
+/// Does not print the key.
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("names", &self.names).finish_non_exhaustive()

@@ -16,8 +16,8 @@ use serde_json::Value;
 use switchyard::{
     api::RouteObject,
     compile::{
-        ClusterView, Compiled, Memory, Problem, SecretObject, ServiceObject, Settings, SliceObject, Surroundings,
-        Verdict, VerdictCondition, compile, object_name,
+        ClusterView, CompileSettings, Compiled, Memory, Problem, SecretObject, ServiceObject, SliceObject,
+        Surroundings, Verdict, VerdictCondition, compile, object_name,
     },
     source::manifest::hostname_owners,
     table::{Backend, ClientNetworks, HostClaims, Match, Policy, Rule, Tenancy, WeightedBackend},
@@ -59,7 +59,7 @@ fn a_rule_that_states_nothing_has_the_default_policy() {
 }
 
 /// Compiles a view, then again with the state of the first build, which must not make a difference.
-fn compile_twice(view: &ClusterView, settings: &Settings) -> Compiled {
+fn compile_twice(view: &ClusterView, settings: &CompileSettings) -> Compiled {
     let mut memory = Memory::default();
     let first = compile(view, settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
     let second = compile(view, settings, &mut memory, SystemTime::UNIX_EPOCH + NOW);
@@ -70,9 +70,9 @@ fn compile_twice(view: &ClusterView, settings: &Settings) -> Compiled {
 
 /// Reads objects as the API server would return them, without validation: a store may hold what a schema rejects. A
 /// document of kind `Settings` lists the differences from the settings of a controller started without flags.
-fn read(path: &Path) -> (ClusterView, Settings) {
+fn read(path: &Path) -> (ClusterView, CompileSettings) {
     let mut view = ClusterView::default();
-    let mut settings = Settings {
+    let mut settings = CompileSettings {
         class: "switchyard".into(),
         tenancy: Tenancy::default(),
         default_certificate: None,
@@ -113,7 +113,7 @@ struct SettingsDocument {
     standalone: Option<SocketAddr>,
 }
 
-fn set(settings: &mut Settings, document: SettingsDocument) {
+fn set(settings: &mut CompileSettings, document: SettingsDocument) {
     let SettingsDocument { _kind: _, allow_shared_hostnames, hostname_owners: owners, standalone } = document;
     let owners = owners.map(|owners| hostname_owners(&owners.to_string()).unwrap()).unwrap_or_default();
     settings.tenancy = if allow_shared_hostnames { Tenancy::Shared } else { Tenancy::Separate(owners.into()) };

@@ -8,8 +8,8 @@ use std::{
 use serde_json::json;
 use switchyard::{
     compile::{
-        ClusterView, Compiled, Memory, SecretObject, ServiceObject, Settings, SliceObject, Surroundings, compile,
-        object_name,
+        ClusterView, CompileSettings, Compiled, Memory, SecretObject, ServiceObject, SliceObject, Surroundings,
+        compile, object_name,
     },
     table::{Backend, ObjectName, Tenancy},
 };
@@ -17,7 +17,7 @@ use switchyard::{
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn build(view: &ClusterView, memory: &mut Memory) -> Compiled {
-    let settings = Settings {
+    let settings = CompileSettings {
         class: "switchyard".into(),
         tenancy: Tenancy::default(),
         surroundings: Surroundings::Cluster { own: &[] },

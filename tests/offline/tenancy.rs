@@ -12,7 +12,7 @@ use proptest::{prelude::*, sample::select};
 use serde_json::{Value, json};
 use switchyard::{
     api::ConditionReason,
-    compile::{ClusterView, Compiled, Memory, Settings, Surroundings, Verdict, compile},
+    compile::{ClusterView, CompileSettings, Compiled, Memory, Surroundings, Verdict, compile},
     table::{Found, Host, HostPattern, HostnameOwners, RequestView, RouteTable, Tenancy},
 };
 
@@ -73,7 +73,7 @@ fn owners(entries: &[(&'static str, &'static str)]) -> Tenancy {
 fn build(routes: &[Written], tenancy: Tenancy) -> Compiled {
     let parsed = |route: &Written| Arc::new(serde_json::from_value(route.object()).unwrap());
     let view = ClusterView { routes: routes.iter().map(parsed).collect(), ..ClusterView::default() };
-    let settings = Settings {
+    let settings = CompileSettings {
         class: "switchyard".into(),
         tenancy,
         default_certificate: None,

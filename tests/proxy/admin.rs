@@ -1,4 +1,4 @@
-//! The admin port under clients that hold on to it: whatever they do, probes are answered.
+//! The admin port with clients that hold on to it: whatever they do, probes get a response.
 
 use std::{
     io::{Read, Write},
@@ -17,10 +17,10 @@ use switchyard::{
 
 use crate::shared::plain;
 
-/// A response that no socket takes in whole.
+/// The size of a response that no socket accepts as a whole.
 const LARGE: usize = 8 << 20;
 
-/// An admin port with metrics of any size, which counts how often they are rendered.
+/// An admin port with metrics of any size, which counts the renderings.
 struct Port {
     address: SocketAddr,
     renderings: Arc<AtomicUsize>,
@@ -53,7 +53,7 @@ impl Port {
         Self { address, renderings }
     }
 
-    /// A connection that has sent this much.
+    /// A connection on which this text has been sent.
     fn begin(&self, text: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.write_all(text.as_bytes()).unwrap();
@@ -66,12 +66,12 @@ impl Port {
 }
 
 fn limits() -> AdminLimits {
-    // Only what a test sets to something else can end a connection.
+    // Only a limit that a test changes can end a connection.
     let never = Duration::from_secs(3600);
     AdminLimits { head: never, exchange: never, ..AdminLimits::default() }
 }
 
-/// Reads to the end, which is a reset where the server had to cut the connection.
+/// Reads to the end, which is a reset if the server had to cut the connection.
 fn rest(mut stream: TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
@@ -87,7 +87,7 @@ fn heads_that_never_end_take_a_few_connections_and_keep_no_probe_out() {
     for _ in 0..3 {
         assert!(port.is_alive());
     }
-    // All but as many as there may be, less one for a probe, were closed without a word.
+    // All but the maximum number of connections, less one for a probe, were closed without a response.
     for stream in half_sent.into_iter().take(300 - 64) {
         assert_eq!(rest(stream), b"");
     }
@@ -100,11 +100,11 @@ fn clients_that_never_read_share_a_few_renderings_and_keep_no_probe_out() {
     for _ in 0..3 {
         assert!(port.is_alive());
     }
-    // The last ones are still connected, and get all of it once they read.
+    // The last ones are still connected, and get the whole response once they read.
     let last = unread.into_iter().next_back().unwrap();
     let answer = rest(last);
     assert!(answer.starts_with(b"HTTP/1.1 200 ") && answer.len() > LARGE, "{} bytes", answer.len());
-    // Whoever is shut out makes room for another rendering, but only once nobody reads it any more.
+    // A client that is shut out makes room for another rendering, but only once nobody reads its rendering any more.
     let renderings = port.renderings.load(Ordering::Relaxed);
     assert!(renderings < 150, "{renderings} renderings of 300 requests");
 }
@@ -117,10 +117,10 @@ fn as_many_clients_as_there_may_be_hold_no_more_than_the_limit_of_unread_bytes()
         let mut head = [0; 12];
         stream.read_exact(&mut head).unwrap();
         assert_eq!(&head, b"HTTP/1.1 200");
-        // Open until the process ends, and never read.
+        // Stays open until the process ends, and is never read.
         std::mem::forget(stream);
     }
-    // 16 MiB may be unread, and one more is rendered after that.
+    // 16 MiB may be unread; after that, one more rendering is made.
     assert!(port.renderings.load(Ordering::Relaxed) <= 3);
     assert!(port.is_alive());
 }
@@ -157,7 +157,7 @@ fn a_head_has_a_deadline() {
 fn a_client_that_does_not_read_is_cut_off_at_the_end_of_the_exchange() {
     let exchange = Duration::from_millis(200);
     let mut head = [0; 12];
-    // No second rendering is allowed before the first is freed, which ends with the connection of its only reader.
+    // No second rendering is allowed before the first is freed, which happens when its only reader's connection ends.
     let port = Port::new(LARGE, AdminLimits { exchange, unread: 0, ..limits() });
     let first = port.begin(SCRAPE);
     let mut renderings = 0;

@@ -1,4 +1,4 @@
-//! What is refused, and how.
+//! Refused requests, and their responses.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,18 +9,18 @@ use switchyard::{
 
 use crate::support::*;
 
-/// A proxy whose backend must not be reached.
+/// A proxy whose backend must not be contacted.
 async fn unreached() -> Harness {
     Harness::with_rule(rule(&[endpoint("none", refusing().await)]))
 }
 
-/// The status of the answer, and whether the connection is closed after it.
+/// The status of the response, and whether the connection is closed after it.
 async fn refused(harness: &Harness, request: &str) -> (u16, bool) {
     let (mut client, head) = harness.ask(request).await;
     client.body(&head).await;
     let closes = head.field("connection").is_some_and(|value| value.contains("close"));
     if closes {
-        assert_eq!(client.rest().await, "", "nothing comes after the answer");
+        assert_eq!(client.rest().await, "", "nothing follows the response");
     }
     (head.status(), closes)
 }
@@ -84,14 +84,14 @@ async fn a_length_beside_chunked_is_not_passed_on_and_the_connection_closes() {
 }
 
 #[tokio::test]
-async fn handshakes_with_a_fault_are_told_which() {
+async fn faulty_handshakes_get_the_reason() {
     let harness = unreached().await;
     let good = handshake("/ws", "");
     let cases = [
         (good.replace("GET", "PUT"), 405, "GET"),
         (good.replace("Upgrade: websocket\r\n", ""), 426, "Upgrade"),
         (good.replace("Connection: Upgrade\r\n", ""), 426, "Connection"),
-        (good.replace("Version: 13", "Version: 8"), 426, "version 13"),
+        (good.replace("Version: 13", "Version: 8"), 426, "Version must be 13"),
         (good.replace(KEY, "short"), 400, "Sec-WebSocket-Key"),
         (good.replace(&format!("Sec-WebSocket-Key: {KEY}\r\n"), ""), 400, "Sec-WebSocket-Key"),
         (handshake("/ws", "Content-Length: 5\r\n"), 400, "body"),
@@ -105,7 +105,7 @@ async fn handshakes_with_a_fault_are_told_which() {
         if status == 426 {
             assert_eq!((head.field("upgrade"), head.field("connection")), (Some("websocket"), Some("Upgrade")));
         }
-        if word == "version 13" {
+        if word == "Version must be 13" {
             assert_eq!(head.field("sec-websocket-version"), Some("13"));
         }
         if word == "body" {
@@ -220,7 +220,7 @@ async fn plaintext_requests_follow_the_policy_of_the_host() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxys_word_makes_a_request_secure_and_is_passed_on() {
+async fn the_proto_of_a_trusted_proxy_makes_a_request_secure_and_is_forwarded() {
     let backend = RawBackend::bind().await;
     let settings = Settings { trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()], ..Settings::default() };
     let harness = Harness::start(with_policy(InsecurePolicy::Deny, rule(&[backend.endpoint("a")])), settings);
@@ -250,7 +250,7 @@ async fn slow_heads_get_408_and_idle_connections_close_in_silence() {
     let since = std::time::Instant::now();
     assert_eq!(idle.body(&head).await, "ok");
     assert_eq!(idle.rest().await, "");
-    assert!(since.elapsed() >= Duration::from_millis(120), "idle is not the limit of heads");
+    assert!(since.elapsed() >= Duration::from_millis(120), "the limit for heads does not apply to idle connections");
 }
 
 #[tokio::test]
@@ -262,7 +262,7 @@ async fn an_error_answer_survives_what_the_client_still_sends() {
     assert_eq!(client.head().await.status(), 501);
 }
 
-/// The timer that the kernel runs for the connection between these two ports of loopback, seen from the first.
+/// The kernel's timer for the connection between these two loopback ports, from the first one's point of view.
 fn kernel_timer(local: u16, remote: u16) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let ends = format!(" 0100007F:{local:04X} 0100007F:{remote:04X} ");
@@ -271,11 +271,11 @@ fn kernel_timer(local: u16, remote: u16) -> Option<String> {
 }
 
 #[tokio::test]
-async fn the_kernel_looks_whether_silent_clients_are_still_there() {
+async fn the_kernel_probes_silent_clients() {
     let harness = Harness::with_table(RouteTable::default());
     let (client, _) = harness.ask(&get("/", "")).await;
     let port = client.stream.local_addr().unwrap().port();
-    // Another timer may run first, for an acknowledgement that is delayed; 02 is that of keepalive.
+    // Another timer may run first, for a delayed acknowledgement; 02 is the keepalive timer.
     soon(async {
         while kernel_timer(harness.http.port(), port).as_deref() != Some("02") {
             tokio::task::yield_now().await;

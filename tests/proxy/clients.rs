@@ -1,4 +1,4 @@
-//! The limit of connections for one client address.
+//! The connection limit for each client address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -7,7 +7,7 @@ use tokio::net::TcpSocket;
 
 use crate::{support::*, upgrade::open};
 
-/// Loopback has many addresses, each a client.
+/// Loopback has many addresses, each of which is a client.
 async fn client_from(last: u8, to: SocketAddr) -> Peer<tokio::net::TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
@@ -18,7 +18,7 @@ fn limited(limit: u32) -> Settings {
     Settings { max_connections_per_client: limit, ..Settings::default() }
 }
 
-/// Whether a request that no route matches is answered.
+/// Whether a request that no route matches gets a response.
 async fn is_served(client: &mut Peer<tokio::net::TcpStream>) -> bool {
     client.send("HEAD / HTTP/1.1\r\nHost: no.route.example\r\n\r\n").await;
     client.try_head().await.is_some_and(|head| head.status() == 404)
@@ -39,15 +39,15 @@ async fn connections_over_the_limit_of_an_address_are_closed_at_once_and_counted
     let mut first = client_from(1, harness.http).await;
     let mut second = client_from(1, harness.http).await;
     assert!(is_served(&mut first).await && is_served(&mut second).await);
-    // Nothing is read from it and nothing sent, over TLS as over plaintext.
+    // Nothing is read from the connection or sent on it, over TLS as over plaintext.
     for address in [harness.http, harness.https] {
         assert!(is_refused(&mut client_from(1, address).await).await);
     }
     assert!(refused(&harness, 2));
     let mut other = client_from(2, harness.http).await;
-    assert!(is_served(&mut other).await, "another address has a limit of its own");
+    assert!(is_served(&mut other).await, "another address has its own limit");
     drop(first);
-    // It ends on another thread, in its own time.
+    // The connection ends on another thread, some time later.
     while !is_served(&mut client_from(1, harness.http).await).await {}
 }
 
@@ -61,7 +61,7 @@ async fn a_tunnel_counts_until_it_ends() {
     assert!(refused(&harness, 1));
     drop((client, peer));
     harness.tunnels(0).await;
-    // The socket closes a moment after the tunnel's end is known.
+    // The socket closes shortly after the tunnel has ended.
     while !is_served(&mut client_from(1, harness.http).await).await {}
 }
 

@@ -1,4 +1,4 @@
-//! Ends of tunnels on the wire: those that we make, those that the peers make, and where the rules are broken.
+//! Ends of tunnels on the wire: by the proxy, by the peers, and after protocol violations.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ fn limited(backend: &RawBackend) -> Rule {
     rule
 }
 
-/// Nobody is ever cut.
+/// Never cuts a connection.
 fn patient() -> Settings {
     Settings { close_timeout: Duration::from_secs(60), ..Settings::default() }
 }
 
-/// The only tunnel is over, and this is what is told of its end.
+/// Waits until the only tunnel has ended, and checks how its end is reported.
 async fn ended(harness: &Harness, log: &Log, backend: &RawBackend, closer: &str, cause: &str, code: Option<u16>) {
     harness.tunnels(0).await;
     let lines = log.ends(backend);
@@ -39,13 +39,13 @@ async fn ended(harness: &Harness, log: &Log, backend: &RawBackend, closer: &str,
     assert!(harness.counted(&closed(closer, cause, 1)), "{}", harness.metrics.encode());
 }
 
-/// How one side's frames are made.
+/// Builds frames as sent by one side.
 fn wire_of(by_client: bool) -> impl Fn(u8, &[u8]) -> Vec<u8> {
     move |first, payload| if by_client { from_client(first, payload) } else { from_server(first, payload) }
 }
 
 #[tokio::test]
-async fn both_sides_are_told_why_and_their_answers_are_awaited() {
+async fn both_sides_get_the_reason_and_their_answers_are_awaited() {
     for cause in ["idle", "max_duration", "shutdown"] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -62,11 +62,11 @@ async fn both_sides_are_told_why_and_their_answers_are_awaited() {
             harness.stop();
         }
         let code = if cause == "shutdown" { 1012 } else { 1001 };
-        peer.backend_parts(code).await;
+        peer.answer_close_as_backend(code).await;
         let close = client.frame().await;
         assert_eq!((close.code(), close.masked), (Some(code), false));
         assert!(std::str::from_utf8(&close.payload[2..]).unwrap().len() > 2, "there is a reason");
-        // What it still had to say is taken, and goes nowhere.
+        // What the client still sends is read, but not forwarded.
         client.send(from_client(TEXT, "still")).await;
         assert_eq!(harness.tunnels.count(), 1, "its Close is awaited");
         client.send(from_client(CLOSE, close.payload)).await;
@@ -76,7 +76,7 @@ async fn both_sides_are_told_why_and_their_answers_are_awaited() {
 }
 
 #[tokio::test]
-async fn who_never_answers_is_closed_all_the_same() {
+async fn a_peer_that_never_answers_is_closed_anyway() {
     let log = Log::capture();
     let backend = RawBackend::bind().await;
     let settings = Settings { close_timeout: SHORT, ..Settings::default() };
@@ -93,7 +93,7 @@ async fn who_never_answers_is_closed_all_the_same() {
 #[tokio::test]
 async fn the_frame_on_the_wire_becomes_whole_and_nothing_follows_the_close() {
     let frame = vec![1; 1000];
-    // What comes behind the frame in one piece with its end: nothing, another, or the talker's own Close.
+    // What follows the frame in the same piece as its end: nothing, another frame, or the sender's own Close.
     for (behind, by_client) in [(0, false), (1, false), (2, false), (0, true), (1, true), (2, true)] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -105,7 +105,7 @@ async fn the_frame_on_the_wire_becomes_whole_and_nothing_follows_the_close() {
         let (now, later) = whole.split_at(300);
         talker.send(now).await;
         assert!(listener.bytes(300).await == now);
-        // When the talker has been told, so would the listener be, were it not for the frame.
+        // Once the sender has got its Close, the receiver would have too, if it were not in the middle of a frame.
         assert_eq!(talker.frame().await.code(), Some(1001));
         let behind = [vec![], wire(TEXT, b"more"), wire(CLOSE, &reason(1001, "me too"))][behind].clone();
         talker.send([later, &behind].concat()).await;
@@ -118,12 +118,12 @@ async fn the_frame_on_the_wire_becomes_whole_and_nothing_follows_the_close() {
         ended(&harness, &log, &backend, "proxy", "max_duration", Some(1001)).await;
         let direction = if by_client { "to_backend" } else { "to_client" };
         let line = format!(r#"bytes_total{{direction="{direction}"}} {}"#, whole.len());
-        assert!(harness.counted(&line), "all of the frame is counted: {}", harness.metrics.encode());
+        assert!(harness.counted(&line), "the whole frame is counted: {}", harness.metrics.encode());
     }
 }
 
 #[tokio::test]
-async fn a_header_that_is_not_whole_is_no_frame_on_the_wire() {
+async fn an_incomplete_header_is_not_a_frame_on_the_wire() {
     let backend = RawBackend::bind().await;
     let harness = Harness::start(table(limited(&backend)), patient());
     let (mut client, mut peer) = open(&harness, &backend).await;
@@ -137,7 +137,7 @@ async fn a_header_that_is_not_whole_is_no_frame_on_the_wire() {
 }
 
 #[tokio::test]
-async fn who_stalls_within_a_frame_is_cut() {
+async fn a_peer_that_stalls_within_a_frame_is_cut() {
     for by_client in [false, true] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -156,7 +156,7 @@ async fn who_stalls_within_a_frame_is_cut() {
 }
 
 #[tokio::test]
-async fn a_side_that_has_been_told_by_the_other_is_not_told_again() {
+async fn a_side_that_got_the_close_of_the_other_gets_no_second_one() {
     for by_client in [false, true] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -165,7 +165,7 @@ async fn a_side_that_has_been_told_by_the_other_is_not_told_again() {
         let (talker, listener) = if by_client { (&mut client, &mut peer) } else { (&mut peer, &mut client) };
         talker.send(wire_of(by_client)(CLOSE, &reason(4000, "mine"))).await;
         listener.expect_frame(CLOSE, reason(4000, "mine")).await;
-        assert_eq!(talker.frame().await.code(), Some(1001), "an answer, although not the other's");
+        assert_eq!(talker.frame().await.code(), Some(1001), "an answer, although not from the other peer");
         assert_eq!(harness.tunnels.count(), 1, "its answer is awaited");
         listener.send(wire_of(!by_client)(CLOSE, &reason(4000, "late"))).await;
         assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
@@ -193,7 +193,7 @@ async fn a_close_between_the_peers_is_relayed_and_the_servers_end_is_enough() {
         assert_eq!(harness.tunnels.count(), 1);
         peer.finish().await;
         ended(&harness, &log, &backend, if by_client { "client" } else { "backend" }, "closed", code).await;
-        // Neither has the client closed, nor the backend seen its end.
+        // The client has not closed, and the backend has not seen its end.
         assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
         assert!(harness.counted(r#"frames_total{direction="to_backend"} 1"#));
         assert!(harness.counted(r#"frames_total{direction="to_client"} 1"#));
@@ -201,7 +201,7 @@ async fn a_close_between_the_peers_is_relayed_and_the_servers_end_is_enough() {
 }
 
 #[tokio::test]
-async fn a_reset_behind_both_closes_is_no_break() {
+async fn a_reset_after_both_closes_is_not_a_break() {
     let log = Log::capture();
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.own_endpoint()]));
@@ -216,7 +216,7 @@ async fn a_reset_behind_both_closes_is_no_break() {
 }
 
 #[tokio::test]
-async fn a_break_behind_one_close_is_told_with_its_code() {
+async fn a_break_after_one_close_is_reported_with_its_code() {
     for by_client in [false, true] {
         let log = Log::capture();
         let backend = RawBackend::bind().await;
@@ -246,7 +246,7 @@ async fn ends_without_a_close_have_no_code() {
 }
 
 #[tokio::test]
-async fn where_a_peer_breaks_framing_bytes_pass_as_they_are_and_nothing_is_added() {
+async fn after_broken_framing_bytes_pass_unchanged_and_nothing_is_added() {
     let by_client: [(&str, Vec<u8>); 6] = [
         ("unmasked", from_server(TEXT, "hello")),
         ("reserved opcode", from_client(0x83, "hello")),
@@ -276,11 +276,11 @@ async fn where_a_peer_breaks_framing_bytes_pass_as_they_are_and_nothing_is_added
             let sent = [&good[..], &bytes, b"\x88\x00 and anything else \x81\x05"].concat();
             breaker.send(&sent).await;
             assert_eq!(other.bytes(sent.len()).await, sent, "{name}");
-            // Frames of the other side go on, and so does what is none.
+            // Frames from the other side are still forwarded, and so are invalid ones.
             let answer = [&wire_of(!by_client)(TEXT, b"answer")[..], &wire_of(!by_client)(BINARY, &[1; 300])].concat();
             other.send(&answer).await;
             assert_eq!(breaker.bytes(answer.len()).await, answer, "{name}");
-            // Until the limit, and at the limit, nothing but the end.
+            // Until the limit, and at the limit, nothing but the end of the stream.
             assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""), "{name}");
             harness.tunnels(0).await;
             assert!(harness.counted(&closed("proxy", "max_duration", 1)), "{name}: {}", harness.metrics.encode());
@@ -301,13 +301,13 @@ async fn a_tunnel_with_broken_framing_ends_without_a_code() {
 }
 
 #[tokio::test]
-async fn who_breaks_framing_behind_our_close_is_not_waited_for() {
+async fn a_peer_that_breaks_framing_after_our_close_is_not_waited_for() {
     let backend = RawBackend::bind().await;
     let harness = Harness::start(table(limited(&backend)), patient());
     let (mut client, mut peer) = open(&harness, &backend).await;
     assert_eq!(client.frame().await.code(), Some(1001));
     client.send("no frame").await;
-    peer.backend_parts(1001).await;
+    peer.answer_close_as_backend(1001).await;
     assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("proxy", "max_duration", 1)));
@@ -325,7 +325,7 @@ async fn a_slow_reader_holds_only_its_own_peer_back() {
         sent += written.unwrap();
         assert!(sent < 256 << 20, "the sender is not held back");
     }
-    // The other direction of the same tunnel, and a tunnel next to it, go on.
+    // The other direction of the same tunnel, and another tunnel, continue.
     slow.send(from_client(TEXT, "other way")).await;
     fast.expect_frame(TEXT, "other way").await;
     client.send(from_client(TEXT, "next to it")).await;
@@ -342,7 +342,7 @@ async fn a_reader_that_takes_nothing_is_cut_when_we_end() {
     let settings = Settings { close_timeout: SHORT, drain_window: Duration::ZERO, ..Settings::default() };
     let mut harness = Harness::start(table(rule(&[backend.own_endpoint()])), settings);
     let (client, mut peer) = open(&harness, &backend).await;
-    // One frame that is longer than what all sockets together hold.
+    // One frame that is longer than all sockets can hold together.
     peer.send([&[0x82, 127], (1_u64 << 40).to_be_bytes().as_slice()].concat()).await;
     let chunk = vec![7; 1 << 20];
     while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), peer.stream.write(&chunk)).await {
@@ -368,8 +368,8 @@ async fn over_tls_the_frame_becomes_whole_then_close_then_close_notify() {
     assert_eq!(peer.frame().await.code(), Some(1001));
     peer.send([&whole[300..], &from_server(TEXT, "more"), &from_server(CLOSE, reason(1001, ""))].concat()).await;
     assert!(client.bytes(whole.len() - 300).await == whole[300..]);
-    client.client_parts(1001).await;
-    // Without close_notify, rustls makes an error of the end.
+    client.answer_close_as_client(1001).await;
+    // Without close_notify, rustls reports the end as an error.
     assert_eq!(soon(tokio::io::AsyncReadExt::read(&mut client.stream, &mut [0; 16])).await.unwrap(), 0);
     assert_eq!(peer.rest().await, "");
     ended(&harness, &log, &backend, "proxy", "max_duration", Some(1001)).await;

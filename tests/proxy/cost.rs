@@ -1,9 +1,9 @@
-//! No head is worth sending for what it costs: the most expensive ones take about as long as any of their size.
+//! No head costs much more than its size suggests: the most expensive ones take about as long as others of their size.
 
 use crate::shared::heads::{Watched, costly, plain};
 
-/// How many times as long as a plain one of the same size a head may take, in a build that is not optimised. The worst
-/// that was ever found took a hundred times as long.
+/// How many times as long as a plain head of the same size a head may take, in an unoptimised build. The worst one that
+/// was ever found took a hundred times as long.
 const FACTOR: u32 = 12;
 const ROUNDS: usize = 5;
 

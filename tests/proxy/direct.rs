@@ -1,5 +1,5 @@
-//! A handshake that comes first on its connection is passed on without hyper, one that comes later is not. Nobody must
-//! be able to tell which way it went.
+//! A handshake that is the first on its connection is forwarded without hyper, a later one is not. The difference must
+//! not be visible to anybody.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use switchyard::{
 
 use crate::support::*;
 
-/// What reached the backend for a handshake, and what reached the client; the first line of each, and the fields sorted
+/// What reached the backend for a handshake, and what reached the client: the first line of each, and the fields sorted
 /// by name.
 #[derive(Debug, PartialEq, Eq)]
 struct Passed {
@@ -19,7 +19,7 @@ struct Passed {
     answered: (String, Vec<String>),
 }
 
-/// Which way a handshake goes.
+/// How a handshake is forwarded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Direct,
@@ -32,7 +32,7 @@ fn sticky(backend: &RawBackend) -> RouteTable {
     table(rule)
 }
 
-/// A proxy that believes what we say of earlier hops, or not.
+/// A proxy that trusts what we send about earlier hops, or does not.
 fn harness(backend: &RawBackend, is_trusted: bool) -> Harness {
     let trusted = if is_trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() };
     Harness::start(sticky(backend), Settings { trusted_proxies: trusted, ..Settings::default() })
@@ -51,7 +51,7 @@ async fn pass(harness: &Harness, backend: &RawBackend, way: Way, request: &str, 
     Passed { asked: sorted(&asked), answered: sorted(&answered) }
 }
 
-/// Of the cookie that is set, and of the date, only that they are there.
+/// Only checks that a cookie is set and that there is a date, not their values.
 fn sorted(head: &Head) -> (String, Vec<String>) {
     let mut lines: Vec<String> = head.0.lines().skip(1).map(|line| line.trim_end().to_owned()).collect();
     for line in &mut lines {
@@ -65,8 +65,8 @@ fn sorted(head: &Head) -> (String, Vec<String>) {
     (head.first().to_owned(), lines)
 }
 
-/// A line of a head, of names that a proxy treats in some way and others. What the proxy says itself is sent in the case
-/// that it writes: hyper remembers another one even for a field that was replaced.
+/// A line of a head, with names that a proxy treats specially and others. Those that the proxy sends itself are in the
+/// case that it writes: hyper remembers the client's case even for a field that was replaced.
 fn line() -> impl Strategy<Value = String> {
     let names = [
         "X-Private",
@@ -112,7 +112,7 @@ fn line() -> impl Strategy<Value = String> {
         .prop_map(|(name, value, before, after)| format!("{name}:{before}{value}{after}\r\n"))
 }
 
-/// `close` is not among them: hyper then says it in its 101 too, which means nothing there.
+/// `close` is not included: hyper would add it to its 101 too, where it has no meaning.
 fn connection() -> impl Strategy<Value = String> {
     let more = ["", ", X-Private", ", keep-alive", ", Sec-WebSocket-Key, Cookie", ", X-Forwarded-For, Upgrade"];
     prop::sample::select(more.to_vec()).prop_map(|more| format!("Connection: Upgrade{more}\r\n"))
@@ -157,7 +157,7 @@ async fn a_head_in_pieces_is_the_same_handshake() {
     for cut in [1, 20, request.len() - 1] {
         let mut client = harness.client().await;
         client.send(&request[..cut]).await;
-        // Long enough for the proxy to see the piece alone; were it not, the test would show less and pass as well.
+        // Long enough for the proxy to see the piece alone; otherwise, the test would show less but still pass.
         tokio::time::sleep(Duration::from_millis(20)).await;
         client.send(&request[cut..]).await;
         let (_peer, asked) = backend.answer(&answer).await;
@@ -224,7 +224,7 @@ async fn a_client_that_has_closed_its_half_is_waited_for_no_longer_than_the_limi
     client.finish().await;
     let mut peer = backend.accept().await;
     peer.head().await;
-    assert_eq!(peer.rest().await, "", "the backend's connection ends with the client's");
+    assert_eq!(peer.rest().await, "", "the backend's connection ends together with the client's");
     assert_eq!(client.rest().await, "");
     assert!(harness.counted(r#"handshakes_total{namespace="shop",route="chat",result="client_gone"} 1"#));
 }
@@ -244,7 +244,7 @@ async fn a_reference_that_does_not_resolve_keeps_its_share_of_the_handshakes() {
         let (_client, head) = harness.ask(&handshake("/ws", "")).await;
         refused += usize::from(head.status() == 503);
     }
-    // A half; were each refused one drawn again, it would be a quarter. What lies between is six standard deviations
+    // A half; if each refused one were drawn again, it would be a quarter. The threshold is six standard deviations
     // from either.
     assert!(refused > HANDSHAKES * 3 / 8, "{refused} of {HANDSHAKES} are refused");
 }

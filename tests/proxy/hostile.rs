@@ -1,4 +1,4 @@
-//! Clients that read slowly, send slowly, or leave without a word: what they make the proxy hold, and for how long.
+//! Clients that read slowly, send slowly, or leave without notice: what they make the proxy hold, and for how long.
 
 use std::{fs, net::SocketAddr, slice::from_ref, sync::Arc, time::Duration};
 
@@ -13,20 +13,20 @@ use tokio::{
 
 use crate::support::*;
 
-/// What one slow reader may cost where there are many.
+/// What one slow reader may cost if there are many.
 const MOST: usize = 64 * 1024;
-/// How many bodies a thread reads in large parts, and what each of those may cost.
+/// How many bodies a thread reads in large parts, and what each of them may cost.
 const LARGE_READERS: usize = 8;
 const MOST_LARGE: usize = 512 * 1024;
-/// What TLS adds to what is in the kernel, at most.
+/// What TLS adds to the bytes in the kernel, at most.
 const OVERHEAD: usize = 16 * 1024;
 const LONG: usize = 1 << 40;
-/// More than is read of what comes ahead, and less than what the kernel takes in: behind more than that, the end of a
-/// connection would not arrive.
+/// More than is read ahead, and less than the kernel accepts: after more than that, the end of a connection would not
+/// arrive.
 const AHEAD: usize = 30_000;
 
-/// Bytes in the kernel that this end of a connection has sent and the other has not received, and that it has received
-/// and not read.
+/// The number of bytes in the kernel that this end of a connection has sent and the other has not received, and that it
+/// has received and not read.
 fn queued(local: SocketAddr, remote: SocketAddr) -> (usize, usize) {
     let hex = |address: SocketAddr| match address {
         SocketAddr::V4(address) => {
@@ -43,12 +43,12 @@ fn queued(local: SocketAddr, remote: SocketAddr) -> (usize, usize) {
     (number(sent), number(received))
 }
 
-/// What a connection has in the kernel, of what one end sends the other.
+/// The number of bytes that a connection has in the kernel in one direction.
 fn on_the_way(from: SocketAddr, to: SocketAddr) -> usize {
     queued(from, to).0 + queued(to, from).1
 }
 
-/// Writes until nothing more is taken, and returns how much was.
+/// Writes until nothing more is accepted, and returns the number of bytes.
 async fn fill(stream: &mut (impl AsyncWrite + Unpin)) -> usize {
     let (chunk, mut sent) = (vec![7; 1 << 16], 0);
     while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), stream.write(&chunk)).await {
@@ -58,7 +58,7 @@ async fn fill(stream: &mut (impl AsyncWrite + Unpin)) -> usize {
     sent
 }
 
-/// A client that has little room for what it does not read.
+/// A client with little room for unread bytes.
 async fn narrow(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -81,7 +81,7 @@ async fn both(settings: Settings) -> (Harness, RawBackend, Arc<rustls::ClientCon
     (Harness::start(table, settings), backend, tls_client(&[der]))
 }
 
-/// What the proxy holds of a response that its client does not read.
+/// How much the proxy holds of a response that its client does not read.
 async fn held_of_a_response<S: AsyncRead + AsyncWrite + Unpin>(
     backend: &RawBackend,
     client: &mut Peer<S>,
@@ -93,11 +93,11 @@ async fn held_of_a_response<S: AsyncRead + AsyncWrite + Unpin>(
     let sent = fill(&mut peer.stream).await;
     let before = on_the_way(peer.stream.local_addr().unwrap(), peer.stream.peer_addr().unwrap());
     let behind = on_the_way(ends.0, ends.1);
-    assert!(sent > before, "nothing has come through: {sent} sent, {before} on the way");
+    assert!(sent > before, "nothing has arrived: {sent} sent, {before} in the kernel");
     ((sent - before).saturating_sub(behind), peer)
 }
 
-/// So many clients that do not read that all others are read for in small parts, for as long as this is kept.
+/// Enough clients that do not read for all other bodies to be read in small parts, for as long as this is kept.
 async fn crowd(harness: &Harness, backend: &RawBackend) -> impl Sized {
     let clients = (0..LARGE_READERS).map(async |_| {
         let mut client = Peer::new(narrow(harness.http).await);
@@ -106,7 +106,7 @@ async fn crowd(harness: &Harness, backend: &RawBackend) -> impl Sized {
         (held, client, peer)
     });
     let clients = futures::future::join_all(clients).await;
-    // Which client a backend's connection belongs to is not known here, so only the sum is right.
+    // It is unknown which client a backend's connection belongs to, so only the sum is right.
     let held: usize = clients.iter().map(|(held, ..)| held).sum();
     assert!(held <= LARGE_READERS * MOST_LARGE, "{held} bytes for all of them");
     clients
@@ -127,7 +127,7 @@ async fn a_client_that_does_not_read_makes_the_proxy_hold_little() {
     assert!(held <= MOST, "{held} bytes over https");
 }
 
-/// What the proxy holds of a body that its backend does not read.
+/// How much the proxy holds of a body that its backend does not read.
 async fn held_of_a_body<S: AsyncRead + AsyncWrite + Unpin>(
     backend: &RawBackend,
     client: &mut Peer<S>,
@@ -153,7 +153,7 @@ async fn a_backend_that_does_not_read_makes_the_proxy_hold_little() {
     let ends = (harness.https, socket.local_addr().unwrap());
     let mut client = Peer::new(over_tls(socket, config).await);
     let (held, _peer) = held_of_a_body(&backend, &mut client, ends).await;
-    // The client has up to 64 KiB of its own that its socket has not taken.
+    // The client itself holds up to 64 KiB that its socket has not accepted.
     assert!(held <= MOST + MOST + OVERHEAD, "{held} bytes over https");
 }
 
@@ -177,7 +177,7 @@ async fn a_response_that_was_held_back_arrives_whole_when_the_client_reads_on() 
             let wire = if is_chunked { chunked(&body) } else { body.clone() };
             let ends = (peer.stream.local_addr().unwrap(), peer.stream.peer_addr().unwrap());
             let sending = tokio::spawn(async move { peer.send(&wire).await });
-            // The proxy has left something in the kernel.
+            // The proxy has left unread bytes in the kernel.
             let held_back = async {
                 while queued(ends.1, ends.0).1 == 0 {
                     tokio::task::yield_now().await;
@@ -200,7 +200,7 @@ async fn a_response_that_was_held_back_arrives_whole_when_the_client_reads_on() 
 trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Both for S {}
 
-/// A body in chunks of all sizes.
+/// A body in chunks of various sizes.
 fn chunked(mut body: &[u8]) -> Vec<u8> {
     let mut wire = Vec::new();
     for size in [1, 100, 4096, 70_000].iter().cycle() {
@@ -229,7 +229,7 @@ fn unchunked(mut wire: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A harness whose clients are too slow whatever they do, once they were waited for for a moment.
+/// A harness that considers all clients too slow, once it has waited for them briefly.
 async fn impatient() -> (Harness, RawBackend, Arc<Endpoint>) {
     let backend = RawBackend::bind().await;
     let chosen = backend.endpoint("a");
@@ -265,7 +265,7 @@ async fn a_body_that_drips_is_a_408_although_it_never_stalls() {
 #[tokio::test]
 async fn a_response_that_is_read_too_slowly_is_cut_although_it_never_stalls() {
     let (harness, backend, chosen) = impatient().await;
-    // With so little room, it is the client that is waited for, however fast it reads.
+    // With so little room, the proxy waits for the client, however fast it reads.
     let mut client = Peer::new(narrow(harness.http).await);
     client.send(get("/", "")).await;
     let (mut peer, _) = backend.answer(&format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n")).await;
@@ -279,18 +279,18 @@ async fn a_response_that_is_read_too_slowly_is_cut_although_it_never_stalls() {
     sending.await.unwrap();
 }
 
-/// What a client is in the middle of.
+/// What a client is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
-    /// A handshake that came first on its connection.
+    /// A handshake as the first request on its connection.
     First,
-    /// One behind a request.
+    /// A handshake after another request.
     Later,
     /// A plain request.
     Plain,
 }
 
-/// A client that has sent a request which the backend has and does not answer, and then much that nobody reads.
+/// A client whose request has reached the backend and is not answered, and that has then sent much that nobody reads.
 async fn ahead<S: AsyncRead + AsyncWrite + Unpin>(
     backend: &RawBackend,
     client: &mut Peer<S>,
@@ -306,7 +306,7 @@ async fn ahead<S: AsyncRead + AsyncWrite + Unpin>(
     let mut peer = backend.accept().await;
     peer.head().await;
     client.send(vec![b'x'; AHEAD]).await;
-    // It has read what it reads of that.
+    // The proxy has read as much of it as it reads ahead.
     soon(async {
         while queued(ends.0, ends.1).1 == 0 {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Tunnels from their opening to their end, and the end of the process.
+//! Tunnels from their start to their end, and the end of the process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ async fn a_table_swap_leaves_open_tunnels_alone_and_they_keep_no_old_table_alive
     let (mut client, mut peer) = open(&harness, &backend).await;
     harness.tunnels(1).await;
     drop(harness.table.publish(Arc::default()));
-    // The connection's own task ends when it has started the tunnel's.
+    // The connection's own task ends once it has started the tunnel's.
     while weak_table.strong_count() + weak_rule.strong_count() + weak_backend.strong_count() > 0 {
         tokio::task::yield_now().await;
     }
@@ -46,14 +46,14 @@ async fn a_table_swap_leaves_open_tunnels_alone_and_they_keep_no_old_table_alive
     peer.expect("ping").await;
     peer.send("pong").await;
     client.expect("pong").await;
-    // It is counted once it has been written, which may be after the client has read it.
+    // Bytes are counted once they have been written, which may be after the client has read them.
     while harness.tunnels.list()[0].bytes(Direction::ToClient) < 4 {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn who_closes_first_is_the_closer() {
+async fn the_side_that_closes_first_is_the_closer() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
     let (mut client, mut peer) = open(&harness, &backend).await;
@@ -86,7 +86,7 @@ async fn who_closes_first_is_the_closer() {
 }
 
 #[tokio::test]
-async fn what_one_side_says_before_it_closes_arrives_although_the_other_still_talks() {
+async fn bytes_before_a_close_arrive_although_the_other_side_still_sends() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(rule(&[backend.endpoint("a")]));
     for _ in 0..20 {
@@ -134,8 +134,8 @@ async fn limits_cut_tunnels_only_where_they_are_set() {
         let (mut client, mut peer) = open(&harness, &backend).await;
         harness.table.publish(table(usual).into());
         let (mut unlimited, mut other) = open(&harness, &backend).await;
-        client.client_parts(1001).await;
-        peer.backend_parts(1001).await;
+        client.answer_close_as_client(1001).await;
+        peer.answer_close_as_backend(1001).await;
         assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
         harness.tunnels(1).await;
         assert!(harness.counted(&closed("proxy", cause, 1)));
@@ -165,7 +165,7 @@ async fn a_slow_reader_holds_the_sender_back() {
     let (mut client, mut peer) = open(&harness, &backend).await;
     let chunk = vec![7; 1 << 20];
     let mut sent = 0;
-    // What the sockets of both hops hold is some megabytes; without back-pressure, this would go on for ever.
+    // The sockets of both hops hold a few megabytes; without back-pressure, this would never end.
     while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), peer.stream.write(&chunk)).await {
         sent += written.unwrap();
         assert!(sent < 256 << 20, "the sender is not held back");
@@ -215,7 +215,7 @@ async fn frames_pass_untouched() {
 }
 
 #[tokio::test]
-async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
+async fn stopping_asks_to_close_then_stops_accepting_then_ends_the_rest() {
     let backend = RawBackend::bind().await;
     let settings = Settings {
         shutdown_delay: Duration::from_millis(300),
@@ -229,7 +229,7 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
     let mut answering = backend.accept().await;
     answering.head().await;
     harness.stop();
-    // Until it is told to close, a client is served as ever.
+    // Until it is asked to close, a client is served as usual.
     loop {
         let mut late = harness.client().await;
         late.send(get("/", "")).await;
@@ -243,8 +243,8 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
     }
     client.send(from_client(TEXT, "still open")).await;
     peer.expect_frame(TEXT, "still open").await;
-    client.client_parts(1012).await;
-    peer.backend_parts(1012).await;
+    client.answer_close_as_client(1012).await;
+    peer.answer_close_as_backend(1012).await;
     assert_eq!(client.rest().await, "");
     assert_eq!(peer.rest().await, "");
     assert!(TcpStream::connect(harness.http).await.is_err(), "nothing listens any more");
@@ -255,7 +255,7 @@ async fn stopping_asks_to_close_then_accepts_no_more_then_ends_what_is_left() {
     assert!(harness.counted(&closed("proxy", "shutdown", 1)));
 }
 
-/// Handshakes that have reached the backend, and are unanswered when the proxy accepts no more.
+/// Handshakes that have reached the backend, and are unanswered when the proxy stops accepting.
 async fn asked_before_the_stop(
     harness: &mut Harness,
     backend: &RawBackend,
@@ -285,8 +285,8 @@ async fn handshakes_that_end_after_the_drain_become_tunnels_that_end_at_once() {
     }
     for (client, peer) in &mut late {
         assert_eq!(client.head().await.status(), 101);
-        client.client_parts(1012).await;
-        peer.backend_parts(1012).await;
+        client.answer_close_as_client(1012).await;
+        peer.answer_close_as_backend(1012).await;
         assert_eq!((client.rest().await.as_str(), peer.rest().await.as_str()), ("", ""));
     }
     drop(late);
@@ -312,7 +312,7 @@ async fn handshakes_that_are_refused_while_the_proxy_stops_are_answered() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_does_not_keep_the_process_from_stopping() {
+async fn a_request_that_never_ends_does_not_prevent_the_process_from_stopping() {
     let backend = RawBackend::bind().await;
     let settings =
         Settings { drain_window: Duration::ZERO, request_grace: Duration::from_millis(50), ..Settings::default() };
@@ -407,14 +407,14 @@ async fn the_limit_of_connections_holds_for_all_threads_together() {
     assert_eq!(head.status(), 404);
     let mut waiting = Vec::new();
     for _ in 0..16 {
-        // The kernel shares these out over both threads.
+        // The kernel distributes these over both threads.
         let mut late = harness.client().await;
         late.send(&request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
         waiting.push(late);
     }
     first.send(&request).await;
     assert_eq!(first.head().await.status(), 404);
-    // The other thread may have been waiting for a connection already; it takes that one, and no more.
+    // The other thread may already have been waiting for a connection; it accepts that one, and no more.
     let served = |count| harness.counted(&format!(r#"requests_total{{namespace="",route="",code="404"}} {count}"#));
     assert!(served(2) || served(3), "the others wait");
     drop(first);

@@ -1,4 +1,4 @@
-//! The proxy over loopback, with backends and clients that speak raw bytes.
+//! The proxy over loopback, with backends and clients that exchange raw bytes.
 
 mod admin;
 mod checks;

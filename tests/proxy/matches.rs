@@ -1,4 +1,4 @@
-//! Rules of one host that differ in more than their path, in each way in which a request can arrive.
+//! Rules of one host that differ in more than their path, with every way in which a request can arrive.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use switchyard::{
 
 use crate::support::*;
 
-/// How a head gets to the proxy.
+/// How a head arrives at the proxy.
 #[derive(Clone, Copy, Debug)]
 enum Arrival {
     /// With the first segment of a connection, which the proxy reads itself.
     Whole,
     /// A few bytes at a time, which hyper reads.
     InPieces,
-    /// Behind another request on the same connection.
+    /// After another request on the same connection.
     Later,
 }
 
 const ARRIVALS: [Arrival; 3] = [Arrival::Whole, Arrival::InPieces, Arrival::Later];
 
-/// A rule whose backend puts its name into every response.
+/// A rule whose backend includes its name in every response.
 async fn named(name: &'static str) -> (Rule, Served) {
     let backend = RawBackend::bind().await;
     let rule = rule(&[backend.own_endpoint()]);
@@ -47,7 +47,7 @@ async fn proxy(matches: &[(&'static str, Conditions)], settings: Settings) -> (H
     (Harness::start(table, settings), backends)
 }
 
-/// The backend that serves a request, `404` if there is none.
+/// The backend that serves a request, or `404` if there is none.
 async fn served_by(harness: &Harness, request: &str, arrival: Arrival) -> String {
     let mut client = harness.client().await;
     match arrival {
@@ -55,7 +55,7 @@ async fn served_by(harness: &Harness, request: &str, arrival: Arrival) -> String
         Arrival::InPieces => {
             for piece in [&request[..9], &request[9..request.len() - 3], &request[request.len() - 3..]] {
                 client.send(piece).await;
-                // Long enough for the proxy to see the piece alone; were it not, the test would show less and pass as well.
+                // Long enough for the proxy to see the piece alone; otherwise, the test would show less but still pass.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! What real clients and backends send, and proxies get wrong: each case is from a public report about some proxy.
+//! What real clients and backends send, and some proxies get wrong: each case is from a public report about a proxy.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A proxy in front of one backend, for every host.
+/// A proxy in front of one backend, for all hosts.
 async fn for_any_host() -> (RawBackend, Harness) {
     let backend = RawBackend::bind().await;
     let mut table = RouteTable::default();
@@ -25,7 +25,7 @@ async fn one_backend() -> (RawBackend, Harness) {
     (backend, harness)
 }
 
-/// Clients that reach the proxy's code in each way there is: with the first head of a connection, and with a later one.
+/// Clients that use both ways through the proxy's code: with the first head of a connection, and with a later one.
 async fn clients(harness: &Harness, backend: &RawBackend) -> [Peer<tokio::net::TcpStream>; 2] {
     let mut later = harness.client().await;
     later.send(get("/before", "")).await;
@@ -36,7 +36,7 @@ async fn clients(harness: &Harness, backend: &RawBackend) -> [Peer<tokio::net::T
 
 #[tokio::test]
 async fn keys_with_unused_bits_open_sockets() {
-    // The key of RFC 6455 §4.1, with what belongs to it.
+    // The key of RFC 6455 §4.1, and the matching accept.
     let (key, accept) = ("AQIDBAUGBwgJCgsMDQ4PEC==", "OfS0wDaT5NoxF2gqm7Zj2YtetzM=");
     let (backend, harness) = one_backend().await;
     for mut client in clients(&harness, &backend).await {
@@ -52,7 +52,7 @@ async fn keys_with_unused_bits_open_sockets() {
 async fn repeated_lengths_of_a_response_are_one_also_without_a_body() {
     let (backend, harness) = one_backend().await;
     let mut client = harness.client().await;
-    // hyper leaves the length out of a 304, where it is optional (RFC 9110 §15.4.5).
+    // hyper omits the length of a 304, where it is optional (RFC 9110 §15.4.5).
     for (method, status, length) in [("HEAD", 200, Some("5")), ("GET", 304, None)] {
         client.send(get("/", "").replace("GET", method)).await;
         let lengths = "Content-Length: 5\r\n".repeat(2);
@@ -99,7 +99,7 @@ async fn interim_responses_come_before_the_one_they_announce() {
     client.send(get("/next", "")).await;
     peer.head().await;
     peer.send(OK).await;
-    assert_eq!(client.head().await.status(), 200, "the connection is in order");
+    assert_eq!(client.head().await.status(), 200, "the connection is still usable");
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn escaped_slashes_are_kept_where_the_rule_says_so() {
     let path = "/cool/https%3A%2F%2Foffice.example.com/ws%5c?x=%2F";
     for request in [get(path, ""), handshake(path, "")] {
         assert_eq!(reject.ask(&request).await.1.status(), 400);
-        assert_eq!(keep.ask(&request.replace("/ws", "%2f..%2Fws")).await.1.status(), 400, "dot segments stay refused");
+        assert_eq!(keep.ask(&request.replace("/ws", "%2f..%2Fws")).await.1.status(), 400, "dot segments get 400");
     }
     for mut client in clients(&keep, &backend).await {
         client.send(handshake(path, "")).await;
@@ -193,7 +193,7 @@ fn claims() -> String {
 }
 
 #[tokio::test]
-async fn strangers_cannot_send_what_backends_believe_of_proxies() {
+async fn untrusted_clients_cannot_send_fields_that_backends_trust() {
     let backend = RawBackend::bind().await;
     let protected_fields = ProtectedFields::with(["x-team".to_owned()]);
     let settings = Settings { protected_fields, ..Settings::default() };
@@ -210,19 +210,19 @@ async fn strangers_cannot_send_what_backends_believe_of_proxies() {
 }
 
 #[tokio::test]
-async fn what_trusted_proxies_send_under_such_names_stays() {
+async fn such_fields_of_trusted_proxies_stay() {
     let backend = RawBackend::bind().await;
     let settings = Settings { trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()], ..Settings::default() };
     let harness = Harness::start(table(rule(&[backend.own_endpoint()])), settings);
     let (mut client, more) = (harness.client().await, "X-Forwarded-For: 203.0.113.9, 192.0.2.7:4711\r\n");
     client.send(get("/", more)).await;
     let (mut peer, asked) = backend.answer(OK).await;
-    assert_eq!(asked.field("x-real-ip"), Some("192.0.2.7"), "the client's, as the trusted proxy has seen it");
+    assert_eq!(asked.field("x-real-ip"), Some("192.0.2.7"), "the client's address, as seen by the trusted proxy");
     assert_eq!(client.head().await.status(), 200);
     client.send(get("/", "X-Real-IP: 203.0.113.9\r\nX-Forwarded-Ssl: on\r\nX_Real_IP: evil\r\n")).await;
     let asked = peer.head().await;
     assert_eq!((asked.field("x-real-ip"), asked.field("x-forwarded-ssl")), (Some("203.0.113.9"), Some("on")));
-    assert_eq!(asked.field("x_real_ip"), None, "a proxy that passes it on has not noticed it");
+    assert_eq!(asked.field("x_real_ip"), None, "a proxy forwards it without noticing");
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn trailers_bring_nothing_in_that_fields_could_not() {
 }
 
 #[tokio::test]
-async fn a_connection_that_a_client_has_authenticated_is_nobody_elses() {
+async fn a_connection_that_a_client_has_authenticated_is_not_shared() {
     for challenge in ["NTLM", "Negotiate", "Basic realm=\"a, b\", ntlm TlRMTVNTUAAC"] {
         let (backend, harness) = one_backend().await;
         let (mut first, mut second) = (harness.client().await, harness.client().await);
@@ -250,7 +250,7 @@ async fn a_connection_that_a_client_has_authenticated_is_nobody_elses() {
         assert_eq!(first.head().await.status(), 401);
         second.send(get("/second", "")).await;
         let (mut other, asked) = backend.answer(OK).await;
-        assert_eq!(asked.first(), "GET /second HTTP/1.1", "on a connection of its own");
+        assert_eq!(asked.first(), "GET /second HTTP/1.1", "on its own connection");
         assert_eq!(second.head().await.status(), 200);
         for round in 0..3 {
             first.send(get("/first", &format!("Authorization: NTLM {round}\r\n"))).await;
@@ -261,10 +261,10 @@ async fn a_connection_that_a_client_has_authenticated_is_nobody_elses() {
             first.expect("ok").await;
         }
         drop(first);
-        assert_eq!(authenticated.rest().await, "", "it ends with the client's");
+        assert_eq!(authenticated.rest().await, "", "it ends together with the client's");
         second.expect("ok").await;
         second.send(get("/again", "")).await;
-        assert_eq!(other.head().await.first(), "GET /again HTTP/1.1", "others are shared as before");
+        assert_eq!(other.head().await.first(), "GET /again HTTP/1.1", "other connections are still shared");
     }
 }
 
@@ -304,7 +304,7 @@ async fn characters_that_browsers_and_curl_do_not_escape_pass_unchanged() {
                 if status == 200 {
                     client.expect("ok").await;
                     client.send(get("/next?%22", "")).await;
-                    assert_eq!(peer.head().await.first(), "GET /next?%22 HTTP/1.1", "only the one that was sent so");
+                    assert_eq!(peer.head().await.first(), "GET /next?%22 HTTP/1.1", "only the one sent like this");
                     peer.send(OK).await;
                     client.head().await;
                     client.expect("ok").await;
@@ -363,7 +363,7 @@ async fn a_body_that_is_malformed_from_the_start_is_a_502() {
 }
 
 #[tokio::test]
-async fn a_response_whose_coding_is_in_doubt_is_a_502_that_says_so() {
+async fn a_response_with_an_ambiguous_coding_is_a_502_that_says_so() {
     let (backend, harness) = one_backend().await;
     let (mut client, twice) = (harness.client().await, "Transfer-Encoding: chunked\r\n".repeat(2));
     client.send(get("/", "")).await;
@@ -381,7 +381,7 @@ async fn a_switch_in_an_older_version_is_a_502() {
         let (_peer, _) = backend.answer(&switching("").replace("HTTP/1.1", "HTTP/1.0")).await;
         let head = client.head().await;
         assert_eq!(head.status(), 502);
-        assert!(client.body(&head).await.contains("not in HTTP/1.1"));
+        assert!(client.body(&head).await.contains("not HTTP/1.1"));
     }
 }
 
@@ -396,7 +396,7 @@ async fn connection_names_a_bounded_number_of_fields() {
 }
 
 #[tokio::test]
-async fn other_upgrades_are_answered_as_plain_requests_and_noted() {
+async fn other_upgrades_are_served_as_plain_requests_and_logged() {
     let log = Log::capture();
     let (backend, harness) = one_backend().await;
     let mut client = harness.client().await;
@@ -461,7 +461,7 @@ async fn a_handshake_that_gets_no_response_is_logged_with_its_endpoint() {
 }
 
 #[tokio::test]
-async fn a_body_behind_a_pipelined_head_is_never_taken_for_a_head() {
+async fn a_body_after_a_pipelined_head_is_never_read_as_a_head() {
     let (backend, harness) = one_backend().await;
     let mut client = harness.client().await;
     let post = format!("POST /2 HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 14\r\n\r\n");

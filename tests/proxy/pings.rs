@@ -1,4 +1,4 @@
-//! Pings of ours: to whom, when, and that their answers reach nobody.
+//! The proxy's own pings: which peers get them, when, and that their answers are not forwarded.
 
 use std::time::Duration;
 
@@ -33,21 +33,21 @@ fn pinging(backend: &RawBackend, to_client: impl Into<Option<Pings>>, to_backend
     rule
 }
 
-/// Reads one ping of ours, and returns what it carries.
+/// Reads one of the proxy's pings, and returns its payload.
 async fn pinged<S: AsyncRead + AsyncWrite + Unpin>(peer: &mut Peer<S>, masked: bool) -> Vec<u8> {
     let ping = peer.frame().await;
     assert_eq!((ping.first, ping.masked, ping.payload.len()), (PING, masked, 8), "{ping:?}");
     ping.payload
 }
 
-/// Lets time pass, as told by the pings to a backend that does not answer.
+/// Lets time pass, measured by the pings to a backend that does not answer.
 async fn after_pings(backend: &mut Peer<TcpStream>, count: usize) {
     for _ in 0..count {
         pinged(backend, true).await;
     }
 }
 
-/// The next frame that is not a ping of ours.
+/// The next frame that is not one of the proxy's pings.
 async fn said(peer: &mut Peer<TcpStream>) -> Frame {
     loop {
         let frame = peer.frame().await;
@@ -70,7 +70,7 @@ async fn a_silent_client_is_pinged_and_its_answers_reach_nobody_and_count_nowher
         seen.push(payload);
     }
     client.send(from_client(TEXT, "hello")).await;
-    assert_eq!(peer.bytes(11).await, from_client(TEXT, "hello"), "the first that the backend gets");
+    assert_eq!(peer.bytes(11).await, from_client(TEXT, "hello"), "the first frame that the backend gets");
     client.finish().await;
     assert_eq!(peer.rest().await, "");
     peer.finish().await;
@@ -102,11 +102,11 @@ async fn a_silent_backend_is_pinged_with_masked_frames() {
         payloads.push(payload);
     }
     peer.send(from_server(TEXT, "hello")).await;
-    assert_eq!(client.frame().await.payload, b"hello", "the first that the client gets");
+    assert_eq!(client.frame().await.payload, b"hello", "the first frame that the client gets");
 }
 
 #[tokio::test]
-async fn who_is_pinged_is_the_rules_choice() {
+async fn the_rule_chooses_who_is_pinged() {
     let choices = [(false, false), (true, false), (false, true), (true, true)];
     let rounds = choices.map(|(to_client, to_backend)| async move {
         let backend = RawBackend::bind().await;
@@ -169,7 +169,8 @@ async fn an_answer_between_other_frames_is_cut_out_and_the_rest_stays_in_order()
     }
 }
 
-/// Frames of all kinds and sizes in pieces of all sizes, each round with the answer to a ping of ours among them.
+/// Frames of all kinds and sizes in pieces of all sizes, each round with the answer to one of the proxy's pings among
+/// them.
 async fn talk_at_random<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Peer<S>, peer: &mut Peer<TcpStream>) {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
@@ -192,7 +193,7 @@ async fn talk_at_random<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Peer<S>,
             while !rest.is_empty() {
                 let limit = [1, 3, 300, 70_000][random.usize(..4)];
                 let (now, later) = rest.split_at(random.usize(1..=rest.len().min(limit)));
-                // A pause for each of many tiny pieces would take long.
+                // Pausing after each of many tiny pieces would take long.
                 let (now, later) = if rest.len() > 5000 && limit < 300 { rest.split_at(4000) } else { (now, later) };
                 client.send(now).await;
                 tokio::task::yield_now().await;
@@ -218,7 +219,7 @@ async fn whatever_is_said_arrives_unchanged_around_the_answers() {
 }
 
 #[tokio::test]
-async fn pongs_that_answer_nothing_of_ours_pass() {
+async fn pongs_that_answer_no_ping_of_the_proxy_pass() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(pinging(&backend, every(SHORT), every(Duration::from_secs(60))));
     let (mut client, mut peer) = open(&harness, &backend).await;
@@ -228,10 +229,10 @@ async fn pongs_that_answer_nothing_of_ours_pass() {
     client.send([from_client(PONG, ""), from_client(PONG, &payload[..7]), from_client(PONG, &payload)].concat()).await;
     peer.expect_frame(PONG, "").await;
     peer.expect_frame(PONG, &payload[..7]).await;
-    // Answered already, so this is none of ours.
+    // Already answered, so this pong does not answer one of the proxy's pings.
     client.send(from_client(PONG, &payload)).await;
     peer.expect_frame(PONG, &payload).await;
-    // Nor is what the other side says, whatever it carries.
+    // Nor does a pong from the other side, whatever its payload.
     let payload = pinged(&mut client, false).await;
     peer.send(from_server(PONG, &payload)).await;
     let pong = said(&mut client).await;
@@ -247,7 +248,7 @@ async fn no_ping_comes_within_a_frame_and_one_comes_behind_it() {
     for cut in [2, 3, 4, 500, 1003] {
         let (now, later) = frame.split_at(cut);
         peer.send(now).await;
-        // One of before may still be there; a header that is not whole is not there.
+        // A ping from before may still be waiting; an incomplete header is not forwarded.
         let come = if cut < 4 { 0 } else { cut };
         let header = |client: &[u8]| client == &frame[..2];
         let mut start = Vec::new();
@@ -270,7 +271,7 @@ async fn no_ping_comes_within_a_frame_and_one_comes_behind_it() {
         }
         pinged(&mut client, false).await;
     }
-    // The other way round.
+    // In the other direction.
     let frame = from_client(BINARY, vec![1; 1000]);
     let (now, later) = frame.split_at(500);
     client.send(now).await;
@@ -298,7 +299,7 @@ async fn no_ping_comes_while_an_answer_to_the_other_side_is_owed() {
     after_pings(&mut peer, 3).await;
     peer.send(from_server(TEXT, "marker")).await;
     client.expect_frame(TEXT, "marker").await;
-    // It may answer the latest only; an answer to another is not the one that is owed.
+    // A peer may answer only the latest ping; an answer to another one is not the one that is owed.
     client.send(from_client(PONG, "one")).await;
     assert_eq!(said(&mut peer).await.payload, b"one");
     after_pings(&mut peer, 3).await;
@@ -310,7 +311,7 @@ async fn no_ping_comes_while_an_answer_to_the_other_side_is_owed() {
 }
 
 #[tokio::test]
-async fn who_talks_is_not_pinged() {
+async fn a_peer_that_sends_is_not_pinged() {
     let backend = RawBackend::bind().await;
     let harness = Harness::with_rule(pinging(&backend, every(Duration::from_secs(1)), every(SHORT)));
     let (mut client, mut peer) = open(&harness, &backend).await;
@@ -331,19 +332,19 @@ async fn a_peer_that_does_not_answer_is_given_up_and_the_other_is_told() {
     let harness = Harness::with_rule(pinging(&backend, pings, None));
     let (mut client, mut peer) = open(&harness, &backend).await;
     pinged(&mut client, false).await;
-    peer.backend_parts(1001).await;
+    peer.answer_close_as_backend(1001).await;
     assert_eq!(peer.rest().await, "");
-    // It may be alive all the same.
-    client.client_parts(1001).await;
+    // The client may still be alive.
+    client.answer_close_as_client(1001).await;
     assert_eq!(client.rest().await, "");
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("client", "ping_timeout", 1)));
     harness.table.publish(table(pinging(&backend, None, pings)).into());
     let (mut client, mut peer) = open(&harness, &backend).await;
     pinged(&mut peer, true).await;
-    client.client_parts(1011).await;
+    client.answer_close_as_client(1011).await;
     assert_eq!(client.rest().await, "");
-    peer.backend_parts(1011).await;
+    peer.answer_close_as_backend(1011).await;
     assert_eq!(peer.rest().await, "");
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("backend", "ping_timeout", 1)));
@@ -356,15 +357,15 @@ async fn a_peer_that_does_not_answer_is_given_up_and_the_other_is_told() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_and_never_answers_pings_sees_why_over_tls_too() {
+async fn a_client_that_never_answers_pings_gets_the_reason_over_tls_too() {
     let (certificate, der) = certificate(&[HOST]);
     let backend = RawBackend::bind().await;
     let pings = Some(Pings { interval: SHORT, timeout: Some(SHORT) });
     let harness = Harness::with_table(secured(pinging(&backend, pings, None), &certificate));
     let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
     pinged(&mut client, false).await;
-    client.client_parts(1001).await;
-    peer.backend_parts(1001).await;
+    client.answer_close_as_client(1001).await;
+    peer.answer_close_as_backend(1001).await;
     harness.tunnels(0).await;
 }
 
@@ -376,7 +377,7 @@ async fn a_client_whose_socket_is_full_does_not_delay_its_end() {
     let settings = Settings { close_timeout: Duration::from_secs(60), ..Settings::default() };
     let harness = Harness::start(table(pinging(&backend, pings, None)), settings);
     let (client, mut peer) = open(&harness, &backend).await;
-    // The ping has left. From here on, nothing is read any more.
+    // The ping has been sent. From here on, nothing more is read.
     soon(client.stream.readable()).await.unwrap();
     peer.send([&[BINARY, 127], (1_u64 << 40).to_be_bytes().as_slice()].concat()).await;
     let chunk = vec![7; 1 << 20];
@@ -398,17 +399,17 @@ async fn a_peer_is_given_up_although_the_other_side_pings_it_as_well() {
     client.send(handshake("/ws", "")).await;
     let mut peer = backend.accept().await;
     peer.head().await;
-    // Never answered, and in the way of a ping of ours, since it is there before the first one is due.
+    // Never answered, and in the way of the proxy's own ping, since it is there before the first one is due.
     peer.send([switching("").as_bytes(), &from_server(PING, "there?")].concat()).await;
     assert_eq!(client.head().await.status(), 101);
     client.expect_frame(PING, "there?").await;
-    peer.backend_parts(1001).await;
+    peer.answer_close_as_backend(1001).await;
     harness.tunnels(0).await;
     assert!(harness.counted(&closed("client", "ping_timeout", 1)));
 }
 
 #[tokio::test]
-async fn who_has_closed_its_half_is_not_given_up_for_silence() {
+async fn a_peer_that_has_closed_its_half_may_be_silent() {
     let backend = RawBackend::bind().await;
     let pings = Some(Pings { interval: SHORT, timeout: Some(Duration::from_millis(200)) });
     let settings = Settings { half_closed_timeout: Duration::from_millis(600), ..Settings::default() };
@@ -423,7 +424,7 @@ async fn who_has_closed_its_half_is_not_given_up_for_silence() {
 }
 
 #[tokio::test]
-async fn pings_of_ours_do_not_keep_an_idle_tunnel_open() {
+async fn pings_of_the_proxy_do_not_keep_an_idle_tunnel_open() {
     let backend = RawBackend::bind().await;
     let mut limited = pinging(&backend, every(SHORT), every(SHORT));
     limited.policy.timeouts.idle = Some(Duration::from_millis(500));
@@ -451,7 +452,7 @@ async fn pings_of_ours_do_not_keep_an_idle_tunnel_open() {
 }
 
 #[tokio::test]
-async fn no_ping_comes_behind_a_close() {
+async fn no_ping_follows_a_close() {
     let backend = RawBackend::bind().await;
     let mut limited = pinging(&backend, every(SHORT), every(SHORT));
     limited.policy.timeouts.max_duration = Some(Duration::from_millis(500));
@@ -460,7 +461,7 @@ async fn no_ping_comes_behind_a_close() {
     let (mut client, mut peer) = open(&harness, &backend).await;
     peer.send(from_server(CLOSE, reason(1000, "done"))).await;
     assert_eq!(said(&mut client).await.code(), Some(1000));
-    // Nothing but the end follows, for either: no ping, and to the client no second Close.
+    // Both see nothing but the end: no ping, and no second Close to the client.
     assert_eq!(client.rest().await, "");
     assert_eq!(said(&mut peer).await.code(), Some(1001));
     assert_eq!(peer.rest().await, "");
@@ -476,7 +477,7 @@ async fn pings_come_among_compressed_messages_and_unknown_extensions() {
         client.send(handshake("/ws", &offer)).await;
         let (mut peer, _) = backend.answer(&switching(&offer)).await;
         assert_eq!(client.head().await.field("sec-websocket-extensions"), Some(extension));
-        // A message in two frames; the second has no such bit.
+        // A message in two frames; the second does not have the bit.
         client.send([from_client(first & 0x7f, "a"), from_client(0x80, "b")].concat()).await;
         peer.send(from_server(first, "c")).await;
         assert_eq!(said(&mut peer).await.first, first & 0x7f);

@@ -1,4 +1,4 @@
-//! Requests that are no upgrade.
+//! Requests that are not an upgrade.
 
 use std::{slice::from_ref, sync::Arc, time::Duration};
 
@@ -47,12 +47,12 @@ async fn a_kept_connection_that_the_backend_closes_costs_no_request() {
         let (mut peer, _) = backend.answer(OK).await;
         assert_eq!(client.head().await.status(), 200);
         client.expect("ok").await;
-        // The next request may find the connection still kept: then it is lost without an answer.
+        // The next request may find the connection still kept: it is then lost without a response.
         peer.finish().await;
     }
 }
 
-/// A client, and the backend's end of a kept connection that has read the client's second request and broken.
+/// A client, and the backend's end of a kept connection that has read the client's second request and then broken.
 async fn broken_after(request: &str, backend: &RawBackend, harness: &Harness) -> Peer<tokio::net::TcpStream> {
     let mut client = harness.client().await;
     client.send(get("/", "")).await;
@@ -337,7 +337,7 @@ async fn a_client_that_leaves_during_a_request_frees_all_that_it_held() {
     }
 }
 
-/// A harness whose clients may stall for a moment only, its backend, and the endpoint that counts what is in use.
+/// A harness whose clients may stall only briefly, its backend, and the endpoint that counts its use.
 async fn hasty() -> (Harness, RawBackend, Arc<Endpoint>) {
     let backend = RawBackend::bind().await;
     let chosen = backend.endpoint("a");

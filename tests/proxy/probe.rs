@@ -1,4 +1,4 @@
-//! `switchyard probe`, as an image without a shell runs it.
+//! `switchyard probe`, as used in an image without a shell.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::accept;
 
 use crate::shared::certificates::Certificates;
 
-/// Whether it was content, and what it said.
+/// Whether it succeeded, and its output.
 fn probe(arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_switchyard")).arg("probe").args(arguments).output().unwrap();
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
@@ -40,7 +40,7 @@ fn head(stream: &mut impl Read) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Answers every request so, and tells what was asked.
+/// Gives this answer to every request, and reports what was asked.
 fn answering(answer: &'static str) -> (SocketAddr, mpsc::Receiver<String>) {
     let (sender, heads) = mpsc::channel();
     let address = serving(move |mut stream| {
@@ -52,7 +52,7 @@ fn answering(answer: &'static str) -> (SocketAddr, mpsc::Receiver<String>) {
 }
 
 #[test]
-fn any_answer_below_500_will_do_where_none_is_named() {
+fn any_status_below_500_succeeds_by_default() {
     for (answer, is_fine) in [("200 OK", true), ("404 Not Found", true), ("503 Service Unavailable", false)] {
         let (address, _heads) = answering(answer);
         let (succeeded, said) = probe(&[&format!("http://{address}/")]);
@@ -61,7 +61,7 @@ fn any_answer_below_500_will_do_where_none_is_named() {
 }
 
 #[test]
-fn the_status_that_is_named_is_the_only_one_that_will_do() {
+fn only_the_expected_status_succeeds() {
     let (address, _heads) = answering("503 Service Unavailable");
     let url = format!("http://{address}/");
     assert!(probe(&[&url, "--expect-status=503"]).0);
@@ -70,18 +70,18 @@ fn the_status_that_is_named_is_the_only_one_that_will_do() {
 }
 
 #[test]
-fn any_status_will_do_where_an_answer_is_all_that_is_asked_for() {
+fn any_status_succeeds_with_any_status() {
     let (address, _heads) = answering("503 Service Unavailable");
     for scheme in ["http", "ws"] {
         let (succeeded, said) = probe(&[&format!("{scheme}://{address}/"), "--any-status"]);
         assert!(succeeded && said.contains("503 Service Unavailable"), "{said}");
     }
     let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert!(!probe(&[&format!("http://{refusing}/"), "--any-status"]).0, "no answer is none");
+    assert!(!probe(&[&format!("http://{refusing}/"), "--any-status"]).0, "no response is a failure");
 }
 
 #[test]
-fn one_url_that_fails_is_a_failure_and_the_others_are_tried_all_the_same() {
+fn one_url_that_fails_is_a_failure_and_the_others_are_still_tried() {
     let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (address, _heads) = answering("308 Permanent Redirect\r\nLocation: https://chat.example.com/");
     let (succeeded, said) = probe(&[&format!("http://{refusing}/"), &format!("http://{address}/")]);
@@ -97,7 +97,7 @@ fn no_answer_in_time_is_a_failure() {
 }
 
 #[test]
-fn what_is_asked_is_the_url_wherever_it_is_sent() {
+fn the_url_is_requested_wherever_the_connection_goes() {
     let (address, heads) = answering("200 OK");
     assert!(probe(&["http://chat.example.com/ws?x=1", &format!("--connect-to={address}")]).0);
     let head = heads.recv().unwrap();
@@ -121,7 +121,7 @@ fn a_websocket_has_to_switch_protocols_with_the_right_key() {
 }
 
 #[test]
-fn certificates_are_checked_unless_they_are_not_to_be() {
+fn certificates_are_checked_unless_disabled() {
     let (certificates, others) = (Certificates::for_localhost(), Certificates::for_localhost());
     let key = PrivateKeyDer::from_pem_slice(certificates.key.as_bytes()).unwrap();
     let chain = vec![CertificateDer::from_pem_slice(certificates.chain.as_bytes()).unwrap()];
@@ -144,7 +144,7 @@ fn certificates_are_checked_unless_they_are_not_to_be() {
     let (succeeded, said) = trusting(&certificates.authority);
     assert!(succeeded && said.contains("204 No Content"), "{said}");
     let (succeeded, said) = trusting(&format!("\u{feff}{}", certificates.authority));
-    assert!(succeeded, "a byte-order mark is passed over: {said}");
+    assert!(succeeded, "a byte-order mark is ignored: {said}");
     let (succeeded, said) = trusting(&others.authority);
     assert!(!succeeded && said.contains("TLS handshake failed: ") && said.contains("certificate"), "{said}");
     let (succeeded, said) = trusting("");

@@ -26,13 +26,13 @@ fn switchyard(arguments: &[&str]) -> Command {
     command
 }
 
-/// A running program, and where it listens.
+/// A running program and its listeners.
 struct Running {
     process: Process,
     http: SocketAddr,
     https: SocketAddr,
     admin: SocketAddr,
-    /// What it leaves behind when it is killed goes with this.
+    /// Removes what the program leaves behind when it is killed.
     _temporary: tempfile::TempDir,
 }
 
@@ -53,13 +53,13 @@ impl Running {
         Self::start(&[&["standalone", "--manifests", manifests], more].concat())
     }
 
-    /// Waits until what is served fits.
-    fn comes_to_serve(&self, wanted: impl Fn(&str) -> bool) {
+    /// Waits until the response is as wanted.
+    fn wait_until_served(&self, wanted: impl Fn(&str) -> bool) {
         until("it serves what is wanted", || wanted(&get(self.http, "")));
     }
 }
 
-/// Asks until it is so: files are followed by another process, which tells nobody.
+/// Polls until the condition holds: another process follows files, without reporting when.
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let end = Instant::now() + START_DEADLINE;
     while !is_so() {
@@ -68,7 +68,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A plain request's whole answer.
+/// The whole response to a plain request.
 fn get(address: SocketAddr, fields: &str) -> String {
     get_path(address, "/", fields)
 }
@@ -77,12 +77,12 @@ fn get_path(address: SocketAddr, path: &str, fields: &str) -> String {
     get_from("localhost", address, path, fields)
 }
 
-/// The same, for a client that names another host.
+/// The same, for another host.
 fn get_from(host: &str, address: SocketAddr, path: &str, fields: &str) -> String {
     plain::get(address, host, path, fields).unwrap()
 }
 
-/// The value of a field of an answer's head.
+/// The value of a field in the head of a response.
 fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     let fields = answer.lines().skip(1).take_while(|line| !line.is_empty());
     let mut fields = fields.filter_map(|line| line.split_once(": "));
@@ -97,7 +97,7 @@ async fn echoes<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
     socket.next().await.unwrap().unwrap().into_text().unwrap().to_string()
 }
 
-/// What a file of the demo's directory says its certificate is.
+/// The certificate in the demo's directory.
 fn demo_certificate(directory: &Path) -> CertificateDer<'static> {
     let text = fs::read_to_string(directory.join("certificate.yaml")).unwrap();
     let encoded = text.lines().find_map(|line| line.trim().strip_prefix("tls.crt: ")).unwrap();
@@ -129,11 +129,11 @@ async fn the_demo_serves_ws_and_wss_and_follows_its_file_while_an_open_socket_st
     assert_eq!(echoes(&mut secure, "hello").await, "hello");
 
     let text = fs::read_to_string(&file).unwrap();
-    // As an editor does: another file, renamed over the first.
+    // Like an editor: a second file, renamed over the first.
     let edited = file.with_extension("tmp");
     fs::write(&edited, text.replace("name: blue", "name: green")).unwrap();
     fs::rename(&edited, &file).unwrap();
-    running.comes_to_serve(|answer| answer.contains("x-backend: green"));
+    running.wait_until_served(|answer| answer.contains("x-backend: green"));
     assert_eq!(echoes(&mut open, "who").await, "blue");
     assert_eq!(echoes(&mut secure, "who").await, "blue");
 }
@@ -165,7 +165,7 @@ fn manifests(backends: &[&'static str]) -> tempfile::TempDir {
              metadata: {{name: {name}, labels: {{kubernetes.io/service-name: chat}}}}\n\
              addressType: IPv4\nports: [{{port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n"
         )
-        .expect("a string takes everything");
+        .expect("writing to a String cannot fail");
     }
     fs::write(directory.path().join("all.yaml"), text).unwrap();
     directory
@@ -212,7 +212,7 @@ fn two_processes_with_one_key_file_hold_each_others_sessions() {
 }
 
 #[test]
-fn a_broken_file_is_told_with_its_line_and_the_rest_is_served() {
+fn a_broken_file_is_reported_with_its_line_and_the_rest_is_served() {
     let directory = manifests(&["one"]);
     fs::write(
         directory.path().join("broken.yaml"),
@@ -224,11 +224,11 @@ fn a_broken_file_is_told_with_its_line_and_the_rest_is_served() {
     let told = get_path(running.admin, "/api/v1/routes", "");
     assert!(told.contains("broken.yaml:5: spec.porst: "), "{told}");
     fs::write(directory.path().join("all.yaml"), "").unwrap();
-    running.comes_to_serve(|answer| answer.starts_with("HTTP/1.1 404 "));
+    running.wait_until_served(|answer| answer.starts_with("HTTP/1.1 404 "));
 }
 
 #[test]
-fn the_admin_port_tells_of_life_readiness_routes_and_metrics() {
+fn the_admin_port_serves_liveness_readiness_routes_and_metrics() {
     let directory = manifests(&["one"]);
     let running = Running::standalone(directory.path(), &[]);
     get(running.http, "");
@@ -278,7 +278,7 @@ fn a_bearer_token_opens_the_api_from_anywhere_as_long_as_the_file_has_it() {
     assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
     assert_eq!(field(&refused, "www-authenticate"), Some(r#"Bearer realm="switchyard", error="invalid_token""#));
     assert!(with("first").contains(r#""generation": 1"#));
-    assert!(get_path(running.admin, "/api/v1/routes", "").starts_with("HTTP/1.1 200 "), "loopback needs none");
+    assert!(get_path(running.admin, "/api/v1/routes", "").starts_with("HTTP/1.1 200 "), "loopback needs no token");
 
     fs::write(&tokens, "other-other-other-other\n").unwrap();
     until("the new token opens", || with("other").starts_with("HTTP/1.1 200 "));
@@ -345,7 +345,7 @@ fn a_backend_may_be_anywhere_on_loopback_but_at_the_admin_port() {
     let (before, after) = text.rsplit_once("ports: [{port: ").unwrap();
     let (_, after) = after.split_once('}').unwrap();
     fs::write(&file, format!("{before}ports: [{{port: {}}}{after}", running.admin.port())).unwrap();
-    running.comes_to_serve(|answer| answer.starts_with("HTTP/1.1 503 "));
+    running.wait_until_served(|answer| answer.starts_with("HTTP/1.1 503 "));
     let routes = get_path(running.admin, "/api/v1/routes", "");
     assert!(routes.contains("127.0.0.1 (the proxy's admin port)"), "{routes}");
 }
@@ -373,8 +373,8 @@ async fn the_admin_port_lists_open_tunnels_by_route_and_endpoint() {
     let oldest = &listed["tunnels"][0];
     assert_eq!((&oldest["route"], &oldest["service"]), (&"demo/demo".into(), &"demo/blue".into()));
     assert_eq!(oldest["client"], "127.0.0.1");
-    // Two bytes of head, four of mask and the text. What went to the client is counted once it has been written, which
-    // may be after the client has read it.
+    // Two bytes of header, four of mask and the text. Bytes to the client are counted once they have been written,
+    // which may be after the client has read them.
     assert_eq!(oldest["bytes"]["toBackend"], 11);
     assert!(oldest["bytes"]["toClient"].is_u64());
     let endpoint = oldest["endpoint"].as_str().unwrap();
@@ -391,7 +391,7 @@ fn signal(name: &str, process: &Process) {
 }
 
 #[tokio::test]
-async fn the_first_signal_stops_in_order_and_the_second_at_once() {
+async fn the_first_signal_stops_gracefully_and_the_second_at_once() {
     let directory = manifests(&["one"]);
     let mut quick = Running::standalone(directory.path(), &[]);
     get(quick.http, "");
@@ -405,7 +405,7 @@ async fn the_first_signal_stops_in_order_and_the_second_at_once() {
     while get_path(slow.admin, "/readyz", "").starts_with("HTTP/1.1 200 ") {
         assert!(Instant::now() < end, "a process that stops is not ready");
     }
-    assert!(get(slow.http, "").ends_with("one"), "it goes on accepting for the delay");
+    assert!(get(slow.http, "").ends_with("one"), "it keeps accepting for the delay");
     signal("TERM", &slow.process);
     assert_eq!(slow.process.exit_code(), Some(1));
 }
@@ -416,7 +416,7 @@ fn output(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn bad_usage_is_2_and_what_cannot_be_done_is_1_with_the_flag_to_mend() {
+fn bad_usage_exits_with_2_and_a_failure_with_1_and_the_flag_to_correct() {
     assert_eq!(output(&["standalone"]).0, Some(2));
     assert_eq!(output(&["demo", "--no-such-flag"]).0, Some(2));
     let (code, message) = output(&[
@@ -442,7 +442,7 @@ fn bad_usage_is_2_and_what_cannot_be_done_is_1_with_the_flag_to_mend() {
 }
 
 #[test]
-fn an_empty_environment_variable_is_as_none() {
+fn an_empty_environment_variable_counts_as_unset() {
     let mut command = switchyard(&["standalone", "--manifests=/nonexistent"]);
     for flag in [
         "HTTP_LISTEN",

@@ -1,5 +1,5 @@
 //! A proxy in this process, with a table built by hand, and raw peers on both sides of it.
-#![allow(unreachable_pub, reason = "pub says what other modules use")]
+#![allow(unreachable_pub, reason = "pub marks what other modules use")]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -38,7 +38,7 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
 }
 
-/// The handshake of a client, with more fields, each with its line end.
+/// A client's handshake with additional fields, each with its line end.
 pub fn handshake(path: &str, more: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -106,7 +106,7 @@ pub fn table(rule: Rule) -> RouteTable {
     table
 }
 
-/// A certificate for these names, signed by itself.
+/// A self-signed certificate for these names.
 pub fn certificate(names: &[&str]) -> (Arc<Certificate>, CertificateDer<'static>) {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let made = rcgen::generate_simple_self_signed(names.clone()).unwrap();
@@ -185,7 +185,7 @@ impl Harness {
         Peer::connect(self.http).await
     }
 
-    /// A client that has sent this, and the answer to it.
+    /// A client that has sent this request, and the response to it.
     pub async fn ask(&self, request: &str) -> (Peer<TcpStream>, Head) {
         let mut client = self.client().await;
         client.send(request).await;
@@ -197,18 +197,18 @@ impl Harness {
         soon(self.tunnels.wait_for(|open| open == count)).await;
     }
 
-    /// Whether the metrics have this line.
+    /// Whether the metrics contain this line.
     pub fn counted(&self, line: &str) -> bool {
         let line = format!("switchyard_{line}");
         self.metrics.encode().lines().any(|there| there == line)
     }
 }
 
-/// A backend that is told what to answer.
+/// A backend whose responses the test determines.
 pub struct RawBackend {
     listener: TcpListener,
     pub address: SocketAddr,
-    /// That no other has.
+    /// Unique among all backends.
     pub name: String,
 }
 
@@ -222,7 +222,7 @@ impl RawBackend {
         Self { listener, address, name }
     }
 
-    /// Its endpoint, by its own name.
+    /// Its endpoint, with its own name.
     pub fn own_endpoint(&self) -> Arc<Endpoint> {
         self.endpoint(&self.name)
     }
@@ -243,7 +243,7 @@ impl RawBackend {
         (peer, head)
     }
 
-    /// Answers all requests of all connections with what `respond` makes of their heads, until it is dropped.
+    /// Answers all requests on all connections with what `respond` returns for their heads, until it is dropped.
     pub fn serve(self, respond: impl Fn(&Head) -> String + Send + Sync + 'static) -> Served {
         let respond = Arc::new(respond);
         let address = self.address;
@@ -273,14 +273,14 @@ impl Drop for Served {
     }
 }
 
-/// An address where attempts to connect are neither accepted nor refused, while the rest is kept.
+/// An address where connection attempts are neither accepted nor refused, while the rest is kept.
 pub async fn silent() -> (SocketAddr, socket2::Socket, Vec<TcpStream>) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     socket.listen(0).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     let mut waiting = Vec::new();
-    // The kernel takes some in on its own.
+    // The kernel accepts a few by itself.
     while let Ok(taken) = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
         waiting.push(taken.unwrap());
     }
@@ -292,7 +292,7 @@ pub async fn refusing() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
 }
 
-/// A head as it came, without its empty line.
+/// A head as received, without its empty line.
 #[derive(Clone, Debug)]
 pub struct Head(pub String);
 
@@ -301,7 +301,7 @@ impl Head {
         self.0.lines().next().unwrap()
     }
 
-    /// The status of an answer.
+    /// The status of a response.
     pub fn status(&self) -> u16 {
         self.first().split(' ').nth(1).unwrap().parse().unwrap()
     }
@@ -313,12 +313,12 @@ impl Head {
 
     pub fn field(&self, name: &str) -> Option<&str> {
         let all = self.all(name);
-        assert!(all.len() < 2, "{name} is there more than once in {}", self.0);
+        assert!(all.len() < 2, "{name} occurs more than once in {}", self.0);
         all.first().copied()
     }
 }
 
-/// One end of a connection, read as it comes.
+/// One end of a connection, with a buffer of received bytes.
 pub struct Peer<S> {
     pub stream: S,
     buffer: Vec<u8>,
@@ -343,7 +343,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        // A peer that has closed is told of by what is read.
+        // If the peer has closed, reading reports it.
         let _ = soon(self.stream.write_all(bytes.as_ref())).await;
         let _ = soon(self.stream.flush()).await;
     }
@@ -357,7 +357,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         soon(self.stream.read_buf(&mut self.buffer)).await.is_ok_and(|count| count > 0)
     }
 
-    /// The next head, or nothing when the peer has closed.
+    /// The next head, or `None` if the peer has closed.
     pub async fn try_head(&mut self) -> Option<Head> {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -374,7 +374,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.try_head().await.expect("a head comes before the end")
     }
 
-    /// So many bytes.
+    /// The next `count` bytes.
     pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(self.more().await, "the end came after {:?}", String::from_utf8_lossy(&self.buffer));
@@ -387,18 +387,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         assert_eq!(String::from_utf8_lossy(&bytes), text);
     }
 
-    /// All that comes before the end.
+    /// Everything up to the end.
     pub async fn rest(&mut self) -> String {
         while self.more().await {}
         String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
     }
 
-    /// What was received and not asked for yet.
+    /// Bytes that have been received but not asked for yet.
     pub fn buffered(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)
     }
 
-    /// The body of an answer with a length.
+    /// The body of a response with a length.
     pub async fn body(&mut self, head: &Head) -> String {
         let length = head.field("content-length").map_or(0, |length| length.parse().unwrap());
         String::from_utf8(self.bytes(length).await).unwrap()
@@ -411,7 +411,7 @@ pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8a;
 
-/// A frame as it was on the wire, its payload unmasked.
+/// A frame as it was on the wire, with its payload unmasked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Its first byte: FIN, reserved bits and opcode.
@@ -464,7 +464,7 @@ impl Frame {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
-    /// The next frame, or nothing when the peer has closed behind the one before.
+    /// The next frame, or `None` if the peer has closed after the last one.
     pub async fn try_frame(&mut self) -> Option<Frame> {
         if self.buffer.is_empty() && !self.more().await {
             return None;
@@ -485,38 +485,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.try_frame().await.expect("a frame comes before the end")
     }
 
-    /// Reads this frame.
+    /// Reads a frame that must be this one.
     pub async fn expect_frame(&mut self, first: u8, payload: impl AsRef<[u8]>) {
         let frame = self.frame().await;
         assert_eq!((frame.first, frame.payload.as_slice()), (first, payload.as_ref()));
     }
 
-    /// As a client: reads a Close with this code and a reason, which is not masked, and answers it.
-    pub async fn client_parts(&mut self, code: u16) {
+    /// As a client: reads an unmasked Close with this code and a reason, and answers it.
+    pub async fn answer_close_as_client(&mut self, code: u16) {
         let close = self.frame().await;
         assert_eq!((close.code(), close.masked, close.payload.len() > 2), (Some(code), false, true), "{close:?}");
         self.send(from_client(CLOSE, &close.payload)).await;
     }
 
-    /// As a backend: reads a Close with this code and a reason, which is masked, and answers it.
-    pub async fn backend_parts(&mut self, code: u16) {
+    /// As a backend: reads a masked Close with this code and a reason, and answers it.
+    pub async fn answer_close_as_backend(&mut self, code: u16) {
         let close = self.frame().await;
         assert_eq!((close.code(), close.masked, close.payload.len() > 2), (Some(code), true, true), "{close:?}");
         self.send(from_server(CLOSE, &close.payload)).await;
     }
 }
 
-/// The line of the metric that counts ends of tunnels.
+/// The metric line that counts ends of tunnels.
 pub fn closed(closer: &str, cause: &str, count: u32) -> String {
     format!(r#"closes_total{{namespace="shop",route="chat",closer="{closer}",cause="{cause}"}} {count}"#)
 }
 
-/// What the process logs from the first look on, kept in memory.
+/// The log of the process since the first call, kept in memory.
 #[derive(Clone, Default)]
 pub struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Of all tests together, since the threads of a proxy log as well.
+    /// Of all tests together, since the threads of a proxy log too.
     pub fn capture() -> Self {
         static LOG: LazyLock<Log> = LazyLock::new(|| {
             let log = Log::default();
@@ -556,7 +556,7 @@ impl std::io::Write for Log {
     }
 }
 
-/// What a TLS client is made of: which certificate it trusts.
+/// The configuration of a TLS client that trusts these certificates.
 pub fn tls_client(trusted: &[CertificateDer<'static>]) -> Arc<rustls::ClientConfig> {
     tls_client_of(rustls::DEFAULT_VERSIONS, trusted)
 }

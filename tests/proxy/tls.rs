@@ -1,4 +1,4 @@
-//! TLS: which certificate, which hosts, and what a rotation does.
+//! TLS: the certificate that is sent, the hosts that are served, and the effect of a rotation.
 
 use std::{slice::from_ref, sync::Arc};
 
@@ -79,7 +79,7 @@ async fn a_connection_serves_the_host_that_it_was_opened_for_and_no_other() {
     assert_eq!(status(&mut client, HOST).await, 200);
     assert_eq!(status(&mut client, "shop.example.com").await, 421);
     assert_eq!(status(&mut client, "other.example.com").await, 421);
-    assert_eq!(status(&mut client, HOST).await, 200, "each request is judged for itself");
+    assert_eq!(status(&mut client, HOST).await, 200, "each request is checked separately");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn without_a_name_only_hosts_that_the_default_certificate_covers_are_serve
 }
 
 #[tokio::test]
-async fn unknown_names_get_the_alert_that_says_so() {
+async fn unknown_names_get_the_alert_unrecognized_name() {
     let (certificate, der) = certificate(&[HOST]);
     let harness = Harness::with_table(secured(rule(&[]), &certificate));
     for name in ["other.example.com", "127.0.0.1"] {
@@ -120,7 +120,7 @@ async fn an_unusable_certificate_fails_the_handshake_and_never_opens_plaintext()
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_not_served() {
+async fn plaintext_at_the_tls_listener_is_not_served() {
     let (certificate, _) = certificate(&[HOST]);
     let harness = Harness::with_table(secured(rule(&[]), &certificate));
     let mut client = Peer::connect(harness.https).await;
@@ -159,7 +159,7 @@ async fn a_rotated_certificate_closes_no_tunnel_and_no_kept_connection() {
     harness.table.publish(secured(served, &new).into());
     let fresh = connect_tls(harness.https, &tls_client(from_ref(&new_der)), HOST).await.unwrap();
     assert_eq!(sent(&fresh), new_der);
-    assert_eq!(status(&mut kept, HOST).await, 200, "not 421: it is the same host");
+    assert_eq!(status(&mut kept, HOST).await, 200, "not 421, since it is the same host");
     assert_eq!(harness.tunnels.count(), 100);
     drop(tunnels);
     harness.tunnels(0).await;
@@ -211,16 +211,16 @@ async fn a_real_client_speaks_through_wss() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_we_end_says_goodbye_on_tls() {
+async fn a_tunnel_that_the_proxy_ends_sends_close_notify() {
     let (certificate, der) = certificate(&[HOST]);
     let backend = RawBackend::bind().await;
     let mut limited = rule(&[backend.endpoint("a")]);
     limited.policy.timeouts.idle = Some(std::time::Duration::from_millis(50));
     let harness = Harness::with_table(secured(limited, &certificate));
     let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
-    client.client_parts(1001).await;
-    peer.backend_parts(1001).await;
-    // Without close_notify, rustls makes an error of the end.
+    client.answer_close_as_client(1001).await;
+    peer.answer_close_as_backend(1001).await;
+    // Without close_notify, rustls reports the end as an error.
     assert_eq!(soon(client.stream.read(&mut [0; 16])).await.unwrap(), 0);
     assert_eq!(peer.rest().await, "");
 }

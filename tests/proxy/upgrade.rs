@@ -1,4 +1,4 @@
-//! Handshakes, and what comes right after them.
+//! Handshakes, and what follows them.
 
 use std::{slice::from_ref, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Every way in which a request can arrive takes the same path, so each behaviour must come out the same.
+//! Every way in which a request can arrive takes the same path, so each behaviour must be the same.
 
 use std::time::Duration;
 
@@ -13,31 +13,31 @@ use crate::support::*;
 /// How a request arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// A handshake whose head comes whole, first on its connection.
+    /// A handshake whose head arrives whole, first on its connection.
     Whole,
     /// The same in pieces.
     Pieces,
-    /// A handshake behind another request on its connection.
+    /// A handshake after another request on its connection.
     Later,
-    /// A request that asks for no upgrade.
+    /// A request without an upgrade.
     Plain,
 }
 
 const WAYS: [Way; 4] = [Way::Whole, Way::Pieces, Way::Later, Way::Plain];
 
-/// What a request meets, and what the client gets for it.
+/// A situation, and what the client gets in it.
 struct Behaviour {
     name: &'static str,
     table: fn(&RawBackend) -> RouteTable,
     path: &'static str,
     fields: &'static str,
-    /// What the backend answers, if the request gets to it.
+    /// The backend's response, if the request reaches it.
     answer: Option<&'static str>,
     status: u16,
     body: &'static str,
     /// Whether the connection can be used for another request.
     is_kept: bool,
-    /// The result that a handshake is counted as.
+    /// The result label of a handshake.
     result: &'static str,
 }
 
@@ -61,7 +61,7 @@ fn networks(network: &str) -> Box<[ipnet::IpNet]> {
     Box::new([network.parse().unwrap()])
 }
 
-/// The usual case, for what a behaviour does not change.
+/// The usual case; each behaviour changes part of it.
 const USUAL: Behaviour = Behaviour {
     name: "",
     table: plain_rule,
@@ -74,7 +74,7 @@ const USUAL: Behaviour = Behaviour {
     result: "refused",
 };
 
-/// What a backend responds that does not switch.
+/// Responses of a backend that does not switch.
 fn responses() -> Vec<Behaviour> {
     vec![
         Behaviour {
@@ -140,7 +140,7 @@ fn responses() -> Vec<Behaviour> {
     ]
 }
 
-/// What is refused before a rule is found, or by its path.
+/// Refusals before a rule is found, or because of the path.
 fn refusals() -> Vec<Behaviour> {
     vec![
         Behaviour {
@@ -168,7 +168,7 @@ fn refusals() -> Vec<Behaviour> {
                 table
             },
             status: 503,
-            body: "the route for this host is not valid; its status says why\n",
+            body: "the route for this host is not valid; see its status\n",
             result: "misconfigured",
             ..USUAL
         },
@@ -192,7 +192,7 @@ fn refusals() -> Vec<Behaviour> {
             name: "a dot segment",
             path: "/ws/%2e%2e/admin",
             status: 400,
-            body: "a path may not contain dot segments, backslashes or NUL, in whatever encoding\n",
+            body: "the path must not contain dot segments, backslashes or NUL in any encoding\n",
             result: "faulty",
             ..USUAL
         },
@@ -215,7 +215,7 @@ fn refusals() -> Vec<Behaviour> {
     ]
 }
 
-/// What depends on the rule.
+/// Refusals and additions that depend on the rule.
 fn rules() -> Vec<Behaviour> {
     vec![
         Behaviour {
@@ -233,7 +233,7 @@ fn rules() -> Vec<Behaviour> {
                 with(|rule| rule.backends = Box::new([broken]), backend)
             },
             status: 503,
-            body: "a backend of this route cannot be used; the status of the route says why\n",
+            body: "a backend of this route cannot be used; see the status of the route\n",
             result: "misconfigured",
             ..USUAL
         },
@@ -241,7 +241,7 @@ fn rules() -> Vec<Behaviour> {
             name: "a rule at fault",
             table: |backend| with(|rule| rule.fault = Some("unsupported".into()), backend),
             status: 503,
-            body: "the rule for this request is not valid; the status of its route says why\n",
+            body: "the rule for this request is not valid; see the status of its route\n",
             result: "misconfigured",
             ..USUAL
         },
@@ -290,7 +290,7 @@ fn rules() -> Vec<Behaviour> {
     ]
 }
 
-/// What a client got: status, fields in their order but for dates and the value of the cookie, and the body.
+/// A response as received: status, fields in order except dates and the value of the cookie, and the body.
 #[derive(Debug, PartialEq, Eq)]
 struct Response {
     status: String,
@@ -326,7 +326,7 @@ impl Behaviour {
                 let request = handshake(self.path, self.fields);
                 let (first, second) = request.split_at(request.len() / 2);
                 client.send(first).await;
-                // Long enough for the proxy to see the piece alone; were it not, the test would show less and pass.
+                // Long enough for the proxy to see the piece alone; otherwise, the test would show less but still pass.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 client.send(second).await;
             }

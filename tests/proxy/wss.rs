@@ -54,7 +54,7 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect()
 }
 
-/// Passes a frame of every size that matters both ways.
+/// Forwards a frame of every significant size in both directions.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     client: &mut Peer<S>,
     peer: &mut Peer<TcpStream>,
@@ -108,7 +108,7 @@ async fn keys_change_in_the_middle_of_a_tunnel() {
             client.stream.get_mut().1.refresh_traffic_keys().unwrap();
             exchange(&mut client, &mut peer, &[5, 100_000]).await;
             if round == 3 {
-                // Several before the proxy has anything to say.
+                // Several updates before the proxy has anything to send.
                 for _ in 0..3 {
                     client.stream.get_mut().1.refresh_traffic_keys().unwrap();
                     client.send(from_client(TEXT, "new keys")).await;
@@ -126,7 +126,7 @@ async fn what_the_client_sends_along_with_its_handshake_arrives() {
         let mut client = connect_tls(harness.https, &tls_client(std::slice::from_ref(&der)), HOST).await.unwrap();
         let early = from_client(BINARY, noise(length));
         let later = from_client(TEXT, "later");
-        // One write, hence one record where it fits.
+        // One write, hence one record if it fits.
         let sent = [handshake("/ws", "").as_bytes(), &early].concat();
         let answer = [switching("").as_bytes(), &from_server(BINARY, noise(length))].concat();
         let backend = async {
@@ -146,7 +146,7 @@ async fn what_the_client_sends_along_with_its_handshake_arrives() {
     }
 }
 
-/// Writes a single byte at a time, and lets others run in between.
+/// Writes a single byte at a time, and lets other tasks run in between.
 struct Dribble {
     stream: TcpStream,
     rests: bool,
@@ -194,7 +194,7 @@ async fn records_may_come_byte_by_byte() {
     }
 }
 
-/// What rustls has to say, as bytes for the wire.
+/// What rustls has to send, as bytes for the wire.
 fn sealed(client: &mut Peer<TlsStream>, payload: &[u8]) -> Vec<u8> {
     let (_, tls) = client.stream.get_mut();
     io::Write::write_all(&mut tls.writer(), payload).unwrap();
@@ -210,7 +210,7 @@ async fn a_record_may_be_cut_anywhere_and_many_may_come_at_once() {
     let Secured { harness, backend, der } = start().await;
     let (mut client, mut peer) = open_tls(&harness, &backend, &tls_client(&[der])).await;
     let length = sealed(&mut client, &from_client(TEXT, "whole")).len();
-    // That one was lost on the way, so its keys are of no use any more.
+    // That record was lost on the way, so its keys cannot be used any more.
     drop((client, peer));
     let der = start().await;
     let Secured { harness, backend, der } = der;
@@ -221,7 +221,7 @@ async fn a_record_may_be_cut_anywhere_and_many_may_come_at_once() {
         let (now, later) = wire.split_at(cut);
         let tcp = client.stream.get_mut().0;
         tcp.write_all(&[&before, now].concat()).await.unwrap();
-        // Now the beginning of the record is there, without its end.
+        // Now only the beginning of the record has arrived.
         peer.expect_frame(TEXT, "before").await;
         tcp.write_all(later).await.unwrap();
         peer.expect_frame(TEXT, "whole").await;

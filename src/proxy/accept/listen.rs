@@ -15,19 +15,19 @@ use crate::proxy::{
     bounds::clients::Seat,
     http::connection,
     request::peer::Peer,
-    shared::{Phase, Shared, reached},
+    shared::{ServingPhase, Shared, reached},
     transport::stream::{self, Stream},
 };
 
 const BACKLOG: i32 = 4096;
-/// What the kernel queues for a client beyond what is on its way, in bytes. It bounds the memory of a client that does
-/// not read, and makes progress of one that reads slowly visible: without it, a socket takes more only when a third of
-/// its send buffer is free, which may be more than a megabyte.
+/// How many bytes the kernel queues for a client beyond those in flight. This bounds the memory for a client that does
+/// not read, and makes the progress of a slow reader visible: without it, a socket becomes writable only when a third
+/// of its send buffer is free, which may be more than a megabyte.
 const UNSENT_IN_KERNEL: u32 = 128 * 1024;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is spoken at a listener.
+/// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// HTTP in plaintext.
@@ -36,20 +36,20 @@ pub enum Scheme {
     Https,
 }
 
-/// A bound socket and what is spoken there.
+/// A bound socket and its protocol.
 #[derive(Debug)]
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
-    /// What is spoken there.
+    /// The protocol.
     pub scheme: Scheme,
 }
 
-/// Binds an address; one of IPv6 takes IPv4 as well. Where there is no IPv6, `[::]` falls back to `0.0.0.0`. Must be
-/// called within a runtime.
+/// Binds an address; an IPv6 address accepts IPv4 as well. Without IPv6 support, `[::]` falls back to `0.0.0.0`. Must
+/// be called within a runtime.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     match bind_as_is(address) {
         Err(error) if address.is_ipv6() && address.ip().is_unspecified() && lacks_ipv6(&error) => {
@@ -60,7 +60,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn lacks_ipv6(error: &io::Error) -> bool {
-    // EAFNOSUPPORT has no kind of its own in std.
+    // std has no error kind for EAFNOSUPPORT.
     error.kind() == io::ErrorKind::AddrNotAvailable
         || error.kind() == io::ErrorKind::Unsupported
         || error.raw_os_error() == Some(97)
@@ -69,14 +69,14 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 fn bind_as_is(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = unbound(address)?;
     socket.bind(&address.into())?;
-    // Only now, so that an address that another process has is an error, and not shared with it.
+    // Set after binding, so that an address in use by another process is an error and is not shared with it.
     socket.set_reuse_port(true)?;
     listening(socket)
 }
 
 impl Listener {
-    /// Another socket for the same address and the same use, for another thread. The kernel shares connections out
-    /// among them.
+    /// Another socket for the same address and protocol, for another thread. The kernel distributes connections among
+    /// them.
     pub(crate) fn another(&self) -> io::Result<Self> {
         let address = self.socket.local_addr()?;
         let socket = unbound(address)?;
@@ -85,7 +85,7 @@ impl Listener {
         Ok(Self { socket: listening(socket)?, scheme: self.scheme })
     }
 
-    /// Lets the runtime that this is called in watch it.
+    /// Registers the socket with the current runtime.
     pub(crate) fn move_here(self) -> io::Result<Self> {
         Ok(Self { socket: TcpListener::from_std(self.socket.into_std()?)?, scheme: self.scheme })
     }
@@ -98,9 +98,9 @@ fn unbound(address: SocketAddr) -> io::Result<Socket> {
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // Inherited by what is accepted, which saves five system calls for each.
+    // Inherited by accepted sockets, which saves five system calls for each.
     stream::tune(&socket)?;
-    // A sandbox's kernel may lack it, and serves without.
+    // A sandbox's kernel may not support this option, which is not essential.
     let _ = socket.set_tcp_notsent_lowat(UNSENT_IN_KERNEL);
     Ok(socket)
 }
@@ -110,20 +110,20 @@ fn listening(socket: Socket) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts connections until the process stops, and serves them on this thread. No error ends it: at the limit of file
-/// descriptors, say, it waits a little and tries again.
+/// Accepts connections until the process stops, and serves them on this thread. No error ends the loop: if file
+/// descriptors have run out, for example, it pauses and tries again.
 pub(crate) async fn accept(acceptor: Arc<Acceptor>, listener: Listener) {
     let mut phase = acceptor.shared.phase.clone();
     let mut pause = SHORTEST_PAUSE;
     loop {
         tokio::select! {
             biased;
-            () = reached(&mut phase, Phase::Stopping) => return,
+            () = reached(&mut phase, ServingPhase::Stopping) => return,
             () = room(&acceptor.shared) => {}
         }
         let accepted = tokio::select! {
             biased;
-            () = reached(&mut phase, Phase::Stopping) => return,
+            () = reached(&mut phase, ServingPhase::Stopping) => return,
             accepted = listener.socket.accept() => accepted,
         };
         match accepted {
@@ -131,9 +131,9 @@ pub(crate) async fn accept(acceptor: Arc<Acceptor>, listener: Listener) {
                 pause = SHORTEST_PAUSE;
                 admit(&acceptor, socket, address, listener.scheme);
             }
-            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) if affects_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections for now");
+                tracing::warn!(%error, "accept failed; retrying");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -141,29 +141,29 @@ pub(crate) async fn accept(acceptor: Arc<Acceptor>, listener: Listener) {
     }
 }
 
-/// Waits until another connection may be served. At the limit nothing is accepted: clients wait in the kernel's queue,
-/// and file descriptors are left for backends, for the admin port and for what is read from files. A thread that waits
-/// for a connection when the limit is reached still takes one.
+/// Waits until another connection may be served. At the limit, nothing is accepted: clients wait in the kernel's queue,
+/// and file descriptors remain available for backends, the admin port and files. A thread that is already waiting for a
+/// connection when the limit is reached still accepts one.
 async fn room(proxy: &Shared) {
     if proxy.tasks.len() < proxy.settings.max_connections {
         return;
     }
-    tracing::warn!(limit = proxy.settings.max_connections, "no more connections are accepted until some have ended");
+    tracing::warn!(limit = proxy.settings.max_connections, "connection limit reached; not accepting new connections");
     while proxy.tasks.len() >= proxy.settings.max_connections {
         tokio::time::sleep(SHORTEST_PAUSE).await;
     }
 }
 
-fn concerns_one_connection(error: &io::Error) -> bool {
+fn affects_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Serves a connection, or closes it at once when its address has too many.
+/// Serves a connection, or closes it at once if its address has too many.
 fn admit(acceptor: &Arc<Acceptor>, socket: TcpStream, address: SocketAddr, scheme: Scheme) {
-    // A listener for both versions sees addresses of version 4 mapped into version 6.
+    // A dual-stack listener sees IPv4 addresses mapped into IPv6.
     let address = address.ip().to_canonical();
-    // A trusted proxy carries any number of clients.
+    // A trusted proxy may carry any number of clients.
     let Acceptor { shared, clients, .. } = &**acceptor;
     let seat = (!shared.settings.trusts(address)).then(|| clients.enter(address, shared.tasks.len()));
     if let Ok(seat) = seat.transpose() {
@@ -176,7 +176,7 @@ fn admit(acceptor: &Arc<Acceptor>, socket: TcpStream, address: SocketAddr, schem
 
 fn spawn(acceptor: &Arc<Acceptor>, socket: TcpStream, address: IpAddr, scheme: Scheme, seat: Option<Seat>) {
     let (tasks, cut, acceptor) = (acceptor.shared.tasks.clone(), acceptor.cut.clone(), acceptor.clone());
-    // Boxed, since a runtime moves a task when it takes it and when it ends.
+    // Boxed, since a runtime moves a task when it is spawned and when it ends.
     tasks.spawn(cut.run_until_cancelled_owned(Box::pin(serve(acceptor, socket, address, scheme, seat))));
 }
 
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_unspecified_address_of_version_6_takes_version_4_as_well() {
+    async fn an_unspecified_ipv6_address_accepts_ipv4_as_well() {
         let listener = bind((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
         let port = listener.local_addr().unwrap().port();
         let connect = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
@@ -221,14 +221,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_in_use_is_told() {
+    async fn an_address_in_use_is_an_error() {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let again = bind(listener.local_addr().unwrap());
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
-    async fn several_sockets_of_ours_share_an_address_that_nobody_else_gets() {
+    async fn sockets_of_one_listener_share_an_address_that_no_other_gets() {
         let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = socket.local_addr().unwrap();
         let first = Listener { socket, scheme: Scheme::Http };

@@ -1,4 +1,4 @@
-//! Connections from clients: listening, TLS by SNI, and how many there may be.
+//! Connections from clients: listeners, TLS with certificates selected by SNI, and connection limits.
 
 pub mod listen;
 mod tls;
@@ -11,21 +11,21 @@ use tokio_util::sync::CancellationToken;
 use self::tls::Identities;
 use crate::proxy::{bounds::clients::Clients, shared::Shared, upstream::pool::Pool};
 
-/// What accepts and serves connections on one thread.
+/// Accepts and serves connections on one thread.
 #[derive(Clone)]
 pub(crate) struct Acceptor {
     shared: Arc<Shared>,
-    /// Of this thread: an answer that another thread would have to be woken for is worth less than a new connection.
+    /// The pool of this thread: waking another thread for a response would cost more than a new connection.
     pool: Arc<Pool>,
     identities: Arc<Identities>,
-    /// Who has how many of the connections.
+    /// The number of connections of each client.
     clients: Arc<Clients>,
-    /// Cuts the connections that did not end in time.
+    /// Closes the connections that have not ended in time.
     cut: CancellationToken,
 }
 
 impl Acceptor {
-    /// One for each of this many threads.
+    /// Creates one for each of `count` threads.
     pub(crate) fn for_threads(count: usize, shared: &Arc<Shared>, cut: &CancellationToken) -> Vec<Arc<Self>> {
         let settings = &shared.settings;
         let clients = Clients::new(settings.max_connections_per_client, settings.max_connections);

@@ -1,4 +1,4 @@
-//! TLS with clients: which certificate.
+//! TLS with clients: selecting the certificate.
 
 use std::{
     collections::HashMap,
@@ -27,16 +27,17 @@ use crate::{
     table::{Certificate, Host, TlsIdentity},
 };
 
-/// Sessions that a client of TLS 1.2 without tickets may resume.
+/// The number of sessions stored for TLS 1.2 clients without tickets.
 const STORED_SESSIONS: usize = 1024;
 /// Alerts (RFC 8446 §6.2).
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// Does the handshake with a client. Nothing, when it came to nothing.
+/// Performs the TLS handshake with a client; `None` if it fails.
 pub(crate) async fn accept(acceptor: &Acceptor, socket: TcpStream) -> Option<(Stream, TlsPeer)> {
     let limit = acceptor.shared.settings.tls_handshake_timeout;
-    let accepted = tokio::time::timeout(limit, shake_hands(acceptor, socket)).await.unwrap_or(Err(Failure::TimedOut));
+    let accepted =
+        tokio::time::timeout(limit, perform_handshake(acceptor, socket)).await.unwrap_or(Err(TlsFailure::TimedOut));
     match accepted {
         Ok((stream, peer)) => {
             acceptor.shared.metrics.tls_handshake("ok", stream.tls_version());
@@ -52,8 +53,8 @@ pub(crate) async fn accept(acceptor: &Acceptor, socket: TcpStream) -> Option<(St
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("it did not end in time")]
+enum TlsFailure {
+    #[error("the handshake timed out")]
     TimedOut,
     #[error("no certificate for the name")]
     UnknownName(TcpStream),
@@ -63,7 +64,7 @@ enum Failure {
     Io(#[from] io::Error),
 }
 
-impl Failure {
+impl TlsFailure {
     fn label(&self) -> &'static str {
         match self {
             Self::TimedOut => "timeout",
@@ -73,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// Tells the client, where rustls has not: a fatal alert in the clear, since nothing was agreed on (RFC 8446 §6).
+    /// Sends an alert if rustls has not: a fatal one in plaintext, since no keys have been negotiated (RFC 8446 §6).
     async fn alert(self, patience: Duration) {
         let (mut socket, description) = match self {
             Self::UnknownName(socket) => (socket, UNRECOGNIZED_NAME),
@@ -86,21 +87,21 @@ impl Failure {
     }
 }
 
-/// Why there is no certificate to send.
+/// Why no certificate can be sent.
 #[derive(Clone, Copy, Debug)]
 enum NoCertificate {
     UnknownName,
     Unusable,
 }
 
-async fn shake_hands(acceptor: &Acceptor, socket: TcpStream) -> Result<(Stream, TlsPeer), Failure> {
+async fn perform_handshake(acceptor: &Acceptor, socket: TcpStream) -> Result<(Stream, TlsPeer), TlsFailure> {
     let (started, accepted) = handshake::start(socket).await?;
     let chosen = choose(acceptor, &accepted.client_hello());
     drop(accepted);
     match chosen {
         Ok((prepared, peer)) => Ok((started.finish(prepared.config.clone()).await?, peer)),
-        Err(NoCertificate::UnknownName) => Err(Failure::UnknownName(started.socket)),
-        Err(NoCertificate::Unusable) => Err(Failure::Unusable(started.socket)),
+        Err(NoCertificate::UnknownName) => Err(TlsFailure::UnknownName(started.socket)),
+        Err(NoCertificate::Unusable) => Err(TlsFailure::Unusable(started.socket)),
     }
 }
 
@@ -120,23 +121,22 @@ fn choose(acceptor: &Acceptor, hello: &ClientHello<'_>) -> Result<(Arc<Prepared>
     Ok((prepared, TlsPeer::Default { sent, named: name.is_some() }))
 }
 
-/// What handshakes need beyond a [`TlsIdentity`], one for each: tickets and stored sessions are never shared, else a
+/// The prepared TLS configuration of each [`TlsIdentity`]. Tickets and stored sessions are never shared, otherwise a
 /// session of one identity could resume into another.
 #[derive(Debug, Default)]
-pub(crate) struct Identities(Mutex<HashMap<[u8; 32], Owned>>);
+pub(crate) struct Identities(Mutex<HashMap<[u8; 32], PreparedEntry>>);
 
-/// What was prepared, and whether its identity is still in any table.
-type Owned = (Weak<TlsIdentity>, Arc<Prepared>);
+/// A prepared configuration, and a reference that shows whether any table still contains its identity.
+type PreparedEntry = (Weak<TlsIdentity>, Arc<Prepared>);
 
 #[derive(Debug)]
 pub(crate) struct Prepared {
     config: Arc<ServerConfig>,
-    certificates: Arc<Certificates>,
+    certificates: Arc<KeyedCertificates>,
 }
 
 impl Identities {
-    /// What handshakes of an identity need: what is there, else made. Those of identities that are gone are dropped
-    /// when another is made.
+    /// The configuration of an identity, prepared if absent. Preparing one drops those whose identities are gone.
     fn prepared(&self, identity: &Arc<TlsIdentity>) -> Option<Arc<Prepared>> {
         let mut prepared = self.0.lock().expect("no holder panics");
         if let Some((owner, prepared)) = prepared.get_mut(identity.digest()) {
@@ -146,7 +146,7 @@ impl Identities {
             return Some(prepared.clone());
         }
         let made =
-            Arc::new(prepare(identity).inspect_err(|error| tracing::warn!(%error, "certificate not usable")).ok()?);
+            Arc::new(prepare(identity).inspect_err(|error| tracing::warn!(%error, "certificate cannot be used")).ok()?);
         prepared.retain(|_, (owner, _)| owner.strong_count() > 0);
         prepared.insert(*identity.digest(), (Arc::downgrade(identity), made.clone()));
         Some(made)
@@ -158,27 +158,27 @@ fn prepare(identity: &TlsIdentity) -> Result<Prepared, rustls::Error> {
         let key = aws_lc_rs::sign::any_supported_type(&certificate.key)?;
         Ok((certificate.clone(), Arc::new(CertifiedKey::new(certificate.chain.clone(), key))))
     });
-    let certificates = Arc::new(Certificates(keyed.collect::<Result<_, rustls::Error>>()?));
+    let certificates = Arc::new(KeyedCertificates(keyed.collect::<Result<_, rustls::Error>>()?));
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
         .with_cert_resolver(certificates.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = Ticketer::new()?;
-    // A socket that comes back needs one, and gets the next one then.
+    // A reconnecting client needs one, and then gets the next.
     config.send_tls13_tickets = 1;
-    // For `records`, which goes on with the keys of the handshake.
+    // For `records`, which continues with the keys of the handshake.
     config.enable_secret_extraction = true;
     config.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
     Ok(Prepared { config: Arc::new(config), certificates })
 }
 
-/// The certificates of an identity with their keys; never none.
-struct Certificates(Box<[(Arc<Certificate>, Arc<CertifiedKey>)]>);
+/// The certificates of an identity with their keys; never empty.
+struct KeyedCertificates(Box<[(Arc<Certificate>, Arc<CertifiedKey>)]>);
 
-impl Certificates {
-    /// The first that covers the name and whose key the client can verify; else the first that it can verify; else
-    /// the first.
+impl KeyedCertificates {
+    /// The first certificate that covers the name and whose key the client can verify; otherwise the first that it can
+    /// verify; otherwise the first.
     fn pick(&self, name: Option<&Host<'_>>, schemes: &[SignatureScheme]) -> &(Arc<Certificate>, Arc<CertifiedKey>) {
         let usable = |(_, key): &&(_, Arc<CertifiedKey>)| key.key.choose_scheme(schemes).is_some();
         let covering = |(certificate, _): &&(Arc<Certificate>, _)| name.is_some_and(|name| certificate.covers(name));
@@ -187,15 +187,15 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
+impl ResolvesServerCert for KeyedCertificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().and_then(|name| Host::from_name(name).ok());
         Some(self.pick(name.as_ref(), hello.signature_schemes()).1.clone())
     }
 }
 
-/// Keys are not printed.
-impl fmt::Debug for Certificates {
+/// Does not print keys.
+impl fmt::Debug for KeyedCertificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(certificate, _)| certificate)).finish()
     }

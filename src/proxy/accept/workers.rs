@@ -1,5 +1,5 @@
-//! The threads that serve connections. Each has a runtime of its own, and a connection stays on its thread to the end,
-//! so nothing of it is moved or woken across threads.
+//! The threads that serve connections. Each has its own runtime, and a connection stays on its thread until it ends, so
+//! it is never moved or woken across threads.
 
 use std::{io, thread};
 
@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proxy::bounds::budget;
 
-/// How many tasks run before a thread looks at its sockets again. tokio's own 61 are for tasks that are short beside a
-/// look; a turn of a tunnel that is always full is fifty times as long.
+/// How many tasks run before a thread polls its sockets again. tokio's default of 61 suits tasks that are short
+/// compared with a poll; a turn of a tunnel that is always full takes fifty times as long.
 const TASKS_BETWEEN_LOOKS: u32 = 8;
 
-/// The threads.
+/// The serving threads.
 pub(crate) struct Workers {
     workers: Vec<Worker>,
     over: CancellationToken,
@@ -24,7 +24,7 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts as many threads as the settings say, each with this budget, in bytes.
+    /// Starts `count` threads, each with a budget of `held` bytes.
     pub(crate) fn start(count: usize, held: usize) -> io::Result<Self> {
         let over = CancellationToken::new();
         let workers = (0..count.max(1)).map(|index| Worker::start(index, held, over.clone()));
@@ -35,16 +35,16 @@ impl Workers {
         self.workers.len()
     }
 
-    /// The threads, as places to run something.
+    /// The runtimes of the threads, to spawn tasks on.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Handle> {
         self.workers.iter().map(|worker| &worker.handle)
     }
 
-    /// Ends the threads, and drops what still runs there.
+    /// Stops the threads, and drops tasks that are still running.
     pub(crate) fn stop(self) {
         self.over.cancel();
         for worker in self.workers {
-            // A panic was printed when it happened, and there is nothing left to be done about it.
+            // A panic has already been printed, and nothing more can be done about it.
             let _ = worker.thread.join();
         }
     }

@@ -1,7 +1,7 @@
-//! What stands between the two connections of a plain request, one for each direction: while anything of a body waits
-//! for its receiver, nothing more is read from its sender. So a slow reader costs one read, and the rest waits in the
-//! kernel's buffers. Some bodies of a thread are read in large parts. Those that nobody takes keep that right, so it is
-//! soon gone where many do not read, and all others are read in small parts.
+//! Back-pressure between the two connections of a plain request, separately for each direction: while any part of a
+//! body waits for its receiver, nothing more is read from its sender. A slow reader thus costs one read, and the rest
+//! waits in the kernel's buffers. A few bodies on each thread are read in large parts. Bodies whose receivers stall
+//! keep that right, so it is soon exhausted when many stall, and all other bodies are then read in small parts.
 
 use std::{
     io::{self, IoSlice},
@@ -20,22 +20,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::proxy::bounds::budget::{Charge, LargeReads};
 
-/// What is read of a body at once, in bytes, by those that may read large parts.
+/// How many bytes of a body are read at once with the right to large reads.
 pub(crate) const LARGE_READ: usize = 256 * 1024;
-/// The same otherwise. hyper has as much again in reserve. One byte more, and it would double its buffer.
+/// The same without it. hyper reserves as much again; with one byte more, it would double its buffer.
 const SMALL_READ: usize = 8 * 1024 - 1;
 
-/// What is held of one direction of a client's requests, between two connections.
+/// The number of bytes held for one direction of a client's requests, between two connections.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     held: AtomicUsize,
-    /// Whoever reads for this direction, while it must not.
+    /// The task that reads for this direction, while it must not read.
     reader: AtomicWaker,
 }
 
 impl Meter {
-    /// How much may be read, with the right to large reads where there is one. Pending until the receiver has taken what
-    /// was read before.
+    /// How many bytes may be read; acquires the right to large reads if available. Pending until the receiver has taken
+    /// what was read before.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, large: &mut Option<LargeReads>) -> Poll<usize> {
         if self.held.load(Ordering::Acquire) > 0 {
             self.reader.register(cx.waker());
@@ -60,7 +60,8 @@ impl Meter {
     }
 }
 
-/// What a connection holds behind hyper's back, of a direction that has a meter. It is in the budget already.
+/// Bytes that a connection holds without hyper's knowledge, in a direction with a meter. The budget already includes
+/// them.
 #[derive(Debug)]
 pub(crate) struct Unsent {
     meter: Arc<Meter>,
@@ -68,12 +69,12 @@ pub(crate) struct Unsent {
 }
 
 impl Unsent {
-    /// Nothing yet.
+    /// Starts at zero.
     pub(crate) fn new(meter: Arc<Meter>) -> Self {
         Self { meter, bytes: 0 }
     }
 
-    /// It is so much now.
+    /// Sets the number of bytes.
     pub(crate) fn set(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.bytes, bytes);
         if before != bytes {
@@ -149,41 +150,41 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for Metered<B> {
     }
 }
 
-/// Which meter a connection with a backend is read by. It changes with each request.
+/// Selects the meter that limits reads from a backend's connection. It changes with each request.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tap(Arc<Mutex<Setting>>);
+pub(crate) struct Tap(Arc<Mutex<TapSetting>>);
 
 #[derive(Debug, Default)]
-struct Setting {
+struct TapSetting {
     meter: Option<Arc<Meter>>,
     large: Option<LargeReads>,
 }
 
 impl Tap {
-    /// Reads by this meter from now on, or by none.
+    /// From now on, limits reads by this meter, or not at all.
     pub(crate) fn set(&self, meter: Option<Arc<Meter>>) {
-        let before = std::mem::replace(&mut *self.lock(), Setting { meter, large: None });
+        let before = std::mem::replace(&mut *self.lock(), TapSetting { meter, large: None });
         if let Some(before) = before.meter {
             before.reader.wake();
         }
     }
 
     fn poll_read(&self, cx: &mut Context<'_>) -> Poll<usize> {
-        let Setting { meter, large } = &mut *self.lock();
+        let TapSetting { meter, large } = &mut *self.lock();
         meter.as_ref().map_or(Poll::Ready(SMALL_READ), |meter| meter.poll_read(cx, large))
     }
 
-    /// The backend has sent nothing more, so that others can read large parts meanwhile.
+    /// Releases the right to large reads while the backend sends nothing, so that others can use it.
     fn pause(&self) {
         self.lock().large = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Setting> {
+    fn lock(&self) -> MutexGuard<'_, TapSetting> {
         self.0.lock().expect("no holder panics")
     }
 }
 
-/// A connection with a backend that is read as fast as the client takes the response.
+/// A connection with a backend that is read no faster than the client takes the response.
 pub(crate) struct Tapped<S> {
     stream: S,
     tap: Tap,
@@ -238,7 +239,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tapped<S> {
     }
 }
 
-/// Reads no more than so many bytes, however much room there is.
+/// Reads at most `most` bytes, even if there is more room.
 pub(crate) fn poll_read_some(
     stream: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_nobody_takes_are_read_in_small_parts_when_some_others_are_not_taken() {
+    fn bodies_are_read_in_small_parts_once_enough_others_stall() {
         let meter = Meter::default();
         let mut cx = Context::from_waker(Waker::noop());
         let mut held = Vec::new();
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_reader_goes_on_when_the_receiver_has_taken_everything_or_another_request_begins() {
+    async fn the_reader_continues_when_everything_is_taken_or_another_request_begins() {
         for is_taken in [true, false] {
             let (meter, tap) = (Arc::<Meter>::default(), Tap::default());
             tap.set(Some(meter.clone()));

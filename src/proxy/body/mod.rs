@@ -1,4 +1,4 @@
-//! Bodies: what is passed on, what is held back, and what is told when one ends.
+//! Bodies: guards that live as long as they do, errors at their beginning, and `Expect: 100-continue`.
 
 pub(crate) mod meter;
 
@@ -20,10 +20,10 @@ use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-/// What went wrong with a body.
+/// Why a body failed.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Any body, either way.
+/// A body, in either direction.
 pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 pub(crate) fn empty() -> Body {
@@ -35,7 +35,7 @@ pub(crate) fn text(text: String) -> Body {
 }
 
 pin_project_lite::pin_project! {
-    /// A body with something that lives exactly as long as it: dropped when the body has ended or is given up.
+    /// A body with a guard, which is dropped when the body has ended or is abandoned.
     pub(crate) struct Guarded<B, G> {
         #[pin]
         body: B,
@@ -75,7 +75,7 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// A body of which the first frame may have been taken already.
+    /// A body whose first frame may have been taken already.
     struct Begun<B> {
         first: Option<Frame<Bytes>>,
         #[pin]
@@ -83,8 +83,8 @@ pin_project_lite::pin_project! {
     }
 }
 
-/// Looks at what has come of a body, without waiting for more: a body that is malformed from the start is an error
-/// while a response of our own can still be sent.
+/// Polls a body without waiting for more of it: if it is malformed from the start, the proxy can still send its own
+/// response.
 ///
 /// # Errors
 /// If the body fails before its first frame.
@@ -92,7 +92,7 @@ pub(crate) async fn begun<B>(body: B) -> Result<Body, BodyError>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
 {
-    /// The first poll asks for a frame, the task that reads from the backend gets its turn, the second poll takes it.
+    /// The first poll requests a frame, then the task that reads from the backend runs, and the second poll takes it.
     const POLLS: usize = 2;
     let mut body = Box::pin(body);
     let mut first = None;
@@ -142,8 +142,8 @@ const OPEN: u8 = 1;
 const REFUSED: u8 = 2;
 const OVER: u8 = 3;
 
-/// Whether a body behind `Expect: 100-continue` may be read. Reading it is what makes hyper send the client its 100,
-/// so it must wait for the backend's.
+/// Whether a body after `Expect: 100-continue` may be read. Reading it makes hyper send a 100 to the client, so it must
+/// wait for the backend's.
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
     state: AtomicU8,
@@ -151,15 +151,16 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// The backend wants the body.
+    /// Lets the body be read, because the backend wants it.
     pub(crate) fn open(&self) {
         self.change(WAITING, OPEN);
     }
 
-    /// The backend has answered without it. Nothing where the body was asked for before; else what the answer is to
-    /// keep: hyper gives up an answer whose request fails, so the body may only end when the answer has.
-    pub(crate) fn refuse(self: Arc<Self>) -> Option<Answered> {
-        self.change(WAITING, REFUSED).then(|| Answered(self))
+    /// Stops the body from being read, because the backend has responded without it. `None` if the body was already
+    /// being read; otherwise a guard for the response: hyper abandons a response whose request fails, so the body must
+    /// not end before it.
+    pub(crate) fn refuse(self: Arc<Self>) -> Option<UnwantedBody> {
+        self.change(WAITING, REFUSED).then(|| UnwantedBody(self))
     }
 
     fn change(&self, from: u8, to: u8) -> bool {
@@ -169,18 +170,18 @@ impl Hold {
     }
 }
 
-/// The answer to a request whose body is not wanted.
+/// A guard for the response to a request whose body is not wanted.
 #[derive(Debug)]
-pub(crate) struct Answered(Arc<Hold>);
+pub(crate) struct UnwantedBody(Arc<Hold>);
 
-impl Drop for Answered {
+impl Drop for UnwantedBody {
     fn drop(&mut self) {
         self.0.change(REFUSED, OVER);
     }
 }
 
-/// A body that is not read before its hold opens, or a time has passed without a word from the backend
-/// (RFC 9110 §10.1.1: nobody waits for ever).
+/// A body that is not read until its hold opens or `patience` has passed without an interim response from the backend
+/// (RFC 9110 §10.1.1: nobody should wait indefinitely).
 pub(crate) struct Held {
     body: Incoming,
     hold: Arc<Hold>,
@@ -201,7 +202,7 @@ impl Held {
         match self.hold.state.load(Ordering::Acquire) {
             OPEN => Poll::Ready(Ok(())),
             REFUSED => Poll::Pending,
-            _ => Poll::Ready(Err("the backend answered without the body".into())),
+            _ => Poll::Ready(Err("the backend responded without the body".into())),
         }
     }
 }

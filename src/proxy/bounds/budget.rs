@@ -1,8 +1,8 @@
-//! What peers make a thread hold: bytes that were received and that their receiver has not taken yet.
+//! The bytes that peers make a thread hold: received, but not yet taken by their receiver.
 //!
-//! All of it counts against one budget of the thread: heads, bodies, early bytes, parts of TLS records, unread
-//! responses, and what waits in tunnels. A [`Charge`] counts some bytes for as long as they are held. Whoever is about
-//! to read asks [`poll_room`] or [`at_once`] first.
+//! All of them count against one budget of the thread: heads, bodies, early bytes, partial TLS records, unread
+//! responses, and data waiting in tunnels. A [`Charge`] counts bytes for as long as they are held. Callers ask
+//! [`poll_room`] or [`at_once`] before they read.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,12 +12,11 @@ use std::{
 
 use crate::metrics::HELD_BYTES;
 
-/// What the peers of a thread may make it hold, in bytes, unless [`limit_thread`] has set less. A thousand slow readers
-/// fit.
+/// The default budget of a thread in bytes, which [`limit_thread`] may reduce. Enough for a thousand slow readers.
 pub(crate) const BUDGET: usize = 64 << 20;
-/// How many bodies a thread reads in large parts at the same time.
+/// How many bodies a thread may read in large parts at the same time.
 const LARGE_READERS: usize = 8;
-/// What one connection may hold when the budget is spent, in bytes: enough to get on, so that nobody starves.
+/// How many bytes one connection may hold when the budget is exhausted: enough to make progress, so that none starves.
 pub(crate) const LITTLE: usize = 8 * 1024;
 
 thread_local! {
@@ -32,24 +31,24 @@ pub(crate) fn limit_thread(bytes: usize) {
     LIMIT.set(bytes);
 }
 
-/// Bytes that count against the budget of the thread until this is dropped, on the same thread.
+/// Bytes that count against the budget of this thread until this is dropped, which must happen on the same thread.
 #[derive(Debug, Default)]
 pub(crate) struct Charge(usize);
 
 impl Charge {
-    /// Counts so many bytes.
+    /// Counts `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
         let mut charge = Self(0);
         charge.set(bytes);
         charge
     }
 
-    /// How many it counts.
+    /// The number of bytes counted.
     pub(crate) fn bytes(&self) -> usize {
         self.0
     }
 
-    /// Counts so many from now on.
+    /// Changes the number of bytes.
     pub(crate) fn set(&mut self, bytes: usize) {
         recount(std::mem::replace(&mut self.0, bytes), bytes);
     }
@@ -61,13 +60,13 @@ impl Drop for Charge {
     }
 }
 
-/// Counts so many bytes in place of those that were counted before, for those who know both without a [`Charge`].
+/// Counts `now` bytes in place of `before`, for callers that keep track of both without a [`Charge`].
 pub(crate) fn recount(before: usize, now: usize) {
     if before == now {
         return;
     }
     HELD_BYTES.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
-    // Saturating for a connection that a test moved to another thread.
+    // Saturates because tests may move a connection to another thread.
     let held = (HELD.get() + now).saturating_sub(before);
     HELD.set(held);
     if now < before && held < LIMIT.get() {
@@ -76,18 +75,18 @@ pub(crate) fn recount(before: usize, now: usize) {
 }
 
 fn wake_paused() {
-    // When its thread ends, nobody waits any more.
+    // Once the thread has ended, nobody waits any more.
     let paused = PAUSED.try_with(|paused| std::mem::take(&mut *paused.borrow_mut()));
     paused.into_iter().flatten().for_each(Waker::wake);
 }
 
-/// The right to read a body in large parts, until this is dropped, on the same thread. There are few of them, since
-/// whoever has one can hold as much, and a body whose receiver keeps up needs it for moments only.
+/// The right to read a body in large parts, until this is dropped, on the same thread. There are few, since each allows
+/// that many bytes to be held, and a body whose receiver keeps up needs one only briefly.
 #[derive(Debug)]
 pub(crate) struct LargeReads(());
 
 impl LargeReads {
-    /// One of those that are left.
+    /// Acquires one, if any are left.
     pub(crate) fn acquire() -> Option<Self> {
         let count = LARGE.get();
         (count < LARGE_READERS && !is_spent()).then(|| {
@@ -107,13 +106,13 @@ fn is_spent() -> bool {
     HELD.get() >= LIMIT.get()
 }
 
-/// How much to read at once, of so much that is wanted, where nothing more is read before that has been passed on.
+/// How many of `wanted` bytes to read at once, for callers that forward them before they read more.
 pub(crate) fn at_once(wanted: usize) -> usize {
     if is_spent() { wanted.min(LITTLE) } else { wanted }
 }
 
-/// How much of so much that is wanted may be read by a connection that makes the thread hold something already. Pending
-/// while the budget is spent, but for those that hold little.
+/// How many of `wanted` bytes may be read by a connection that already holds `held` bytes. Pending while the budget is
+/// exhausted, except for connections that hold little.
 pub(crate) fn poll_room(cx: &mut Context<'_>, wanted: usize, held: usize) -> Poll<usize> {
     if !is_spent() {
         return Poll::Ready(wanted);
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn when_the_budget_is_spent_only_those_that_hold_little_read_on_until_something_is_taken() {
+    fn with_an_exhausted_budget_only_connections_that_hold_little_read() {
         let woken = Arc::<Woken>::default();
         let waker = woken.clone().into();
         let mut cx = Context::from_waker(&waker);
@@ -167,7 +166,7 @@ mod tests {
         much.set(BUDGET);
         assert_eq!(woken.0.load(Ordering::Relaxed), 0);
         drop(more);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 0, "there still is no room");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0, "the budget is still exhausted");
         much.set(0);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert_eq!(at_once(5 * LITTLE), 5 * LITTLE);

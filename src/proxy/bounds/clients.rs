@@ -1,8 +1,7 @@
-//! How many connections each client address has open: a limit for one address, and a warning when one has most of them.
+//! How many connections each client address has open: a limit for each address, and a warning if one has most of them.
 //!
-//! Connections to the public listeners are counted from the moment they are accepted to their end, tunnels included, by
-//! the address of the peer; an IPv6 client is its /64, which is what one customer gets. An address is known only while
-//! it has connections.
+//! Connections to the public listeners are counted by the peer's address from accept to end, including tunnels; an IPv6
+//! client is its /64, which is what one customer gets. An address is remembered only while it has connections.
 
 use std::{
     collections::HashMap,
@@ -15,11 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many that threads which accept at the same time rarely wait for one another.
+/// Enough that threads that accept at the same time rarely contend for a lock.
 const SHARDS: usize = 64;
-/// A map this small keeps its room.
+/// The capacity up to which a map is not shrunk.
 const SMALL: usize = 64;
-/// Fewer connections of one address are nothing to warn of, however few the others have.
+/// The number of connections up to which one address causes no warning, however few the others have.
 const MANY: usize = 1000;
 /// How often the warning may be repeated.
 const WARNING_INTERVAL: Duration = Duration::from_secs(3600);
@@ -29,9 +28,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// The connections of all threads, by client address.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    /// Connections that one address may have; 0 means no limit.
+    /// The limit for one address; 0 means no limit.
     limit: u32,
-    /// From how many connections on one address is worth a warning.
+    /// The number of connections above which an address may cause a warning.
     many: usize,
     hasher: foldhash::fast::RandomState,
     shards: [Mutex<Shard>; SHARDS],
@@ -41,8 +40,8 @@ pub(crate) struct Clients {
 
 type Shard = HashMap<Client, u32, foldhash::fast::RandomState>;
 
-/// A client address in 8 bytes: the network part of an IPv6 address, or an IPv4 address behind 32 ones. The latter are
-/// multicast addresses (`ff00::/8`) when read as IPv6, which no connection comes from.
+/// A client address in 8 bytes: the network part of an IPv6 address, or an IPv4 address after 32 one bits. Read as
+/// IPv6, the latter are multicast addresses (`ff00::/8`), from which no connection comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Client(u64);
 
@@ -58,7 +57,7 @@ impl From<IpAddr> for Client {
     }
 }
 
-/// The place of one connection in the count of its address, until it is dropped.
+/// One connection in the count of its address, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
     clients: Arc<Clients>,
@@ -72,7 +71,7 @@ impl Drop for Seat {
             Some(open) if *open > 1 => *open -= 1,
             _ => drop(shard.remove(&self.client)),
         }
-        // What a flood of addresses took is given back.
+        // Release the memory that a flood of addresses has occupied.
         if shard.capacity() > SMALL && shard.len() * 4 < shard.capacity() {
             let room = shard.len() * 2;
             shard.shrink_to(room);
@@ -80,12 +79,13 @@ impl Drop for Seat {
     }
 }
 
-/// A connection that is over the limit of its address.
+/// The address has reached its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
 impl Clients {
-    /// `limit` is how many connections one address may have, 0 for any number; `max_connections` is the limit of all.
+    /// `limit` is how many connections one address may have, 0 for no limit; `max_connections` is the limit for all
+    /// addresses together.
     pub(crate) fn new(limit: u32, max_connections: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -97,10 +97,10 @@ impl Clients {
         })
     }
 
-    /// Counts a connection from an address; `all` is how many connections there are in all.
+    /// Counts a connection from an address; `all` is the total number of connections.
     ///
     /// # Errors
-    /// When the address has as many as it may have.
+    /// If the address has reached its limit.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, all: usize) -> Result<Seat, TooMany> {
         let client = Client::from(address);
         let open = self.count(client)?;
@@ -116,7 +116,7 @@ impl Clients {
         Ok(seat)
     }
 
-    /// Logs a connection that was refused: one line in a second, at the level debug.
+    /// Logs a refused connection at debug level, at most once per second.
     pub(crate) fn log_refusal(&self, address: IpAddr) {
         if tracing::enabled!(tracing::Level::DEBUG)
             && let Some(unlogged) = lock(&self.over_limit).line(Instant::now())
@@ -126,11 +126,11 @@ impl Clients {
         }
     }
 
-    /// How many connections the client has with this one.
+    /// The number of connections of the client, including this one.
     fn count(&self, client: Client) -> Result<usize, TooMany> {
         let mut shard = self.shard(client);
         let open = shard.entry(client).or_default();
-        // An entry at the limit is not new, so it stays.
+        // An entry at the limit is not new, so nothing was inserted.
         if self.limit > 0 && *open >= self.limit {
             return Err(TooMany);
         }
@@ -145,16 +145,16 @@ impl Clients {
     }
 }
 
-/// Which client has more than half of all connections, as far as was seen when it opened its last one.
+/// The client with more than half of all connections, as of its last new connection.
 #[derive(Debug, Default)]
 struct Majority {
-    /// Its [`Client`]; 0, the network of the unspecified address, is nobody.
+    /// Its [`Client`]; 0, the network of the unspecified address, means none.
     client: AtomicU64,
     warned: Mutex<Option<Instant>>,
 }
 
 impl Majority {
-    /// Whether to warn: the client had no majority before, and the last warning is long ago.
+    /// Whether to warn: the client had no majority before, and the last warning was long enough ago.
     fn begins(&self, client: Client, has_most: bool, now: impl FnOnce() -> Instant) -> bool {
         let is_known = self.client.load(Ordering::Relaxed) == client.0;
         if has_most == is_known {
@@ -173,7 +173,7 @@ impl Majority {
     }
 }
 
-/// Refusals since the last line about them.
+/// Refusals since the last log line.
 #[derive(Debug, Default)]
 struct OverLimit {
     last: Option<Instant>,
@@ -181,7 +181,7 @@ struct OverLimit {
 }
 
 impl OverLimit {
-    /// How many went unlogged before this one, when it is time for a line.
+    /// If a line is due, the number of refusals that were not logged before this one.
     fn line(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
             self.unlogged += 1;

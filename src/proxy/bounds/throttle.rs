@@ -1,4 +1,5 @@
-//! Log lines of which each request could bring one: the first is written, then one in a while, with a count.
+//! Throttled log lines, for events that any request can cause: the first is written, then one per interval, with a
+//! count.
 
 use std::{
     collections::HashMap,
@@ -6,23 +7,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a line of one kind is written.
+/// The minimum interval between lines of one kind.
 const EVERY: Duration = Duration::from_secs(10);
-/// How many kinds are told apart. Beyond that, all others share one.
+/// The maximum number of kinds that are distinguished. Further ones share one.
 const KINDS: usize = 1024;
 
 /// Limits lines of each kind to one in ten seconds.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<HashMap<Box<str>, Kind>>);
+pub(crate) struct Throttle(Mutex<HashMap<Box<str>, LineState>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Kind {
+struct LineState {
     written: Instant,
     unwritten: u64,
 }
 
 impl Throttle {
-    /// Whether a line of this kind is to be written now, and how many were not since the last one.
+    /// Whether to write a line of this kind now: the number of lines suppressed since the last one, or `None`.
     pub(crate) fn pass(&self, kind: &[&str]) -> Option<u64> {
         self.pass_at(&kind.join("\n"), Instant::now())
     }
@@ -41,7 +42,7 @@ impl Throttle {
             }
             known => {
                 let unwritten = known.map_or(0, |known| known.unwritten);
-                kinds.insert(kind.into(), Kind { written: now, unwritten: 0 });
+                kinds.insert(kind.into(), LineState { written: now, unwritten: 0 });
                 Some(unwritten)
             }
         }

@@ -1,5 +1,5 @@
-//! The fields of a head (RFC 9110 §5), in either of the forms that they have here: hyper's map, or the lines of a head
-//! as they came. What a proxy has to do with fields is the same for both.
+//! The fields of a head (RFC 9110 §5), in either of two forms: hyper's map, or the lines of a head as received. A proxy
+//! treats fields in the same way in both.
 
 pub(crate) mod protected;
 
@@ -7,38 +7,38 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Fields that can be read and changed, whatever holds them. Names count in any case.
+/// Fields that can be read and changed, however they are stored. Names are case-insensitive.
 pub(crate) trait Fields {
-    /// The values of a field, line by line.
+    /// The values of a field, one for each line.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 
     /// Removes all lines of a field.
     fn remove(&mut self, name: &HeaderName);
 
-    /// Removes the lines whose name, in whatever case, is not to be kept. Each name is asked for at least once.
+    /// Keeps the lines whose names `keep` accepts, in any case. It is called at least once for each name.
     fn retain(&mut self, keep: impl FnMut(&str) -> bool);
 
-    /// Adds a line. A value with control characters is none, and is left out.
+    /// Adds a line, unless the value contains control characters, which are not allowed.
     fn add(&mut self, name: HeaderName, value: impl Into<Cow<'static, [u8]>>);
 
-    /// Makes this the only line of a field, in the place of the first that is there. A value with control characters
-    /// only removes what is there.
+    /// Makes this the only line of a field, in place of the first existing one. If the value contains control
+    /// characters, only removes the field.
     fn set(&mut self, name: HeaderName, value: impl Into<Cow<'static, [u8]>>);
 
-    /// Whether there is such a field.
+    /// Whether the field is present.
     fn has(&self, name: &HeaderName) -> bool {
         self.lines(name).next().is_some()
     }
 
-    /// The value of a field that is there once.
+    /// The value of a field that occurs exactly once.
     fn only<'a>(&'a self, name: &'a HeaderName) -> Option<&'a [u8]> {
         let mut lines = self.lines(name);
         let first = lines.next()?;
         lines.next().is_none().then_some(first)
     }
 
-    /// The elements of a list field. One that is not visible ASCII is left out, and no other with it; so are those that
-    /// are empty (RFC 9110 §5.6.1.2).
+    /// The elements of a list field. Skips elements that are not visible ASCII, without affecting others, and empty
+    /// ones (RFC 9110 §5.6.1.2).
     fn tokens<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {
         let elements = self.lines(name).flat_map(|line| line.split(|byte| *byte == b','));
         elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty()).filter_map(visible)
@@ -50,7 +50,7 @@ pub(crate) trait Fields {
     }
 }
 
-/// Where the empty line behind a head ends.
+/// Where the empty line after a head ends.
 pub(crate) fn end_of_head(bytes: &[u8]) -> Option<usize> {
     let mut lines = 0;
     loop {
@@ -63,7 +63,7 @@ pub(crate) fn end_of_head(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The text of a value, where it is visible ASCII, as [`HeaderValue::to_str`] has it.
+/// The text of a value if it is visible ASCII, like [`HeaderValue::to_str`].
 pub(crate) fn visible(value: &[u8]) -> Option<&str> {
     let is_visible = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
     if is_visible { str::from_utf8(value).ok() } else { None }
@@ -103,7 +103,7 @@ impl Fields for HeaderMap {
     }
 }
 
-/// The lines of a head as they came, in their order and with the case of their names; what is added comes last.
+/// The lines of a head as received, in order and with the case of their names; added lines come last.
 #[derive(Debug, Default)]
 pub(crate) struct Lines<'a>(Vec<Line<'a>>);
 
@@ -129,7 +129,7 @@ impl Name<'_> {
 }
 
 impl Line<'_> {
-    /// Whether it has this name, which is in lower case. Asked many times for each head, and nearly always in vain.
+    /// Whether the line has this name, which must be in lower case. Called many times for each head, and rarely true.
     #[inline]
     fn is(&self, name: &str) -> bool {
         let own = self.name.as_str();
@@ -138,15 +138,15 @@ impl Line<'_> {
 }
 
 impl<'a> Lines<'a> {
-    /// The fields that a parser has found.
+    /// The fields found by a parser.
     pub(crate) fn new(parsed: &[httparse::Header<'a>]) -> Self {
-        // Room for what a proxy adds.
+        // Room for the fields that a proxy adds.
         let mut lines = Vec::with_capacity(parsed.len() + 8);
         lines.extend(parsed.iter().map(|field| Line { name: Name::Sent(field.name), value: field.value.into() }));
         Self(lines)
     }
 
-    /// Writes them behind a first line, and ends the head.
+    /// Writes them after a first line, and ends the head.
     pub(crate) fn write(&self, head: &mut Vec<u8>) {
         for Line { name, value } in &self.0 {
             match name {
@@ -162,7 +162,7 @@ impl<'a> Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// The same as a map, which has all names in lower case, and how the names were sent.
+    /// Converts them to a map, whose names are in lower case, and to the names as sent.
     pub(crate) fn into_map(self) -> (HeaderMap, NameCases) {
         let (mut map, mut cases) = (HeaderMap::with_capacity(self.0.len()), Vec::new());
         for Line { name, value } in self.0 {
@@ -177,12 +177,12 @@ impl Lines<'_> {
     }
 }
 
-/// Names of fields in the case that they were sent in.
+/// Field names in the case in which they were sent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NameCases(Vec<Box<str>>);
 
 impl NameCases {
-    /// Writes a name as it was sent, or as the RFCs spell it.
+    /// Writes a name as it was sent, or else as the RFCs spell it.
     fn push(&self, head: &mut Vec<u8>, name: &str) {
         match self.0.iter().find(|sent| sent.eq_ignore_ascii_case(name)) {
             Some(sent) => head.extend_from_slice(sent.as_bytes()),
@@ -201,12 +201,12 @@ impl NameCases {
     }
 }
 
-/// What [`HeaderValue::from_bytes`] takes for a value.
+/// Whether [`HeaderValue::from_bytes`] accepts a value.
 fn is_value(value: &[u8]) -> bool {
     value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..))
 }
 
-/// Writes a name that nobody has sent as the RFCs spell it.
+/// Writes the name of an added field as the RFCs spell it.
 fn push_title_case(head: &mut Vec<u8>, name: &str) {
     let rest = name.strip_prefix("sec-websocket-");
     if rest.is_some() {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_as_they_came_and_what_is_added_comes_last() {
+    fn lines_stay_as_received_and_added_ones_come_last() {
         let mut fields = lines(&[("hOsT", "a"), ("X-B", "1"), ("x-b", "2"), ("Accept", "*/*")]);
         fields.set(HOST, b"b");
         fields.remove(&ACCEPT);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_brings_a_line_of_its_own() {
+    fn no_value_adds_a_second_line() {
         for value in [&b"a\r\nX-Evil: 1"[..], b"a\nb", b"\0", b"\x7f"] {
             let mut fields = lines(&[("Cookie", "a=1")]);
             fields.add(UPGRADE, value.to_vec());
@@ -302,38 +302,38 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_byte_spoils_its_element_and_no_other() {
+    fn a_bad_byte_invalidates_only_its_element() {
         let mut map = HeaderMap::new();
         map.append(ACCEPT, HeaderValue::from_bytes(b"a, \xff, b").unwrap());
         assert!(map.tokens(&ACCEPT).eq(["a", "b"]));
     }
 
     #[derive(Clone, Debug)]
-    enum Change {
+    enum FieldChange {
         Add(&'static str, &'static str),
         Set(&'static str, &'static str),
         Remove(&'static str),
         Retain(&'static str),
     }
 
-    fn change() -> impl Strategy<Value = Change> {
+    fn change() -> impl Strategy<Value = FieldChange> {
         let name = || prop::sample::select(vec!["host", "cookie", "x-a", "accept"]);
         let value = || prop::sample::select(vec!["", "1", "a, B", "\u{e9}", "a\nb"]);
         prop_oneof![
-            (name(), value()).prop_map(|(name, value)| Change::Add(name, value)),
-            (name(), value()).prop_map(|(name, value)| Change::Set(name, value)),
-            name().prop_map(Change::Remove),
-            name().prop_map(Change::Retain),
+            (name(), value()).prop_map(|(name, value)| FieldChange::Add(name, value)),
+            (name(), value()).prop_map(|(name, value)| FieldChange::Set(name, value)),
+            name().prop_map(FieldChange::Remove),
+            name().prop_map(FieldChange::Retain),
         ]
     }
 
-    fn apply(fields: &mut impl Fields, change: &Change) {
+    fn apply(fields: &mut impl Fields, change: &FieldChange) {
         let name = |name: &'static str| HeaderName::from_static(name);
         match change {
-            Change::Add(field, value) => fields.add(name(field), value.as_bytes()),
-            Change::Set(field, value) => fields.set(name(field), value.as_bytes()),
-            Change::Remove(field) => fields.remove(&name(field)),
-            Change::Retain(field) => fields.retain(|name| !name.eq_ignore_ascii_case(field)),
+            FieldChange::Add(field, value) => fields.add(name(field), value.as_bytes()),
+            FieldChange::Set(field, value) => fields.set(name(field), value.as_bytes()),
+            FieldChange::Remove(field) => fields.remove(&name(field)),
+            FieldChange::Retain(field) => fields.retain(|name| !name.eq_ignore_ascii_case(field)),
         }
     }
 

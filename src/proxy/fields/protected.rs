@@ -1,12 +1,12 @@
-//! Request fields that backends take for the word of a proxy: an untrusted client may not send them.
+//! Request fields that backends trust as set by a proxy: untrusted clients must not send them.
 
 use http::HeaderMap;
 use http_body::Frame;
 
 use super::Fields;
 
-/// Fields that some backend, framework or middleware believes without asking who wrote them. `docs/security.md` lists
-/// them; those that begin with [`PREFIX`] belong here too.
+/// Fields that some backend, framework or middleware trusts regardless of who set them. `docs/security.md` lists them;
+/// those that begin with [`PREFIX`] are protected too.
 pub(crate) const PROTECTED: [&str; 18] = [
     "cf-connecting-ip",
     "client-cert",
@@ -27,11 +27,11 @@ pub(crate) const PROTECTED: [&str; 18] = [
     "x-scheme",
     "x-url-scheme",
 ];
-/// `X-Forwarded-For`, `-Proto`, `-Ssl`, `-Prefix`, `-Client-Cert` and whatever else proxies add there.
+/// `X-Forwarded-For`, `-Proto`, `-Ssl`, `-Prefix`, `-Client-Cert` and whatever else proxies add with this prefix.
 const PREFIX: &str = "x-forwarded-";
 
-/// Fields that are ours to read or to send, so that nothing may pass for them: CGI and its descendants turn all
-/// punctuation of a name into `_` (RFC 3875 §4.1.18), after which `Content_Length` is `Content-Length`.
+/// Fields that the proxy itself reads or sends, which nothing may imitate: CGI and its descendants replace all
+/// punctuation in a name with `_` (RFC 3875 §4.1.18), so that `Content_Length` is the same as `Content-Length`.
 const IMITATED: [&str; 11] = [
     "content-length",
     "http2-settings",
@@ -46,37 +46,37 @@ const IMITATED: [&str; 11] = [
     "transfer-encoding",
 ];
 
-/// The fields that only trusted proxies may send: a list of our own, and what the operator adds to it.
+/// The fields that only trusted proxies may send: a built-in list, and the operator's additions.
 #[derive(Clone, Debug, Default)]
 pub struct ProtectedFields {
     more: Box<[String]>,
 }
 
-/// What a name means to a backend that believes protected fields.
+/// How a name appears to a backend that trusts protected fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// Nothing.
+    /// An ordinary field.
     Free,
-    /// It is a protected field.
+    /// A protected field.
     Protected,
-    /// It is not one, but a backend that folds names cannot tell it from one.
+    /// Not a protected field, but a backend that folds names cannot distinguish it from one.
     Imitation,
 }
 
 impl ProtectedFields {
-    /// The fields of our own list, and `more`, in any case.
+    /// The built-in list, and `more`, in any case.
     #[must_use]
     pub fn with(more: impl IntoIterator<Item = String>) -> Self {
         Self { more: more.into_iter().map(|name| name.to_ascii_lowercase()).collect() }
     }
 
-    /// Whether a field is protected, by a name in any case.
+    /// Whether a field is protected; the name may be in any case.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.standing(name) == Standing::Protected
     }
 
-    /// Removes what this peer may not send. A trusted proxy's own fields stay; imitations go all the same, since
-    /// proxies pass them on without noticing.
+    /// Removes the fields that this peer must not send. A trusted proxy's own fields stay; imitations are always
+    /// removed, since proxies forward them without noticing.
     pub(crate) fn remove(&self, fields: &mut impl Fields, is_trusted: bool) {
         fields.retain(|name| match self.standing(name) {
             Standing::Free => true,
@@ -85,8 +85,8 @@ impl ProtectedFields {
         });
     }
 
-    /// Removes from the trailers of a request what would not have been let through among its fields: some backends
-    /// merge the two (RFC 9110 §6.5.1).
+    /// Removes from the trailers of a request what is not allowed among its fields: some backends merge the two
+    /// (RFC 9110 §6.5.1).
     pub(crate) fn filter_trailers<T>(&self, frame: Frame<T>) -> Frame<T> {
         match frame.into_trailers() {
             Ok(mut trailers) => {
@@ -106,7 +106,7 @@ impl ProtectedFields {
             || protected.clone().any(|field| name.eq_ignore_ascii_case(field))
         {
             Standing::Protected
-        } else if folds_to(start, PREFIX) || protected.any(|field| folds_to(name, field)) || imitates_ours(name) {
+        } else if folds_to(start, PREFIX) || protected.any(|field| folds_to(name, field)) || imitates_own_field(name) {
             Standing::Imitation
         } else {
             Standing::Free
@@ -114,7 +114,7 @@ impl ProtectedFields {
     }
 }
 
-/// Fields that end a request's framing or its way have no place behind the body.
+/// Removes fields for framing, routing and sessions, which do not belong in trailers.
 fn keep_trailers(trailers: &mut HeaderMap) {
     const NEVER: [&str; 6] = ["connection", "content-length", "cookie", "host", "transfer-encoding", "upgrade"];
     for name in NEVER {
@@ -122,7 +122,7 @@ fn keep_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-fn imitates_ours(name: &str) -> bool {
+fn imitates_own_field(name: &str) -> bool {
     IMITATED.into_iter().any(|field| folds_to(name, field) && !name.eq_ignore_ascii_case(field))
 }
 
@@ -130,7 +130,7 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
-/// Whether a name is `field`, which is in lower case, to a backend that makes one character of all punctuation.
+/// Whether a name is `field`, which must be in lower case, to a backend that treats all punctuation alike.
 fn folds_to(name: &str, field: &str) -> bool {
     let same = |(byte, wanted): (u8, u8)| {
         byte.eq_ignore_ascii_case(&wanted) || wanted == b'-' && !byte.is_ascii_alphanumeric()
@@ -149,7 +149,7 @@ mod tests {
     fn left(sent: &[&'static str], is_trusted: bool) -> Vec<String> {
         let mut fields = names(sent);
         ProtectedFields::with(["X-Team".into()]).remove(&mut fields, is_trusted);
-        // Removing from a map changes its order.
+        // Removal changes the order of the map.
         sent.iter().filter(|name| fields.contains_key(**name)).map(ToString::to_string).collect()
     }
 
@@ -169,13 +169,13 @@ mod tests {
     ];
 
     #[test]
-    fn strangers_may_not_send_protected_fields() {
+    fn untrusted_peers_may_not_send_protected_fields() {
         assert_eq!(left(&SENT, false), ["accept", "x-forwardedness", "x-realip", "cookie", "accept-encoding"]);
         assert_eq!(left(&SENT, true), SENT);
     }
 
     #[test]
-    fn nobody_may_send_what_a_backend_could_take_for_one() {
+    fn nobody_may_send_imitations_of_protected_fields() {
         let imitations = [
             "x_forwarded_for",
             "x-forwarded_for",

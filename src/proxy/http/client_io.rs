@@ -1,15 +1,16 @@
-//! What stands between hyper and a client's connection: time limits, departures, and answers that are better ours.
+//! A layer between hyper and a client's connection: time limits, departed clients, and suppression of hyper's own
+//! responses.
 //!
-//! hyper serves with `half_close(true)`, so that a client that closes its half after a request still gets its
-//! answer. hyper then no longer looks whether the client is there, so this does, each time hyper flushes: a reset
-//! ends the request at once; a client that closed its half may wait as long as bytes keep coming, and no longer than
-//! a limit without any. hyper flushes at each poll, whether or not there is anything to write.
+//! hyper serves with `half_close(true)`, so that a client that closes its half after a request still gets its response.
+//! hyper then no longer checks whether the client is there, so this layer does, each time hyper flushes: a reset ends
+//! the request at once; a client that has closed its half may wait as long as bytes keep coming, but only for a limited
+//! time without any. hyper flushes at each poll, whether or not there is anything to write.
 //!
-//! Within a request, hyper reads only while somebody wants more of its body, and writes only what there is of the
-//! answer. So it is the client that keeps us waiting whenever either is pending, and only then. It may do so for
-//! `stall_timeout` without a byte, and has to move `min_rate` bytes a second on average.
+//! During a request, hyper reads only if more of its body is wanted, and writes only if more of the response is
+//! available. So the client keeps the proxy waiting whenever either is pending, and only then. It may do so for
+//! `stall_timeout` without a byte, and must move `min_rate` bytes per second on average.
 //!
-//! What is read is limited by `budget`, and while a body is read by how much of it the backend has taken (`meter`).
+//! Reads are limited by `budget`, and those of a body by how much of it the backend has taken (`meter`).
 
 use std::{
     io::{self, IoSlice},
@@ -43,37 +44,37 @@ use crate::proxy::{
     transport::stream::{Departure, Stream},
 };
 
-/// What is read of a client that sends ahead while its request is being answered, in bytes. The rest stays in the
+/// How many bytes are read from a client that sends ahead while its request is being served. The rest stays in the
 /// kernel, and the connection is watched without reading.
 pub(crate) const MAX_AHEAD: usize = 4 * 1024;
-/// How often it is watched. The runtime tells of bytes and of the end alike, and bytes there are.
+/// How often it is then checked. The runtime reports data and the end of the stream alike, and there is data.
 const LOOK: Duration = Duration::from_secs(1);
-/// What is read of a head at once, in bytes. One more, and hyper would double its buffer.
+/// How many bytes of a head are read at once. With one more, hyper would double its buffer.
 const HEAD_READ: usize = 8 * 1024 - 1;
 
 const IDLE: u8 = 0;
 const BUSY: u8 = 1;
 const FINISHING: u8 = 2;
 
-/// Where the connection is with its requests: between two, in one, or with the last bytes of an answer in hyper's
-/// buffer; and what is to be written before the answer.
+/// The state of a connection: between two requests, in one, or with the last bytes of a response in hyper's buffer; and
+/// what must be written before the response.
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     now: AtomicU8,
-    /// Whether the current request has a body, of which hyper may still read when the request is answered.
+    /// Whether the current request has a body, which hyper may still be reading when the response is complete.
     has_body: AtomicBool,
     pub interim: Interim,
-    /// How the target of the next request was sent.
+    /// The target of the next request as it was sent, if it was rewritten.
     pub retarget: NextTarget,
-    /// What is held of responses.
+    /// Bytes held of responses.
     pub to_client: Arc<Meter>,
-    /// What is held of requests' bodies.
+    /// Bytes held of request bodies.
     pub to_backend: Arc<Meter>,
 }
 
 impl Stage {
-    /// A request has come, whole or with a body behind it. The guard lives until its answer has been handed to hyper
-    /// in full.
+    /// Begins a request, complete or with a body to follow. The guard lives until its entire response has been handed
+    /// to hyper.
     pub(crate) fn begin(self: &Arc<Self>, is_whole: bool) -> Answering {
         self.has_body.store(!is_whole, Ordering::Relaxed);
         self.now.store(BUSY, Ordering::Relaxed);
@@ -85,7 +86,7 @@ impl Stage {
     }
 }
 
-/// An answer that is not complete.
+/// A guard for a response that is not complete.
 #[derive(Debug)]
 pub(crate) struct Answering(Arc<Stage>);
 
@@ -102,13 +103,13 @@ pub(crate) enum Wait {
     Head,
     /// The next request.
     Next,
-    /// More of a request's body, or room for more of its answer.
+    /// More of a request's body, or room for more of its response.
     Progress,
-    /// The next look at a client that has sent much ahead, or closed its half.
+    /// The next check of a client that has sent much ahead, or closed its half.
     Look,
 }
 
-/// The limits of a connection.
+/// The time limits and the minimum rate of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     head: Duration,
@@ -135,16 +136,16 @@ pub(crate) struct ClientIo {
     stream: Stream,
     stage: Arc<Stage>,
     limits: Limits,
-    /// Read while looking whether the client is there.
+    /// Bytes read while checking whether the client is there.
     ahead: BytesMut,
     ended: bool,
-    /// How long a client that has closed its half may go on without a byte.
+    /// How long a client that has closed its half may stay without a byte.
     leaves: Option<Instant>,
-    /// What hyper holds of heads, and `ahead`.
+    /// The bytes of heads that hyper holds, and `ahead`.
     charge: Charge,
     /// The right to read a body in large parts.
     large: Option<LargeReads>,
-    /// What TLS has protected and the client's socket has not taken.
+    /// Bytes that TLS has encrypted and the client's socket has not accepted.
     unsent: Unsent,
     /// How fast the client sends bodies.
     sending: Pace,
@@ -152,18 +153,18 @@ pub(crate) struct ClientIo {
     taking: Pace,
     waiting: Option<Wait>,
     timer: Pin<Box<Sleep>>,
-    /// The wait that took too long.
+    /// The wait that timed out.
     pub(crate) timed_out: Option<Wait>,
-    /// Whether hyper's own answer to a head that it could not read was swallowed. It has no body and no reason.
+    /// Whether hyper's own response to an unreadable head was suppressed. It has no body and states no reason.
     pub(crate) muted: bool,
     between: Between,
-    /// Whoever reads the next request, while the response to the last one is on its way.
+    /// The task that reads the next request, while the response to the last one is being written.
     reader: Option<Waker>,
     pub(crate) head_start: HeadStart,
 }
 
 impl ClientIo {
-    /// The first request has to have come by `deadline`. Without one, this is a connection between two requests.
+    /// The first request must arrive by `deadline`. `None` for a connection between two requests.
     pub(crate) fn new(stream: Stream, stage: Arc<Stage>, limits: Limits, deadline: Option<Instant>) -> Self {
         let (waiting, deadline) = match deadline {
             Some(deadline) => (Wait::Head, deadline),
@@ -191,7 +192,7 @@ impl ClientIo {
         }
     }
 
-    /// The connection, and what was read ahead of it.
+    /// The connection, and the bytes that were read ahead.
     pub(crate) fn into_inner(self) -> (Stream, BytesMut) {
         (self.stream, self.ahead)
     }
@@ -207,7 +208,7 @@ impl ClientIo {
         self.timer.as_mut().reset(Instant::now() + limit);
     }
 
-    /// Nothing can be read.
+    /// Called when nothing can be read.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.stage.now() == BUSY {
             self.large = None;
@@ -220,13 +221,13 @@ impl ClientIo {
         self.poll_timer(cx)
     }
 
-    /// Nothing can be written.
+    /// Called when nothing can be written.
     fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.taking.wait(Instant::now());
         self.poll_progress(cx)
     }
 
-    /// The client neither sends what is wanted nor takes what there is.
+    /// Called when the client neither sends what is wanted nor takes what is available.
     fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.waiting != Some(Wait::Progress) {
             self.wait_for(Wait::Progress);
@@ -246,8 +247,8 @@ impl ClientIo {
         }
     }
 
-    /// How much may be read. Pending while that is somebody else's doing: the backend's in a body, that of all clients
-    /// together in a head.
+    /// How much may be read. Pending while others are the cause: the backend during a body, all clients together during
+    /// a head.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         if self.stage.now() == BUSY {
             return self.stage.to_backend.poll_read(cx, &mut self.large);
@@ -295,9 +296,9 @@ impl ClientIo {
         io::ErrorKind::TimedOut.into()
     }
 
-    /// Looks whether the client is still there while its request is being answered.
+    /// Checks whether the client is still there while its request is being served.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        // Until there is nothing more to read: that is what registers for what comes next.
+        // Until there is nothing more to read, which registers the task for what comes next.
         while !self.ended && self.ahead.len() < MAX_AHEAD {
             let mut bytes = [0; 1024];
             let mut buffer = ReadBuf::new(&mut bytes);
@@ -316,7 +317,7 @@ impl ClientIo {
         self.poll_look(cx)
     }
 
-    /// The same for a client of which nothing can be read now.
+    /// The same if nothing can be read from the client now.
     fn poll_look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             match self.stream.has_left() {
@@ -341,7 +342,7 @@ impl ClientIo {
         self.leaves = Some(Instant::now() + self.limits.half_closed);
     }
 
-    /// Notes how much the client has taken since so much was unsent, of what hyper has written meanwhile.
+    /// Records how much the client has taken, given what was unsent before and what hyper has written since.
     fn took(&mut self, unsent: usize, written: usize) -> io::Result<()> {
         self.unsent.set(self.stream.unsent());
         let taken = (unsent + written).saturating_sub(self.stream.unsent());
@@ -359,7 +360,7 @@ impl ClientIo {
         }
     }
 
-    /// Receives what was read ahead, or more; nothing of the next request while the client has not taken the response to
+    /// Receives what was read ahead, or more; nothing of the next request until the client has taken the response to
     /// the last one.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.stage.now() == FINISHING {
@@ -367,7 +368,7 @@ impl ClientIo {
             return Poll::Pending;
         }
         let Poll::Ready(room) = self.poll_room(cx) else {
-            // A head has its time all the same.
+            // The time limit for a head still applies.
             return if self.stage.now() == BUSY { Poll::Pending } else { self.poll_wait(cx).map(Err) };
         };
         if !self.ahead.is_empty() {
@@ -383,13 +384,13 @@ impl ClientIo {
         self.poll_more(cx, buf, room)
     }
 
-    /// Lets these bytes be received before all others.
+    /// Puts bytes back, to be received before all others.
     fn put_back(&mut self, bytes: &[u8]) {
         self.ahead = [bytes, &self.ahead].concat().as_slice().into();
         self.charge.set(self.charge.bytes() + bytes.len());
     }
 
-    /// Ready when there is no interim response left to write. hyper's own bytes wait until then.
+    /// Ready when all interim responses have been written. hyper's own bytes wait until then.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stage.interim.register(cx.waker());
         if self.between.mid_write {
@@ -409,7 +410,7 @@ impl ClientIo {
         Poll::Ready(Ok(()))
     }
 
-    /// The response has left.
+    /// Called when the response has been sent.
     fn finish(&mut self) {
         self.stage.now.store(IDLE, Ordering::Relaxed);
         self.head_start.expect(!self.stage.has_body.load(Ordering::Relaxed));
@@ -455,7 +456,7 @@ impl AsyncWrite for ClientIo {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // Without a request, there is nothing that we have to say.
+        // Without a request, the proxy has nothing to send.
         if this.stage.now() == IDLE {
             this.muted = true;
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
@@ -479,7 +480,7 @@ impl AsyncWrite for ClientIo {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // hyper has written all it has.
+        // hyper has written everything that it has.
         this.between.mid_write = false;
         if this.stage.now() == BUSY {
             ready!(this.poll_interim(cx))?;
@@ -497,7 +498,7 @@ impl AsyncWrite for ClientIo {
         Poll::Ready(Ok(()))
     }
 
-    /// Flushes only: whoever takes the connection back decides how it ends.
+    /// Flushes only: the owner of the connection decides how it ends.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }

@@ -1,8 +1,8 @@
-//! Handshakes without an HTTP connection around them: one head in, one head out, each way.
+//! Handshakes without an HTTP connection around them: one head in, one head out, in each direction.
 //!
-//! Nearly all connections are for one handshake, which comes first. Such a head is read here, takes the same path as
-//! every other request, and is passed on line by line, without hyper and its maps. Any other request is left to hyper,
-//! with everything that was received.
+//! Nearly all connections are for a single handshake, which is their first request. Its head is read here, takes the
+//! same path as every other request, and is forwarded line by line, without hyper and its maps. Any other request is
+//! left to hyper, with everything that was received.
 
 use std::{
     future::poll_fn,
@@ -36,7 +36,7 @@ use crate::proxy::{
         hop_by_hop,
         peer::Peer,
     },
-    shared::{Phase, Shared, reached},
+    shared::{ServingPhase, Shared, reached},
     transport::stream::{Departure, HEADROOM, READ, Stream, with_buffers},
     tunnel::Tunnel,
     upstream::{
@@ -45,54 +45,54 @@ use crate::proxy::{
     },
 };
 
-/// In how many pieces a head may arrive to be read here, since each time it is parsed from its start.
+/// The maximum number of pieces of a head to be read here, since each piece causes it to be parsed from the start.
 const MAX_PIECES: usize = 8;
 
-/// What became of the first request of a connection.
-#[expect(clippy::large_enum_variant, reason = "it nearly always is the large one")]
-pub(crate) enum Opened {
-    /// The client has its 101.
+/// The result of the first request of a connection.
+#[expect(clippy::large_enum_variant, reason = "it is nearly always the large one")]
+pub(crate) enum FirstOutcome {
+    /// The client has received its 101.
     Tunnel(Tunnel),
-    /// It has not been answered, and is hyper's.
+    /// It has not been answered, and is left to hyper.
     First(Stream),
-    /// It was answered, and the next one is hyper's.
+    /// It has been answered, and the next one is left to hyper.
     Next(Stream),
-    /// The client went away.
+    /// The client has gone away.
     Gone,
-    /// The connection is to be closed in an orderly way.
+    /// The connection must be closed in an orderly way.
     Left(Stream),
 }
 
-/// A handshake, as it was received.
+/// A handshake as received.
 struct WholeHead<'a> {
     length: usize,
     target: &'a str,
     fields: Lines<'a>,
 }
 
-/// Serves a connection up to its tunnel, if it begins with a handshake.
+/// Serves a connection until it becomes a tunnel, if it begins with a handshake.
 pub(crate) async fn open(
     shared: &Arc<Shared>,
     mut client: Stream,
     peer: &Peer,
     deadline: Instant,
-    phase: &mut watch::Receiver<Phase>,
-) -> Opened {
+    phase: &mut watch::Receiver<ServingPhase>,
+) -> FirstOutcome {
     let (mut received, mut charge) = (Vec::new(), Charge::default());
     let is_whole = tokio::select! {
         biased;
         is_whole = receive_head(&mut client, &mut received, &mut charge) => is_whole,
-        () = reached(phase, Phase::Stopping) => false,
+        () = reached(phase, ServingPhase::Stopping) => false,
         () = sleep_until(deadline) => false,
     };
     let Some(head) = is_whole.then(|| WholeHead::parse(&received)).flatten() else {
         client.unread(&received);
-        return Opened::First(client);
+        return FirstOutcome::First(client);
     };
     serve(shared, client, peer, head, &received).await
 }
 
-/// Receives until there is a whole head; `false` if that has to be left to hyper.
+/// Receives a complete head; `false` if it must be left to hyper.
 async fn receive_head(client: &mut Stream, received: &mut Vec<u8>, charge: &mut Charge) -> bool {
     for _ in 0..MAX_PIECES {
         if !matches!(receive(client, received, charge, READ).await, Ok(1..)) {
@@ -110,7 +110,7 @@ async fn receive_head(client: &mut Stream, received: &mut Vec<u8>, charge: &mut 
     false
 }
 
-/// Receives once, behind what was received before.
+/// Receives once, and appends to what was received before.
 async fn receive(
     client: &mut Stream,
     received: &mut Vec<u8>,
@@ -147,7 +147,7 @@ impl<'a> WholeHead<'a> {
     }
 }
 
-/// Whether a target is in origin form and free of what hyper reads in a way of its own: fragments, and bytes that are
+/// Whether a target is in origin form and contains nothing that hyper treats specially: fragments, and bytes that are
 /// not ASCII.
 fn is_plain_target(target: &str) -> bool {
     target.len() <= MAX_TARGET
@@ -155,8 +155,14 @@ fn is_plain_target(target: &str) -> bool {
         && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
-/// Serves a handshake. `received` is its head, with what came behind it.
-async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: WholeHead<'_>, received: &[u8]) -> Opened {
+/// Serves a handshake. `received` is its head and what followed it.
+async fn serve(
+    shared: &Arc<Shared>,
+    mut client: Stream,
+    peer: &Peer,
+    head: WholeHead<'_>,
+    received: &[u8],
+) -> FirstOutcome {
     let settings = &shared.settings;
     let account = Account::open(shared);
     let mut early = received[head.length..].to_vec();
@@ -167,19 +173,19 @@ async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: Whol
         asked = ask(shared, peer, head, &account) => asked,
         gone = async {
             let gone = gone(&mut client, &mut early, &mut charge, settings.half_closed_timeout).await;
-            // Before the endpoint is given up.
+            // Before the endpoint is released.
             account.leave();
             gone
-        } => return gone.map_or(Opened::Gone, |()| Opened::Left(client)),
+        } => return gone.map_or(FirstOutcome::Gone, |()| FirstOutcome::Left(client)),
     };
     let denied = match asked {
         Ok(Switched { head, opening }) => {
             client.unread(&early);
             let Ok(Ok(())) = timeout(settings.stall_timeout, client.write_all(&head)).await else {
-                return Opened::Gone;
+                return FirstOutcome::Gone;
             };
             account.switch();
-            return Opened::Tunnel(Tunnel::open(&shared.tunnels, shared.metrics.clone(), client, opening));
+            return FirstOutcome::Tunnel(Tunnel::open(&shared.tunnels, shared.metrics.clone(), client, opening));
         }
         Err(denied) => denied,
     };
@@ -190,16 +196,16 @@ async fn serve(shared: &Arc<Shared>, mut client: Stream, peer: &Peer, head: Whol
     let closes = response.headers().has_token(&CONNECTION, "close");
     drop(account);
     match respond::respond(&mut client, response, settings).await {
-        Ok(()) if closes => Opened::Left(client),
+        Ok(()) if closes => FirstOutcome::Left(client),
         Ok(()) => {
             client.unread(&early);
-            Opened::Next(client)
+            FirstOutcome::Next(client)
         }
-        Err(_) => Opened::Gone,
+        Err(_) => FirstOutcome::Gone,
     }
 }
 
-/// Takes a handshake to its backend.
+/// Forwards a handshake to its backend.
 async fn ask(shared: &Arc<Shared>, peer: &Peer, head: WholeHead<'_>, account: &Account) -> Result<Switched, Denied> {
     let WholeHead { target, mut fields, .. } = head;
     let (method, version, intent) = (&Method::GET, Version::HTTP_11, Intent::Upgrade);
@@ -214,7 +220,7 @@ async fn ask(shared: &Arc<Shared>, peer: &Peer, head: WholeHead<'_>, account: &A
     exchanged
 }
 
-/// The head that goes to the backend.
+/// The head as sent to the backend.
 fn written(target: &str, fields: &Lines<'_>) -> Vec<u8> {
     let mut head = Vec::with_capacity(2048);
     for part in ["GET ", target, " HTTP/1.1\r\n"] {
@@ -224,8 +230,9 @@ fn written(target: &str, fields: &Lines<'_>) -> Vec<u8> {
     head
 }
 
-/// Ready when the client has gone: reset its connection, which is an error, or closed its half and got nothing for so
-/// long. What it sends ahead is kept, up to a limit; behind that its connection is watched and no longer read.
+/// Ready when the client has gone: it has reset its connection, which is an error, or has closed its half and received
+/// nothing for `half_closed`. What it sends ahead is kept, up to a limit; beyond that, its connection is watched
+/// without reading.
 async fn gone(
     client: &mut Stream,
     early: &mut Vec<u8>,
@@ -243,7 +250,7 @@ async fn gone(
     }
 }
 
-/// Ready when a client that has closed its half has got nothing for so long, or has reset the connection.
+/// Ready when a client that has closed its half has received nothing for `patience`, or has reset the connection.
 async fn await_half_closed(client: &Stream, patience: Duration) -> std::io::Result<()> {
     match timeout(patience, client.broken()).await {
         Ok(()) => Err(std::io::ErrorKind::ConnectionReset.into()),

@@ -13,7 +13,7 @@ use tokio::{io::AsyncWriteExt, sync::watch, time::Instant};
 
 use super::{
     client_io::{ClientIo, Limits, Stage, Wait},
-    codec::{self, Opened},
+    codec::{self, FirstOutcome},
     reply,
     service::Service,
 };
@@ -24,7 +24,7 @@ use crate::proxy::{
         peer::Peer,
         refusal::Refusal,
     },
-    shared::{Phase, Shared, reached},
+    shared::{ServingPhase, Shared, reached},
     transport::stream::{self, Stream},
     tunnel::Tunnel,
     upstream::pool::Pool,
@@ -32,45 +32,45 @@ use crate::proxy::{
 
 fn server() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // `max_buf_size` bounds heads that are not complete, `max_header_size` those that are.
+    // `max_buf_size` bounds incomplete heads, `max_header_size` complete ones.
     builder.max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD).max_headers(MAX_FIELDS);
-    // Time limits are those of `ClientIo`, as hyper has one for heads and idle connections together.
+    // `ClientIo` enforces time limits, since hyper has only one for heads and idle connections together.
     builder.header_read_timeout(None).half_close(true).preserve_header_case(true).title_case_headers(true);
     builder
 }
 
-/// Serves a connection until it ends or becomes a tunnel, which then runs as a task of its own.
+/// Serves a connection until it ends or becomes a tunnel, which then runs in its own task.
 pub(crate) async fn serve(shared: Arc<Shared>, pool: Arc<Pool>, client: Stream, peer: Peer) {
     let deadline = Instant::now() + shared.settings.head_timeout;
     let mut phase = shared.phase.clone();
-    // Boxed, so that what comes after does not carry what this needs.
+    // Boxed, so that what follows does not carry what this needs.
     let (client, deadline) = match Box::pin(codec::open(&shared, client, &peer, deadline, &mut phase)).await {
-        Opened::Tunnel(tunnel) => return drop(shared.tasks.spawn(tunnel.run())),
-        Opened::First(client) => (client, Some(deadline)),
-        Opened::Next(client) => (client, None),
-        Opened::Gone => return,
-        Opened::Left(client) => return stream::close(client, shared.settings.linger_timeout).await,
+        FirstOutcome::Tunnel(tunnel) => return drop(shared.tasks.spawn(tunnel.run())),
+        FirstOutcome::First(client) => (client, Some(deadline)),
+        FirstOutcome::Next(client) => (client, None),
+        FirstOutcome::Gone => return,
+        FirstOutcome::Left(client) => return stream::close(client, shared.settings.linger_timeout).await,
     };
-    // Boxed, so that the connections that end above do not carry what hyper needs.
+    // Boxed, so that connections that end above do not carry what hyper needs.
     Box::pin(serve_http(shared, pool, client, peer, deadline, phase)).await;
 }
 
-/// Serves requests by hyper. The first one has a deadline, if none has been served before.
+/// Serves requests with hyper. The first one has a deadline, unless another has been served before.
 async fn serve_http(
     shared: Arc<Shared>,
     pool: Arc<Pool>,
     client: Stream,
     peer: Peer,
     deadline: Option<Instant>,
-    mut phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<ServingPhase>,
 ) {
     let stage = Arc::new(Stage::default());
     let io = ClientIo::new(client, stage.clone(), Limits::from(&shared.settings), deadline);
     let service = Arc::new(Service::new(shared.clone(), pool, peer, stage.clone()));
     let answer = {
         let service = service.clone();
-        // What is read from now on belongs to this request. hyper reads of its body before it polls what answers it, so
-        // the stage changes here. Boxed, since hyper keeps the room that it takes until the connection ends.
+        // What is read from now on belongs to this request. hyper reads its body before it polls this future, so the
+        // stage changes here. Boxed, since hyper keeps the space for it until the connection ends.
         service_fn(move |request: Request<Incoming>| {
             let answering = stage.begin(request.body().is_end_stream());
             Box::pin(service.clone().answer(request, answering))
@@ -78,10 +78,10 @@ async fn serve_http(
     };
     let mut connection = server().serve_connection(TokioIo::new(io), answer);
     let stopped = tokio::select! {
-        // First, so that a head that is here already is answered, though the proxy stops at this moment.
+        // First, so that a head that has already arrived is served even if the proxy stops at this moment.
         biased;
         served = &mut connection => Some(served),
-        () = reached(&mut phase, Phase::Stopping) => None,
+        () = reached(&mut phase, ServingPhase::Stopping) => None,
     };
     let served = if let Some(served) = stopped {
         served
@@ -103,7 +103,7 @@ async fn serve_http(
     }
 }
 
-/// Ends a connection, with an answer where hyper could not read a head.
+/// Ends a connection, with a response if hyper could not read a head.
 async fn finish(shared: &Arc<Shared>, io: ClientIo, unread: &[u8], error: Option<hyper::Error>) {
     let refusal = error.as_ref().and_then(|error| refusal(error, unread, &io));
     if let Some(refusal) = &refusal {
@@ -121,7 +121,7 @@ async fn finish(shared: &Arc<Shared>, io: ClientIo, unread: &[u8], error: Option
     stream::close(client, shared.settings.linger_timeout).await;
 }
 
-/// What is to be answered to a head that hyper could not read, if anything.
+/// The response to a head that hyper could not read, if any.
 fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo) -> Option<Refusal> {
     if io.timed_out == Some(Wait::Head) && !(unread.is_empty() && io.head_start.is_empty()) {
         return Some(Refusal::HeadTimeout);
@@ -135,7 +135,7 @@ fn refusal(error: &hyper::Error, unread: &[u8], io: &ClientIo) -> Option<Refusal
     if !error.is_parse() {
         return None;
     }
-    // hyper tells what is wrong with a length or a coding by its text alone.
+    // hyper reports errors in a length or a coding only in the text.
     let text = error.to_string();
     Some(match text.as_str() {
         text if text.contains("unexpected transfer-encoding") => Refusal::MalformedHead,
@@ -149,7 +149,8 @@ fn answered_by_hyper(refusal: &Refusal) -> bool {
     !matches!(refusal, Refusal::HeadTimeout | Refusal::HttpVersion)
 }
 
-/// Whether it is the target that makes a head too large: it is too long, or all that was read of the head ends in it.
+/// Whether a head is too large because of its target: the target is too long, or the bytes that were read end within
+/// it.
 fn target_is_too_long(head: &[u8]) -> bool {
     let mut parts = head.split(|byte| matches!(byte, b' ' | b'\r'));
     let (_method, target, rest) = (parts.next(), parts.next(), parts.next());

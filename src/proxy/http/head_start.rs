@@ -1,34 +1,34 @@
-//! The start of each head on a client's connection, before hyper sees it: where a target has to be rewritten.
+//! The start of each head on a client's connection, before hyper sees it: rewrites the target if necessary.
 
 use crate::proxy::request::{
     check::MAX_TARGET,
-    retarget::{Retarget, behind_empty_lines},
+    retarget::{Retarget, after_empty_lines},
 };
 
-/// Whether there is a whole line, not counting empty ones.
+/// Whether there is a complete line, not counting empty ones.
 fn has_line(bytes: &[u8]) -> bool {
-    behind_empty_lines(bytes).contains(&b'\n')
+    after_empty_lines(bytes).contains(&b'\n')
 }
 
-/// Watches for such targets at the start of heads, before hyper sees them.
+/// Finds the targets to rewrite at the start of heads.
 #[derive(Debug)]
 pub(crate) struct HeadStart {
-    /// Whether what comes next begins a head. Never in doubt: bytes of a body must not be changed.
+    /// Whether a head begins next. Set only if certain: bytes of a body must not be changed.
     is_next: bool,
-    /// A first line whose end has not come.
+    /// A first line that is not complete.
     held: Vec<u8>,
-    /// The last bytes that hyper has got.
+    /// The last bytes that hyper has received.
     tail: [u8; 3],
 }
 
-/// What hyper is to read of what was received.
+/// What hyper reads in place of received bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// What was received.
+    /// The bytes as received.
     AsReceived,
-    /// Nothing until more has come.
+    /// Nothing until more arrives.
     Nothing,
-    /// These bytes instead. Of a rewritten target, how to restore it.
+    /// These bytes instead; if they contain a rewritten target, with how to restore it.
     Instead(Vec<u8>, Option<Retarget>),
 }
 
@@ -38,18 +38,18 @@ impl HeadStart {
         Self { is_next: true, held: Vec::new(), tail: [0; 3] }
     }
 
-    /// What comes next begins a head if the last one had no body, and if hyper has not got the start of the next head
-    /// with the end of the last one.
+    /// A head begins next if the last one had no body, and if hyper has not received the start of the next head with
+    /// the end of the last one.
     pub(crate) fn expect(&mut self, had_no_body: bool) {
         self.is_next = had_no_body && (self.tail == *b"\n\r\n" || self.tail.ends_with(b"\n\n"));
     }
 
-    /// Whether there is nothing of a head that hyper has not got.
+    /// Whether no bytes of a head are held back.
     pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// Takes what was received, which is nothing at the end.
+    /// Processes received bytes, of which there are none at the end of the stream.
     pub(crate) fn read(&mut self, received: &[u8]) -> Reading {
         let reading = self.judge(received);
         if reading == Reading::AsReceived {
@@ -65,8 +65,8 @@ impl HeadStart {
         if !self.is_next {
             return Reading::AsReceived;
         }
-        if self.held.is_empty() && behind_empty_lines(received).is_empty() {
-            // Never held back: they may as well be the end of a head that hyper has the start of.
+        if self.held.is_empty() && after_empty_lines(received).is_empty() {
+            // Never held back: they could be the end of a head whose start hyper already has.
             return Reading::AsReceived;
         }
         if self.held.is_empty() && has_line(received) {
@@ -76,7 +76,7 @@ impl HeadStart {
         }
         let is_full = self.held.len() > MAX_TARGET;
         self.held.extend_from_slice(received);
-        if behind_empty_lines(&self.held).is_empty() {
+        if after_empty_lines(&self.held).is_empty() {
             return Reading::Instead(std::mem::take(&mut self.held), None);
         }
         let is_whole = received.is_empty() || is_full || received.contains(&b'\n') && has_line(&self.held);

@@ -1,4 +1,4 @@
-//! A client's request on its way from hyper to a backend: what becomes of its body, and of interim responses to it.
+//! Prepares a client's request from hyper for a backend: its body, and interim responses to it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,8 +15,8 @@ use crate::proxy::{
     settings::Settings,
 };
 
-/// Prepares a request to be passed on: interim responses reach a client that may get them, at this stage of its
-/// connection; the body waits for the backend's 100 if the client does; and trailers are filtered.
+/// Prepares a request for forwarding: with a `stage`, interim responses reach the client; the body waits for the
+/// backend's 100 if the client does; and trailers are filtered.
 pub(crate) fn prepare(
     request: Request<Incoming>,
     settings: &Settings,
@@ -37,7 +37,7 @@ pub(crate) fn prepare(
     (request, hold)
 }
 
-/// Makes the body wait for the backend's 100 where the client does.
+/// Makes the body wait for the backend's 100 if the client does.
 fn hold(request: Request<Incoming>, patience: Duration) -> (Request<Body>, Option<Arc<Hold>>) {
     let expects =
         request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));

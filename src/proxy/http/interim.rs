@@ -1,5 +1,5 @@
-//! Interim responses of a backend on their way to a client (RFC 9110 §15.2). hyper's server sends none of its own but
-//! 100, so `client_io` writes them, before the response that they announce.
+//! Interim responses from a backend to a client (RFC 9110 §15.2). hyper's server sends none of its own except 100, so
+//! `client_io` writes them, before the response that they announce.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -9,27 +9,27 @@ use http::{HeaderMap, StatusCode, header::CONTENT_LENGTH};
 
 use crate::proxy::{fields::Fields, request::hop_by_hop};
 
-/// What may wait for a client that reads slowly, in bytes; more is dropped, which an interim response allows.
+/// The maximum number of bytes that wait for a slow client; more is dropped, which interim responses allow.
 const MAX_WAITING: usize = 16 * 1024;
 
-/// Interim responses that are to be written before the response to the current request.
+/// Interim responses to be written before the response to the current request.
 #[derive(Debug, Default)]
 pub(crate) struct Interim {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PendingInterim>,
     waker: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    /// The requests so far; a backend that is late must not get into the response to another one.
+struct PendingInterim {
+    /// The number of requests so far; a late backend must not write into the response to another request.
     request: u64,
-    /// Whether the current request is still without its response.
+    /// Whether the response to the current request is still to come.
     is_open: bool,
     bytes: Vec<u8>,
 }
 
 impl Interim {
-    /// A request has come. What [`Interim::push`] needs to add to what goes before its response.
+    /// Begins a request; returns its number, which [`Interim::push`] needs.
     pub(crate) fn begin(&self) -> u64 {
         let mut waiting = self.lock();
         waiting.request += 1;
@@ -37,12 +37,12 @@ impl Interim {
         waiting.request
     }
 
-    /// The response to the current request is about to be written.
+    /// Stops interim responses, because the response to the current request is about to be written.
     pub(crate) fn end(&self) {
         self.lock().is_open = false;
     }
 
-    /// Adds one, and wakes who writes it.
+    /// Adds an interim response, and wakes the writer.
     pub(crate) fn push(&self, request: u64, head: &[u8]) {
         let mut waiting = self.lock();
         if waiting.is_open && waiting.request == request && waiting.bytes.len() + head.len() <= MAX_WAITING {
@@ -52,7 +52,7 @@ impl Interim {
         }
     }
 
-    /// Takes what waits.
+    /// Takes the waiting bytes.
     pub(crate) fn take(&self) -> Vec<u8> {
         std::mem::take(&mut self.lock().bytes)
     }
@@ -70,21 +70,21 @@ impl Interim {
         self.waker.register(waker);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, PendingInterim> {
         self.waiting.lock().expect("no holder panics")
     }
 }
 
-/// How far a connection is with writing interim responses between what hyper writes.
+/// The progress of writing interim responses between hyper's writes.
 #[derive(Debug, Default)]
 pub(crate) struct Between {
-    /// What is left to write of them.
+    /// The bytes left to write.
     pub left: BytesMut,
-    /// Whether hyper is in the middle of what it writes, where nothing may be put in.
+    /// Whether hyper is in the middle of a write, where nothing may be inserted.
     pub mid_write: bool,
 }
 
-/// An interim response as the client gets it: like any other, with what ends at this hop removed.
+/// An interim response as sent to the client: like any other, without hop-by-hop fields.
 pub(crate) fn head(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
     let mut fields = fields.clone();
     hop_by_hop::strip(&mut fields, |_| false);

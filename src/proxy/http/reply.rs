@@ -1,4 +1,4 @@
-//! Answers that the proxy makes itself: short, with the cause.
+//! Responses that the proxy generates itself: short, stating the cause.
 
 use http::{
     HeaderValue, Response, StatusCode,
@@ -8,20 +8,20 @@ use http::{
 use crate::proxy::{
     body::{self, Body},
     fields::{Fields, visible},
-    request::{account::Account, denied::Denied, handshake::Fault, refusal::Refusal},
+    request::{account::Account, denied::Denied, handshake::HandshakeFault, refusal::Refusal},
 };
 
-/// How many elements of `Accept` are looked at, since each is looked at several times.
+/// How many elements of `Accept` are examined, since each is examined several times.
 const MAX_RANGES: usize = 64;
 
-/// Whether a client would rather have JSON than text.
+/// Whether a client prefers JSON to text.
 pub(crate) fn wants_json(headers: &impl Fields) -> bool {
     headers.has(&ACCEPT)
         && quality(headers, "application/json", "application/*") > quality(headers, "text/plain", "text/*")
 }
 
-/// How much a client wants a media type, from 0 to 1 (RFC 9110 §12.5.1): by the range that is the type itself, else by
-/// that of its kind. `*/*` is no wish for anything.
+/// A client's preference for a media type, from 0 to 1 (RFC 9110 §12.5.1): the weight of the type itself, or else of
+/// its wildcard. `*/*` expresses no preference.
 fn quality(headers: &impl Fields, media_type: &str, kind: &str) -> f32 {
     let of = |wanted: &str| {
         let elements = headers.lines(&ACCEPT).flat_map(|line| line.split(|byte| *byte == b',')).take(MAX_RANGES);
@@ -34,13 +34,13 @@ fn quality(headers: &impl Fields, media_type: &str, kind: &str) -> f32 {
     of(media_type).or_else(|| of(kind)).unwrap_or(0.0)
 }
 
-/// The weight among the parameters of a range: 1 where it has none, 0 where it has a wrong one.
+/// The weight among the parameters of a range: 1 if there is none, 0 if it is invalid.
 fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> f32 {
     let weight = parameters.find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")));
     weight.map_or(1.0, |weight| weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0))
 }
 
-/// The response to a request that does not get what it asked for, which is counted with it.
+/// The response to a request that does not get what it asked for, which is recorded in its account.
 pub(crate) fn denied(denied: Denied, json: bool, account: &Account) -> Response<Body> {
     match denied {
         Denied::Refused(refusal) => {
@@ -51,14 +51,14 @@ pub(crate) fn denied(denied: Denied, json: bool, account: &Account) -> Response<
     }
 }
 
-/// A backend's response, which is counted with it.
+/// A backend's response, which is recorded in the account.
 pub(crate) fn answered(mut response: Response<Body>, account: &Account) -> Response<Body> {
     account.respond(response.status());
     upgrade_required(&mut response);
     response
 }
 
-/// The answer to a request that is refused.
+/// The response to a refused request.
 fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
     let (kind, content) = content(refusal, json);
     let mut response = Response::new(body::text(content));
@@ -70,15 +70,15 @@ fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
     }
     match refusal {
         Refusal::Redirect(url) => {
-            // A target may have bytes that are no ASCII.
+            // A target may contain bytes that are not ASCII.
             if let Ok(url) = HeaderValue::from_bytes(url.as_bytes()) {
                 headers.insert(LOCATION, url);
             }
         }
-        Refusal::Handshake(Fault::Version) => {
+        Refusal::Handshake(HandshakeFault::Version) => {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
-        Refusal::Handshake(Fault::Method) => {
+        Refusal::Handshake(HandshakeFault::Method) => {
             headers.insert(ALLOW, HeaderValue::from_static("GET"));
         }
         Refusal::Trace => {
@@ -90,7 +90,7 @@ fn reply(refusal: &Refusal, json: bool) -> Response<Body> {
     response
 }
 
-/// A 426 says what to upgrade to (RFC 9110 §15.5.22), also one of the backend's, whose `Upgrade` ended here.
+/// Adds the protocol to a 426 (RFC 9110 §15.5.22), even from a backend, whose `Upgrade` field was removed at this hop.
 fn upgrade_required(response: &mut Response<Body>) {
     if response.status() == StatusCode::UPGRADE_REQUIRED {
         let headers = response.headers_mut();
@@ -99,7 +99,7 @@ fn upgrade_required(response: &mut Response<Body>) {
     }
 }
 
-/// The answer to a request that hyper could not read, as bytes. The connection closes with it.
+/// The response to a request that hyper could not read, as bytes. The connection closes after it.
 pub(crate) fn raw(refusal: &Refusal) -> Vec<u8> {
     let (kind, content) = content(refusal, false);
     let (status, length) = (refusal.status(), content.len());
@@ -125,14 +125,18 @@ mod tests {
 
     #[test]
     fn every_426_says_what_to_upgrade_to() {
-        for refusal in [Refusal::NoUpgrade, Fault::Version.into(), Fault::NoUpgrade.into(), Fault::NoConnection.into()]
-        {
+        for refusal in [
+            Refusal::NoUpgrade,
+            HandshakeFault::Version.into(),
+            HandshakeFault::NoUpgrade.into(),
+            HandshakeFault::NoConnection.into(),
+        ] {
             let response = reply(&refusal, false);
             assert_eq!(response.status(), 426, "{refusal}");
             assert_eq!(response.headers()[UPGRADE], "websocket");
             assert_eq!(response.headers()[CONNECTION], "Upgrade");
         }
-        assert_eq!(reply(&Fault::Version.into(), false).headers()[SEC_WEBSOCKET_VERSION], "13");
+        assert_eq!(reply(&HandshakeFault::Version.into(), false).headers()[SEC_WEBSOCKET_VERSION], "13");
     }
 
     #[test]
@@ -156,6 +160,6 @@ mod tests {
     fn what_hyper_cannot_read_is_answered_in_full() {
         let raw = String::from_utf8(raw(&Refusal::TransferCoding)).unwrap();
         assert!(raw.starts_with("HTTP/1.1 501 Not Implemented\r\n"), "{raw}");
-        assert!(raw.ends_with("\r\n\r\nthe only transfer coding supported is a single chunked\n"), "{raw}");
+        assert!(raw.ends_with("\r\n\r\nTransfer-Encoding must be chunked and nothing else\n"), "{raw}");
     }
 }

@@ -1,4 +1,4 @@
-//! Responses written without hyper: of our own, or of a backend, to a handshake that the codec has read.
+//! Responses written without hyper: the proxy's own or a backend's, to a handshake that the codec has read.
 
 use std::{future::poll_fn, io, task::Poll};
 
@@ -21,16 +21,16 @@ use crate::proxy::{
     upstream::exchange::date,
 };
 
-/// How the end of a body is known to the client (RFC 9112 §6).
+/// How the client recognises the end of a body (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// There is none.
+enum OutgoingFraming {
+    /// No body.
     Bodiless,
     Length(u64),
     Chunked,
 }
 
-impl Framing {
+impl OutgoingFraming {
     fn of(status: StatusCode, body: &Body) -> Self {
         if status.is_informational() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
             return Self::Bodiless;
@@ -46,17 +46,17 @@ impl Framing {
     }
 }
 
-/// Writes a response to a client that speaks HTTP/1.1. No part of the body is asked for before the client has taken the
-/// one before.
+/// Writes a response to an HTTP/1.1 client. No part of the body is requested before the client has taken the previous
+/// one.
 ///
 /// # Errors
-/// If the client went away, was too slow, or cannot be told where the body ends. The connection is of no more use then.
+/// If the client has gone away, is too slow, or cannot recognise the end of the body. The connection is unusable then.
 pub(crate) async fn respond(client: &mut Stream, response: Response<Body>, settings: &Settings) -> io::Result<()> {
     let (head, mut body) = response.into_parts();
-    let framing = Framing::of(head.status, &body);
+    let framing = OutgoingFraming::of(head.status, &body);
     let mut pace = Pace::default();
     write(client, &written(head, framing), &mut pace, settings).await?;
-    if framing == Framing::Bodiless {
+    if framing == OutgoingFraming::Bodiless {
         return Ok(());
     }
     while let Some(data) = next_part(client, &mut body, settings).await? {
@@ -64,11 +64,11 @@ pub(crate) async fn respond(client: &mut Stream, response: Response<Body>, setti
             write(client, &framing.part(&data), &mut pace, settings).await?;
         }
     }
-    if framing == Framing::Chunked { write(client, b"0\r\n\r\n", &mut pace, settings).await } else { Ok(()) }
+    if framing == OutgoingFraming::Chunked { write(client, b"0\r\n\r\n", &mut pace, settings).await } else { Ok(()) }
 }
 
-/// The head, with what says how long the body is.
-fn written(Parts { status, mut headers, extensions, .. }: Parts, framing: Framing) -> Vec<u8> {
+/// The head, with the fields for the length of the body.
+fn written(Parts { status, mut headers, extensions, .. }: Parts, framing: OutgoingFraming) -> Vec<u8> {
     let reason = extensions
         .get::<ReasonPhrase>()
         .map_or(status.canonical_reason().unwrap_or_default().as_bytes(), ReasonPhrase::as_bytes);
@@ -83,19 +83,19 @@ fn written(Parts { status, mut headers, extensions, .. }: Parts, framing: Framin
     head
 }
 
-fn frame(headers: &mut HeaderMap, framing: Framing) {
+fn frame(headers: &mut HeaderMap, framing: OutgoingFraming) {
     match framing {
-        // A 304 may say how long the body would be (RFC 9110 §8.6).
-        Framing::Bodiless => {}
-        Framing::Length(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
-        Framing::Chunked => {
+        // A 304 may contain the length that the body would have (RFC 9110 §8.6).
+        OutgoingFraming::Bodiless => {}
+        OutgoingFraming::Length(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
+        OutgoingFraming::Chunked => {
             headers.remove(CONTENT_LENGTH);
             headers.insert(TRANSFER_ENCODING, http::HeaderValue::from_static("chunked"));
         }
     }
 }
 
-/// The next part of a body, while the client is there.
+/// The next part of a body, as long as the client is there.
 async fn next_part(client: &Stream, body: &mut Body, settings: &Settings) -> io::Result<Option<Bytes>> {
     let next = next_data(body);
     tokio::pin!(next);
@@ -121,7 +121,7 @@ async fn next_data(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
     }
 }
 
-/// Sends bytes and waits until the client has taken them, as fast as it has to.
+/// Sends bytes and waits until the client has taken them, at the minimum rate or faster.
 async fn write(client: &mut Stream, bytes: &[u8], pace: &mut Pace, settings: &Settings) -> io::Result<()> {
     for piece in bytes.chunks(READ) {
         poll_fn(|cx| {
@@ -143,7 +143,7 @@ async fn write(client: &mut Stream, bytes: &[u8], pace: &mut Pace, settings: &Se
     Ok(())
 }
 
-/// Waits until the client's socket has taken some of what is unsent, and returns how much.
+/// Waits until the client's socket has accepted some of the unsent bytes, and returns how many.
 async fn taken(client: &mut Stream) -> io::Result<usize> {
     let before = client.unsent();
     poll_fn(|cx| match client.poll_sent(cx) {
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::proxy::body;
 
-    fn head(response: Response<()>, framing: Framing) -> String {
+    fn head(response: Response<()>, framing: OutgoingFraming) -> String {
         let mut response = response;
         response.headers_mut().insert(DATE, "now".parse().unwrap());
         String::from_utf8(written(response.into_parts().0, framing)).unwrap()
@@ -168,18 +168,21 @@ mod tests {
     #[test]
     fn a_head_says_how_long_its_body_is() {
         let response = |status: u16| Response::builder().status(status).header("x-a", "1").body(()).unwrap();
-        let length = head(response(403), Framing::Length(5));
+        let length = head(response(403), OutgoingFraming::Length(5));
         assert_eq!(length, "HTTP/1.1 403 Forbidden\r\nX-A: 1\r\nDate: now\r\nContent-Length: 5\r\n\r\n");
-        let chunked = head(response(200), Framing::Chunked);
+        let chunked = head(response(200), OutgoingFraming::Chunked);
         assert_eq!(chunked, "HTTP/1.1 200 OK\r\nX-A: 1\r\nDate: now\r\nTransfer-Encoding: chunked\r\n\r\n");
-        assert_eq!(head(response(204), Framing::Bodiless), "HTTP/1.1 204 No Content\r\nX-A: 1\r\nDate: now\r\n\r\n");
+        assert_eq!(
+            head(response(204), OutgoingFraming::Bodiless),
+            "HTTP/1.1 204 No Content\r\nX-A: 1\r\nDate: now\r\n\r\n"
+        );
     }
 
     #[test]
     fn some_statuses_have_no_body() {
         for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
-            assert_eq!(Framing::of(status, &body::text("x".into())), Framing::Bodiless);
+            assert_eq!(OutgoingFraming::of(status, &body::text("x".into())), OutgoingFraming::Bodiless);
         }
-        assert_eq!(Framing::of(StatusCode::OK, &body::text("x".into())), Framing::Length(1));
+        assert_eq!(OutgoingFraming::of(StatusCode::OK, &body::text("x".into())), OutgoingFraming::Length(1));
     }
 }

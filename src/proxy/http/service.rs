@@ -35,15 +35,15 @@ use crate::proxy::{
     },
 };
 
-/// What serves the requests of one connection.
+/// Serves the requests of one connection.
 pub(crate) struct Service {
     shared: Arc<Shared>,
     pool: Arc<Pool>,
     peer: Peer,
     stage: Arc<Stage>,
-    /// The connection with a backend that this client alone may use.
+    /// The connection with a backend that only this client may use.
     pinned: Arc<Pinned>,
-    /// Where the tunnel of a 101 waits until hyper has given the connection back.
+    /// The tunnel of a 101, which waits until hyper has returned the connection.
     pub opening: Mutex<Option<Box<Opening>>>,
 }
 
@@ -53,7 +53,7 @@ impl Service {
         Self { shared, pool, peer, stage, pinned, opening }
     }
 
-    /// Answers a request; the guard tells when that is done.
+    /// Answers a request; the guard is dropped when that is done.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -101,7 +101,7 @@ impl Service {
             incoming::prepare(request, settings, (version == Version::HTTP_11).then_some(&self.stage));
         let request = request.map(|body| self.metered(body));
         if intent == Intent::Plain {
-            // Boxed, as the upgrade is: what awaits an answer is moved more than once, so it should be small.
+            // Boxed, like the upgrade: a future that awaits a response is moved several times, so it should be small.
             let response = Box::pin(plain::pass(routed, self.connections(), request, hold)).await?;
             return Ok(reply::answered(response, account));
         }
@@ -121,17 +121,17 @@ impl Service {
     }
 }
 
-/// Notes which upgrade a client asked for in vain: a server may ignore `Upgrade` (RFC 9110 §7.8), and this one does so
-/// for anything but websocket, see `docs/operations.md`.
+/// Logs an upgrade that is ignored: a server may ignore `Upgrade` (RFC 9110 §7.8), and this one does so for anything
+/// but websocket, see `docs/operations.md`.
 fn log_upgrade(intent: Intent, headers: &HeaderMap) {
     if intent == Intent::Plain
         && let Some(protocol) = headers.get(UPGRADE)
     {
-        tracing::debug!(?protocol, "upgrade not supported; answering as a plain request");
+        tracing::debug!(?protocol, "upgrade not supported; serving it as a plain request");
     }
 }
 
-/// Makes the head of a request one from us to the backend.
+/// Turns the head of a request into one from the proxy to the backend.
 fn readdress(head: &mut Parts) {
     head.uri = head.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     head.version = Version::HTTP_11;

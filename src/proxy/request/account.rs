@@ -1,4 +1,4 @@
-//! What a request leaves behind: its counts, and its line in the log where it was refused.
+//! The account of a request: its counts, and its log line if it was refused.
 
 use std::sync::{
     Arc, OnceLock,
@@ -17,13 +17,13 @@ use crate::{
     table::{Endpoint, RouteState},
 };
 
-/// One for each request. It is counted once: by the first of the methods that say how it ended, or as given up by the
-/// client when it is dropped.
+/// One for each request. It is counted once: by the first method that records its result, or, when dropped, as
+/// abandoned by the client.
 pub(crate) struct Account {
     shared: Arc<Shared>,
     /// When its head was complete.
     pub started: Instant,
-    /// The route that it is for, once that is known.
+    /// The route that the request belongs to, once known.
     route: OnceLock<Arc<RouteState>>,
     /// The endpoint that was tried last.
     endpoint: OnceLock<Arc<Endpoint>>,
@@ -44,7 +44,7 @@ impl Account {
         }
     }
 
-    /// Notes what it asks for: handshakes are counted by their results as well.
+    /// Records what the request asks for: handshakes are also counted by result.
     pub(super) fn asks_for(&self, intent: Intent) {
         self.is_handshake.store(intent != Intent::Plain, Ordering::Relaxed);
     }
@@ -55,12 +55,12 @@ impl Account {
         self.shared.metrics.handshake_duration(self.started.elapsed());
     }
 
-    /// The client gets this response of a backend's.
+    /// The client gets this response from a backend.
     pub(crate) fn respond(&self, status: StatusCode) {
         self.count(status, "refused");
     }
 
-    /// The client gets a response of our own.
+    /// The client gets a response from the proxy itself.
     pub(crate) fn refuse(&self, refusal: &Refusal) {
         self.log(refusal);
         if let Some(reason) = refusal.reason() {
@@ -69,19 +69,19 @@ impl Account {
         self.count(refusal.status(), refusal.label());
     }
 
-    /// The client went away before it was answered.
+    /// The client left before it got a response.
     pub(crate) fn leave(&self) {
         if self.route.get().is_some() {
             self.count_handshake("client_gone");
         }
     }
 
-    /// Notes the route that it is for.
+    /// Records the route that the request belongs to.
     pub(super) fn belongs_to(&self, route: &Arc<RouteState>) {
         let _first = self.route.set(route.clone());
     }
 
-    /// Notes the endpoint that was tried last.
+    /// Records the endpoint that was tried last.
     pub(crate) fn tried(&self, endpoint: Option<Arc<Endpoint>>) {
         endpoint.map(|endpoint| self.endpoint.set(endpoint));
     }
@@ -97,8 +97,8 @@ impl Account {
         }
     }
 
-    /// Logs a refusal. Client errors are not the operator's concern. A route or a backend fails with each request, so
-    /// such lines are limited.
+    /// Logs a refusal. Errors of clients are not the operator's concern. A failing route or backend fails every
+    /// request, so such lines are throttled.
     fn log(&self, refusal: &Refusal) {
         let (side, _, label) = refusal.facts();
         let about = refusal.subject().map(tracing::field::display);

@@ -1,4 +1,4 @@
-//! Makes the fields of a request those that the backend gets.
+//! Turns the fields of a request into those for the backend.
 
 use http::header::HOST;
 
@@ -11,7 +11,7 @@ use crate::{
     table::ObjectName,
 };
 
-/// Adds what the backend is told about the client, and the host that the request is for.
+/// Adds the fields about the client, and the host that the request is for.
 pub(super) fn address(fields: &mut impl Fields, view: &View<'_>, settings: &Settings, service: &ObjectName) {
     let &View { peer, target, client, trusted, .. } = view;
     let authority = target.authority.as_deref();
@@ -20,7 +20,8 @@ pub(super) fn address(fields: &mut impl Fields, view: &View<'_>, settings: &Sett
     match authority {
         Some(authority) if target.is_absolute => fields.set(HOST, authority.as_bytes().to_vec()),
         Some(_) => {}
-        // Ours is a request in HTTP/1.1, which needs one (RFC 9112 §3.2), and many servers refuse an empty one.
+        // The request to the backend is HTTP/1.1, which requires a Host (RFC 9112 §3.2); many servers reject an empty
+        // one.
         None => fields.set(HOST, format!("{}.{}", service.name, service.namespace).into_bytes()),
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoints that a request may go to, in order: that of its session, then those of the rule's algorithm.
+//! The endpoints for a request, in order: that of its session, then those chosen by the rule's algorithm.
 
 use std::{
     sync::Arc,
@@ -11,7 +11,7 @@ use crate::{
     table::EndpointId,
 };
 
-/// Takes the session's cookie out of the request, and orders the endpoints. A pinned one comes before the session's.
+/// Removes the session's cookie from the request, and orders the endpoints. A pinned one comes before the session's.
 ///
 /// # Errors
 /// If no endpoint can serve the request.

@@ -1,4 +1,4 @@
-//! What is checked of every request before it is routed.
+//! Checks of every request before it is routed.
 
 use http::{
     Method, Uri, Version,
@@ -11,23 +11,23 @@ use crate::{
     table::NormalPath,
 };
 
-/// The longest head, in bytes.
+/// The maximum length of a head in bytes.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
-/// How many fields a head may have.
+/// The maximum number of fields in a head.
 pub(crate) const MAX_FIELDS: usize = 100;
-/// The longest target, in bytes: what hyper and the `http` crate accept.
+/// The maximum length of a target in bytes, as in hyper and the `http` crate.
 pub(crate) const MAX_TARGET: usize = 65_534;
-/// What `Connection` may name. Each name is looked up once, so this bounds what a head costs.
+/// The maximum number of options in `Connection`. Each is looked up once, so this bounds the cost of a head.
 const MAX_CONNECTION_OPTIONS: usize = 64;
 
-/// A target in its parts, as they were sent (RFC 9112 §3.2).
+/// The parts of a target as sent (RFC 9112 §3.2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TargetParts<'a> {
-    /// Of the absolute form.
+    /// Present in the absolute form.
     pub scheme: Option<&'a str>,
-    /// Of the absolute form, and all there is of the authority form.
+    /// Present in the absolute form; the only part of the authority form.
     pub authority: Option<&'a str>,
-    /// Path and query.
+    /// The path and query.
     pub path_and_query: &'a str,
 }
 
@@ -41,16 +41,16 @@ impl<'a> From<&'a Uri> for TargetParts<'a> {
     }
 }
 
-/// What a request is for, once it is checked.
+/// The target of a request that has been checked.
 #[derive(Debug)]
 pub(crate) struct Target<'a> {
-    /// Host and port; absent from a request in HTTP/1.0 that names none.
+    /// The host and port; absent if an HTTP/1.0 request names none.
     pub authority: Option<String>,
-    /// Whether the authority came with the target, which takes precedence over `Host`.
+    /// Whether the authority is part of the target, which takes precedence over `Host`.
     pub is_absolute: bool,
-    /// Path and query, as they were sent.
+    /// The path and query as sent.
     pub path_and_query: &'a str,
-    /// The path, as it is matched.
+    /// The path for matching.
     pub path: NormalPath<'a>,
 }
 
@@ -78,12 +78,12 @@ pub(crate) fn check<'a>(
         _ => return Err(Refusal::MalformedTarget),
     };
     let authority = self::authority(version, authority, fields)?;
-    // Behind an authority, no path is the same as `/` (RFC 9110 §4.2.3).
+    // After an authority, an empty path is the same as `/` (RFC 9110 §4.2.3).
     let path = path_and_query.split('?').next().filter(|path| !path.is_empty()).unwrap_or("/");
     Ok(Target { authority, is_absolute, path_and_query, path: NormalPath::parse(path)? })
 }
 
-/// The target's authority wins, but there must still be a Host (RFC 9112 §3.2.2), except in HTTP/1.0.
+/// The target's authority takes precedence, but Host is still required (RFC 9112 §3.2.2), except in HTTP/1.0.
 fn authority(version: Version, of_target: Option<&str>, fields: &impl Fields) -> Result<Option<String>, Refusal> {
     match host(fields) {
         Ok(host) => Ok(Some(of_target.unwrap_or(host).to_owned())),
@@ -101,8 +101,8 @@ fn host(fields: &impl Fields) -> Result<&str, Refusal> {
     visible(host).ok_or(Refusal::MalformedHost)
 }
 
-/// One `chunked` and nothing else (RFC 9112 §6.1): any other coding is one that we and the backend may read
-/// differently.
+/// Allows a single `chunked` and nothing else (RFC 9112 §6.1): the proxy and the backend might interpret any other
+/// coding differently.
 fn check_coding(version: Version, fields: &impl Fields) -> Result<(), Refusal> {
     let mut codings = fields.lines(&TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_may_name_so_many_fields_and_no_more() {
+    fn the_number_of_connection_options_is_limited() {
         let named =
             |count: usize| checked(Method::GET, "/", &[("host", "a"), ("connection", &vec!["z"; count].join(","))]);
         assert!(named(MAX_CONNECTION_OPTIONS).is_ok());

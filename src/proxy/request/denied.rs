@@ -1,4 +1,4 @@
-//! What a request gets instead of what it asked for.
+//! Requests that do not get what they asked for.
 
 use http::Response;
 
@@ -8,9 +8,9 @@ use crate::proxy::body::Body;
 /// Why a request does not get what it asked for.
 #[derive(Debug)]
 pub(crate) enum Denied {
-    /// We refuse it.
+    /// The proxy refuses it.
     Refused(Refusal),
-    /// Somebody else does, and the client gets their response.
+    /// Another server does, whose response the client gets.
     Answered(Box<Response<Body>>),
 }
 

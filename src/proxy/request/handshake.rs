@@ -1,4 +1,4 @@
-//! The opening handshake of a WebSocket connection (RFC 6455 §4), understood without any IO.
+//! The opening handshake of a WebSocket connection (RFC 6455 §4), without any IO.
 
 use aws_lc_rs::digest;
 use base64::{
@@ -15,51 +15,51 @@ use http::{
 
 use crate::proxy::fields::Fields;
 
-/// What is appended to a key before it is hashed (RFC 6455 §1.3).
+/// The GUID that is appended to a key before it is hashed (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intent {
-    /// An ordinary answer. An upgrade to anything but websocket is one: a server may ignore `Upgrade`
+    /// An ordinary response. This includes an upgrade to anything but websocket: a server may ignore `Upgrade`
     /// (RFC 9110 §7.8).
     Plain,
     /// A WebSocket connection.
     Upgrade,
-    /// A WebSocket connection, but not as RFC 6455 wants it asked for.
-    Faulty(Fault),
+    /// A WebSocket connection, but not as RFC 6455 requires.
+    Faulty(HandshakeFault),
 }
 
 /// What is wrong with a handshake (RFC 6455 §4.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum HandshakeFault {
     /// Number 1.
-    #[error("a WebSocket handshake is a GET request")]
+    #[error("a WebSocket handshake must be a GET request")]
     Method,
-    /// Number 3, where the rest of the handshake is there.
+    /// Number 3, if the rest of the handshake is present.
     #[error(
-        "the Upgrade field is missing from a WebSocket handshake: a proxy or CDN on the way may have removed it, or \
-         is not set up for WebSockets"
+        "the Upgrade field is missing from a WebSocket handshake: a proxy or CDN in between may have removed it, or \
+         may not be configured for WebSockets"
     )]
     NoUpgrade,
-    /// Number 4, where the rest of the handshake is there.
+    /// Number 4, if the rest of the handshake is present.
     #[error(
-        "\"Connection: Upgrade\" is missing from a WebSocket handshake: a proxy or CDN on the way may have removed \
-         it, or is not set up for WebSockets"
+        "\"Connection: Upgrade\" is missing from a WebSocket handshake: a proxy or CDN in between may have removed \
+         it, or may not be configured for WebSockets"
     )]
     NoConnection,
     /// Number 6.
-    #[error("only version 13 of the WebSocket protocol is served (Sec-WebSocket-Version)")]
+    #[error("Sec-WebSocket-Version must be 13")]
     Version,
     /// Number 5.
-    #[error("Sec-WebSocket-Key must be there once, as the base64 of 16 bytes")]
+    #[error("Sec-WebSocket-Key must be present once, with 16 bytes in base64")]
     Key,
-    /// Bytes after the head would be taken for frames.
-    #[error("a WebSocket handshake has no body")]
+    /// Bytes after the head would be interpreted as frames.
+    #[error("a WebSocket handshake must not have a body")]
     Body,
 }
 
-/// What a request asks for, by its head alone.
+/// What a request asks for, according to its head.
 pub(crate) fn intent(method: &Method, version: Version, fields: &impl Fields) -> Intent {
     if version != Version::HTTP_11 {
         return Intent::Plain;
@@ -69,25 +69,27 @@ pub(crate) fn intent(method: &Method, version: Version, fields: &impl Fields) ->
     let rest = fields.has(&SEC_WEBSOCKET_KEY) || fields.has(&SEC_WEBSOCKET_VERSION);
     match (upgrade, connection) {
         (true, true) => checked(method, fields).map_or_else(Intent::Faulty, |()| Intent::Upgrade),
-        // Fields of a handshake in a request for something else (h2c, say) are no evidence of a loss.
-        (false, _) if rest && *method == Method::GET && !fields.has(&UPGRADE) => Intent::Faulty(Fault::NoUpgrade),
-        (true, false) if rest && *method == Method::GET => Intent::Faulty(Fault::NoConnection),
+        // Handshake fields in a request for something else (such as h2c) do not prove that a field was lost.
+        (false, _) if rest && *method == Method::GET && !fields.has(&UPGRADE) => {
+            Intent::Faulty(HandshakeFault::NoUpgrade)
+        }
+        (true, false) if rest && *method == Method::GET => Intent::Faulty(HandshakeFault::NoConnection),
         _ => Intent::Plain,
     }
 }
 
-fn checked(method: &Method, fields: &impl Fields) -> Result<(), Fault> {
+fn checked(method: &Method, fields: &impl Fields) -> Result<(), HandshakeFault> {
     if *method != Method::GET {
-        return Err(Fault::Method);
+        return Err(HandshakeFault::Method);
     }
     if fields.has(&TRANSFER_ENCODING) || fields.lines(&CONTENT_LENGTH).any(|length| !is_zero(length)) {
-        return Err(Fault::Body);
+        return Err(HandshakeFault::Body);
     }
     if fields.only(&SEC_WEBSOCKET_VERSION) != Some(b"13") {
-        return Err(Fault::Version);
+        return Err(HandshakeFault::Version);
     }
     if fields.only(&SEC_WEBSOCKET_KEY).is_none_or(|key| !is_nonce(key)) {
-        return Err(Fault::Key);
+        return Err(HandshakeFault::Key);
     }
     Ok(())
 }
@@ -96,37 +98,37 @@ fn is_zero(length: &[u8]) -> bool {
     !length.is_empty() && length.iter().all(|digit| *digit == b'0')
 }
 
-/// Bits of the last character that mean nothing may have any value: they do in RFC 6455's own example (§4.1), and in
-/// what small devices send.
+/// Unused bits of the last character may have any value: they do in RFC 6455's own example (§4.1), and in keys from
+/// small devices.
 const LENIENT: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
 fn is_nonce(key: &[u8]) -> bool {
-    // As much as base64 of the right length may decode to.
+    // The largest size that base64 of the right length may decode to.
     LENIENT.decode_slice(key, &mut [0; 18]) == Ok(16)
 }
 
-/// Why an answer to our own handshake is none (RFC 6455 §4.1).
+/// Why the response to our own handshake is not valid (RFC 6455 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadSwitch {
     /// A server cannot switch in HTTP/1.0 (RFC 9110 §7.8).
-    #[error("its 101 is not in HTTP/1.1")]
+    #[error("the 101 is not HTTP/1.1")]
     Version,
     /// Number 2.
-    #[error("its 101 has no \"Upgrade: websocket\"")]
+    #[error("the 101 has no \"Upgrade: websocket\"")]
     NoUpgrade,
     /// Number 3.
-    #[error("its 101 has no \"Connection: Upgrade\"")]
+    #[error("the 101 has no \"Connection: Upgrade\"")]
     NoConnection,
     /// Number 4.
-    #[error("its Sec-WebSocket-Accept is not the one that belongs to the key")]
+    #[error("Sec-WebSocket-Accept does not match the key")]
     Accept,
-    /// Nobody asked.
-    #[error("it switched protocols although nobody asked")]
+    /// A 101 to a plain request.
+    #[error("it switched protocols without being asked")]
     Unasked,
 }
 
-/// Checks a 101 that came for a handshake whose key asks for this answer.
+/// Checks a 101 in response to a handshake whose key requires this `accept`.
 pub(crate) fn check_switch(version: Version, fields: &impl Fields, accept: &str) -> Result<(), BadSwitch> {
     if version != Version::HTTP_11 {
         return Err(BadSwitch::Version);
@@ -143,7 +145,7 @@ pub(crate) fn check_switch(version: Version, fields: &impl Fields, accept: &str)
     Ok(())
 }
 
-/// The `Sec-WebSocket-Accept` that belongs to a key (RFC 6455 §4.2.2, number 5.4).
+/// The `Sec-WebSocket-Accept` for a key (RFC 6455 §4.2.2, number 5.4).
 pub(crate) fn accept_of(key: &[u8]) -> String {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key);
@@ -196,26 +198,30 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_name() {
-        assert_eq!(of(&Method::POST, Version::HTTP_11, &GOOD), Intent::Faulty(Fault::Method));
-        assert_eq!(get(&without(&["upgrade"])), Intent::Faulty(Fault::NoUpgrade));
-        assert_eq!(get(&without(&["connection"])), Intent::Faulty(Fault::NoConnection));
-        assert_eq!(get(&without(&["connection", "upgrade"])), Intent::Faulty(Fault::NoUpgrade));
-        assert_eq!(get(&without(&["sec-websocket-version"])), Intent::Faulty(Fault::Version));
+        assert_eq!(of(&Method::POST, Version::HTTP_11, &GOOD), Intent::Faulty(HandshakeFault::Method));
+        assert_eq!(get(&without(&["upgrade"])), Intent::Faulty(HandshakeFault::NoUpgrade));
+        assert_eq!(get(&without(&["connection"])), Intent::Faulty(HandshakeFault::NoConnection));
+        assert_eq!(get(&without(&["connection", "upgrade"])), Intent::Faulty(HandshakeFault::NoUpgrade));
+        assert_eq!(get(&without(&["sec-websocket-version"])), Intent::Faulty(HandshakeFault::Version));
         for version in ["8", "013", "13, 8", ""] {
-            assert_eq!(get(&with("sec-websocket-version", version)), Intent::Faulty(Fault::Version), "{version}");
+            assert_eq!(
+                get(&with("sec-websocket-version", version)),
+                Intent::Faulty(HandshakeFault::Version),
+                "{version}"
+            );
         }
-        assert_eq!(get(&without(&["sec-websocket-key"])), Intent::Faulty(Fault::Key));
+        assert_eq!(get(&without(&["sec-websocket-key"])), Intent::Faulty(HandshakeFault::Key));
         for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "dGhlIHNhbXBsZSBub25jZR=="] {
             assert_eq!(get(&with("sec-websocket-key", key)), Intent::Upgrade, "{key}: unused bits may have any value");
         }
         for key in ["", "short", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZSE=", "!hlIHNhbXBsZSBub25jZQ=="] {
-            assert_eq!(get(&with("sec-websocket-key", key)), Intent::Faulty(Fault::Key), "{key}");
+            assert_eq!(get(&with("sec-websocket-key", key)), Intent::Faulty(HandshakeFault::Key), "{key}");
         }
         let mut twice = GOOD.to_vec();
         twice.push(("sec-websocket-key", KEY));
-        assert_eq!(get(&twice), Intent::Faulty(Fault::Key));
-        assert_eq!(get(&with("content-length", "5")), Intent::Faulty(Fault::Body));
-        assert_eq!(get(&with("transfer-encoding", "chunked")), Intent::Faulty(Fault::Body));
+        assert_eq!(get(&twice), Intent::Faulty(HandshakeFault::Key));
+        assert_eq!(get(&with("content-length", "5")), Intent::Faulty(HandshakeFault::Body));
+        assert_eq!(get(&with("transfer-encoding", "chunked")), Intent::Faulty(HandshakeFault::Body));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Fields that end at a proxy (RFC 9110 §7.6.1).
+//! Hop-by-hop fields, which end at a proxy (RFC 9110 §7.6.1).
 
 use std::collections::HashSet;
 
@@ -13,8 +13,8 @@ use http::{
 use super::{handshake::accept_of, refusal::BadResponse};
 use crate::proxy::fields::{Fields, protected::ProtectedFields, visible};
 
-/// Fields that are meant for the next hop only. `Proxy` is not a field at all, but CGI makes a variable of it that
-/// libraries believe. `Trailer` is not among them: it announces what is passed on.
+/// Fields for the next hop only. `Proxy` is not a registered field, but CGI turns it into a variable that libraries
+/// trust. `Trailer` is not listed: it announces what is forwarded.
 const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
@@ -28,29 +28,29 @@ const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
-/// Fields that `Connection` cannot remove: how long a body is, what it ends with, and where a request goes.
+/// Fields that `Connection` cannot remove: the length of a body, its trailers, and the host of a request.
 const KEPT: [&str; 3] = ["content-length", "host", "trailer"];
 
-/// Removes what ends here from a request, and adds what the next hop must know.
+/// Removes the hop-by-hop fields of a request, and adds those that the next hop needs.
 pub(crate) fn request_fields(headers: &mut HeaderMap, protected: &ProtectedFields) {
     let (trailers, chunked) = (headers.has_token(&TE, "trailers"), headers.contains_key(TRANSFER_ENCODING));
     strip(headers, |name| protected.contains(name));
     if trailers {
-        // A sender of TE names it in Connection (RFC 9110 §10.1.4).
+        // A sender of TE must name it in Connection (RFC 9110 §10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("TE"));
     }
     if chunked {
-        // Said outright, since hyper would send a GET of unknown length without its body; and never beside a length.
+        // Set explicitly, since hyper would send a GET of unknown length without its body; and never beside a length.
         headers.remove(CONTENT_LENGTH);
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
-/// Makes the fields of a request the proxy's own handshake (RFC 6455 §4.1), and returns the `Sec-WebSocket-Accept` that
-/// belongs to it. The key is the client's: the answer proves to the client that the backend has understood.
+/// Turns the fields of a request into the proxy's own handshake (RFC 6455 §4.1), and returns the `Sec-WebSocket-Accept`
+/// for it. The key is the client's: the response then proves to the client that the backend has understood.
 pub(crate) fn handshake_fields(fields: &mut impl Fields, protected: &ProtectedFields) -> String {
-    let key = fields.only(&SEC_WEBSOCKET_KEY).expect("a request without a key is no upgrade").to_vec();
+    let key = fields.only(&SEC_WEBSOCKET_KEY).expect("an upgrade request has a key").to_vec();
     let accept = accept_of(&key);
     strip(fields, |name| protected.contains(name));
     for name in &[CONTENT_LENGTH, EXPECT, TE, TRAILER] {
@@ -59,34 +59,34 @@ pub(crate) fn handshake_fields(fields: &mut impl Fields, protected: &ProtectedFi
     fields.set(UPGRADE, b"websocket");
     fields.set(CONNECTION, b"Upgrade");
     fields.set(SEC_WEBSOCKET_VERSION, b"13");
-    // It is gone where the client named it in Connection.
+    // The client may have named it in Connection, which removes it.
     fields.set(SEC_WEBSOCKET_KEY, key);
     accept
 }
 
-/// Makes the fields of a backend's response ours.
+/// Turns the fields of a backend's response into the proxy's own.
 ///
 /// # Errors
-/// If the length or the coding of the body is in doubt.
+/// If the length or the coding of the body is ambiguous.
 pub(crate) fn response_fields(fields: &mut impl Fields) -> Result<(), BadResponse> {
     check_coding(fields)?;
     if fields.has(&TRANSFER_ENCODING) {
-        // A length beside chunked is not to be believed (RFC 9112 §6.3).
+        // A length beside chunked must not be trusted (RFC 9112 §6.3).
         fields.remove(&CONTENT_LENGTH);
     }
     merge_lengths(fields)?;
-    // The transfer coding is chosen again where the response is written.
+    // The transfer coding is chosen again when the response is written.
     strip(fields, |_| false);
     Ok(())
 }
 
-/// The same for a response of hyper's. It gets our version (RFC 9112 §2.3), after which hyper frames the body.
+/// The same for a response from hyper. It gets our version (RFC 9112 §2.3), after which hyper frames the body.
 pub(crate) fn response<B>(response: &mut Response<B>) -> Result<(), BadResponse> {
     *response.version_mut() = Version::HTTP_11;
     response_fields(response.headers_mut())
 }
 
-/// A coding that hyper would leave in is one that the client would not be told of.
+/// Rejects codings that hyper would not decode, since the client would not learn about them.
 fn check_coding(fields: &impl Fields) -> Result<(), BadResponse> {
     let mut codings = fields.lines(&TRANSFER_ENCODING);
     let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
@@ -96,8 +96,8 @@ fn check_coding(fields: &impl Fields) -> Result<(), BadResponse> {
     Ok(())
 }
 
-/// Equal lengths become one, in whatever lines and lists they came (RFC 9110 §8.6); this includes responses without
-/// a body, to HEAD and with 304, where nothing else looks at them.
+/// Merges equal lengths, in any combination of lines and lists (RFC 9110 §8.6); this includes responses without a body,
+/// to HEAD and with 304, whose lengths nothing else checks.
 fn merge_lengths(fields: &mut impl Fields) -> Result<(), BadResponse> {
     let mut lengths = fields.lines(&CONTENT_LENGTH).flat_map(|line| line.split(|byte| *byte == b','));
     let Some(first) = lengths.next() else { return Ok(()) };
@@ -116,8 +116,8 @@ fn parse_length(text: &[u8]) -> Result<u64, BadResponse> {
     digits.and_then(|digits| digits.parse().ok()).ok_or(BadResponse::ContentLength)
 }
 
-/// Removes the fields for the next hop, and those that `Connection` names unless they are kept. Names are looked up
-/// once for each field, however many of either there are.
+/// Removes the fields for the next hop, and those that `Connection` names unless they are kept. Each field is looked up
+/// once, however many names there are.
 pub(crate) fn strip(fields: &mut impl Fields, is_kept: impl Fn(&str) -> bool) {
     let named: HashSet<String> = fields.tokens(&CONNECTION).filter(is_telling).map(str::to_ascii_lowercase).collect();
     fields.retain(|name| {
@@ -128,7 +128,7 @@ pub(crate) fn strip(fields: &mut impl Fields, is_kept: impl Fn(&str) -> bool) {
     });
 }
 
-/// Whether `Connection` has to be asked for this name: most name what goes anyway.
+/// Whether an option of `Connection` matters: most name fields that are removed anyway.
 fn is_telling(name: &&str) -> bool {
     !["close", "keep-alive", "upgrade"].iter().any(|usual| name.eq_ignore_ascii_case(usual))
 }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_are_asked_for_and_announced_anew() {
+    fn trailers_are_requested_and_announced_again() {
         let mut headers = map(&[("te", "gzip, trailers;q=1"), ("te", "trailers"), ("trailer", "x-sum")]);
         request_fields(&mut headers, &ProtectedFields::default());
         assert_eq!(headers, map(&[("trailer", "x-sum"), ("te", "trailers"), ("connection", "TE")]));
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(passed(&[("transfer-encoding", "chunked"), ("content-length", "3")]), Ok(HeaderMap::new()));
     }
 
-    /// The fields of a response as the client gets them.
+    /// The fields of a response as the client receives them.
     fn passed(fields: &[(&'static str, &'static str)]) -> Result<HeaderMap, BadResponse> {
         let mut received = Response::new(());
         *received.headers_mut() = map(fields);

@@ -1,4 +1,4 @@
-//! From a checked head to its rule: the one place that looks at the table.
+//! From a checked head to its rule: the only place that looks at the table.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     table::{Found, HeaderLines, InsecurePolicy, RequestView, RouteTable, Rule},
 };
 
-/// Finds the rule of a request. The guard of the table lives no longer than this.
+/// Finds the rule of a request. The guard of the table is dropped before this returns.
 ///
 /// # Errors
 /// If the request does not belong on its connection, or nothing matches it.
@@ -26,7 +26,7 @@ pub(super) fn match_request(
     let table = shared.table.load();
     check_connection(&table, view, shared.settings.public_https_port)?;
     let query = view.target.path_and_query.split_once('?').map_or("", |(_, query)| query);
-    // A faulty handshake is refused by the rule that it would have been for.
+    // A faulty handshake is refused by the rule that would have served it.
     let is_upgrade = view.intent != Intent::Plain;
     let hidden = (!view.trusted).then_some(&shared.settings.protected_fields);
     let headers = &PermittedFields { fields, hidden };
@@ -58,7 +58,7 @@ impl<F: Fields> HeaderLines for PermittedFields<'_, F> {
     }
 }
 
-/// Whether a request for this host may come on this connection.
+/// Checks that a request for this host may use this connection.
 fn check_connection(table: &RouteTable, view: &View<'_>, https_port: Option<u16>) -> Result<(), Refusal> {
     if let Some(tls) = &view.peer.tls {
         return if tls.serves(table, &view.host) { Ok(()) } else { Err(Refusal::Misdirected) };
@@ -74,7 +74,7 @@ fn check_connection(table: &RouteTable, view: &View<'_>, https_port: Option<u16>
     }
 }
 
-/// Where a request in plaintext should have gone: the same host and target, with the port that TLS is served at.
+/// The URL for a request in plaintext over TLS: the same host and target, with the port of the TLS listener.
 fn secure_url(authority: &str, port: Option<u16>, path_and_query: &str, intent: Intent) -> String {
     let scheme = if intent == Intent::Plain { "https" } else { "wss" };
     let after_address = authority.rfind(']').unwrap_or(0);

@@ -4,8 +4,8 @@
 //! head ─► check ─► match_request ─► admit ─► candidates ─► (exchange, in `upstream`) ─► finish
 //! ```
 //!
-//! [`route`] takes a head as far as its candidates. Whoever has the connections does the exchange, and gives what came
-//! of it to [`routed::Routed::finish`] and to its [`account::Account`].
+//! [`route`] takes a head as far as its candidates. The owner of the connections performs the exchange, and passes the
+//! result to [`routed::Routed::finish`] and to its [`account::Account`].
 
 pub(crate) mod account;
 mod address;
@@ -47,11 +47,11 @@ pub(crate) struct Arrived<'a> {
     pub version: Version,
     pub target: TargetParts<'a>,
     pub intent: Intent,
-    /// The endpoint that the client has a connection of its own to.
+    /// The endpoint to which the client has a connection of its own.
     pub pinned: Option<EndpointId>,
 }
 
-/// What is known of a checked request before it is matched.
+/// What is known about a checked request before it is matched.
 struct View<'a> {
     peer: &'a Peer,
     target: &'a Target<'a>,
@@ -59,13 +59,13 @@ struct View<'a> {
     intent: Intent,
     /// Whether the peer is a trusted proxy.
     trusted: bool,
-    /// Whether the client sent it over TLS, to us or to a trusted proxy.
+    /// Whether the client sent it over TLS, to this proxy or to a trusted one.
     secure: bool,
     /// The client's address, as given by trusted proxies.
     client: IpAddr,
 }
 
-/// Takes a request from its head to its candidates, and makes its fields those that the backend gets.
+/// Takes a request from its head to its candidates, and turns its fields into those for the backend.
 ///
 /// # Errors
 /// If the request is answered without a backend.

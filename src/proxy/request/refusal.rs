@@ -1,50 +1,50 @@
-//! Why a request is not served. Each reason knows whose fault it is; status, log level and label follow from it.
+//! Why a request is not served. Each reason determines who is at fault; status, log level and label follow from it.
 
 use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::handshake::{BadSwitch, Fault};
+use super::handshake::{BadSwitch, HandshakeFault};
 use crate::table::{AmbiguousPath, NoEndpoint, ObjectName};
 
-/// Whose fault it is.
+/// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// The client asked for what cannot be had.
+    /// The client sent a request that cannot be served.
     Client,
-    /// The backend did not do its part.
+    /// The backend failed.
     Backend,
     /// The configuration, or this process.
     Us,
 }
 
-/// Why a request gets a response of our own. The text is that of the response, so it reveals nothing about what else
-/// exists; [`Refusal::subject`] is for the log.
+/// Why a request gets a response from the proxy itself. The text is that of the response, so it does not reveal what
+/// else exists; [`Refusal::subject`] is for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("the head of the request is malformed")]
+    #[error("the request head is malformed")]
     MalformedHead,
     #[error("Content-Length is malformed or contradicts itself")]
     ContentLength,
-    #[error("the head of the request is larger than 64 KiB, or has more than 100 fields")]
+    #[error("the request head is larger than 64 KiB or has more than 100 fields")]
     HeadTooLarge,
-    #[error("the target of the request is longer than 65534 bytes")]
+    #[error("the request target is longer than 65534 bytes")]
     TargetTooLong,
-    #[error("the head of the request did not arrive in time")]
+    #[error("the request head did not arrive in time")]
     HeadTimeout,
-    #[error("the body of the request did not arrive in time")]
+    #[error("the request body did not arrive in time")]
     BodyTimeout,
-    #[error("the body of the request is malformed, or ended too early")]
+    #[error("the request body is malformed or ended too early")]
     MalformedBody,
-    #[error("only HTTP/1.1 is served here")]
+    #[error("only HTTP/1.1 is supported here")]
     HttpVersion,
     #[error("Host is missing")]
     NoHost,
-    #[error("there is more than one Host")]
+    #[error("Host must be given only once")]
     RepeatedHost,
     #[error("Host is malformed")]
     MalformedHost,
-    #[error("the target of the request is malformed")]
+    #[error("the request target is malformed")]
     MalformedTarget,
     #[error("the scheme of the target must be http or https")]
     Scheme,
@@ -58,13 +58,13 @@ pub(crate) enum Refusal {
     Connect,
     #[error("TRACE is not supported")]
     Trace,
-    #[error("the only transfer coding supported is a single chunked")]
+    #[error("Transfer-Encoding must be chunked and nothing else")]
     TransferCoding,
     #[error("{0}")]
-    Handshake(#[from] Fault),
-    #[error("this connection's certificate was not chosen for this host: open another connection")]
+    Handshake(#[from] HandshakeFault),
+    #[error("the certificate of this connection was not selected for this host; open a new connection")]
     Misdirected,
-    /// The URL is for `Location` only: its query must not come into the log.
+    /// The URL is for `Location` only: its query must not appear in the log.
     #[error("this host is served over TLS only")]
     Redirect(String),
     #[error("this host is served over TLS only")]
@@ -75,14 +75,14 @@ pub(crate) enum Refusal {
     NotFound,
     #[error(
         "only WebSocket handshakes are served here, and the request has no \"Upgrade: websocket\": if the client sent \
-         it, a proxy or CDN on the way has removed it"
+         it, a proxy or CDN in between has removed it"
     )]
     NoUpgrade,
-    #[error("the route for this host is not valid; its status says why")]
+    #[error("the route for this host is not valid; see its status")]
     Unreadable(ObjectName),
-    #[error("the rule for this request is not valid; the status of its route says why")]
+    #[error("the rule for this request is not valid; see the status of its route")]
     Faulty(Arc<str>),
-    #[error("a backend of this route cannot be used; the status of the route says why")]
+    #[error("a backend of this route cannot be used; see the status of the route")]
     Unresolved(Arc<str>),
     #[error("no backend of this route has a weight above 0")]
     NoWeight,
@@ -118,7 +118,7 @@ pub(crate) enum BadResponse {
 }
 
 impl BadResponse {
-    /// What a failed exchange with a backend came to.
+    /// Classifies a failed exchange with a backend.
     pub(crate) fn of(error: &hyper::Error) -> Self {
         if error.is_parse() { Self::Head } else { Self::Closed }
     }
@@ -136,14 +136,13 @@ impl From<NoEndpoint> for Refusal {
 }
 
 impl Refusal {
-    /// The side, the status and the label of the handshake that ended so.
+    /// The side, the status and the handshake label.
     pub(super) fn facts(&self) -> (Side, StatusCode, &'static str) {
         use Side::{Backend, Client, Us};
         match self {
-            Self::Handshake(Fault::Method) | Self::Trace => (Client, StatusCode::METHOD_NOT_ALLOWED, "faulty"),
-            Self::Handshake(Fault::NoUpgrade | Fault::NoConnection | Fault::Version) | Self::NoUpgrade => {
-                (Client, StatusCode::UPGRADE_REQUIRED, "faulty")
-            }
+            Self::Handshake(HandshakeFault::Method) | Self::Trace => (Client, StatusCode::METHOD_NOT_ALLOWED, "faulty"),
+            Self::Handshake(HandshakeFault::NoUpgrade | HandshakeFault::NoConnection | HandshakeFault::Version)
+            | Self::NoUpgrade => (Client, StatusCode::UPGRADE_REQUIRED, "faulty"),
             Self::MalformedHead
             | Self::ContentLength
             | Self::NoHost
@@ -155,7 +154,9 @@ impl Refusal {
             | Self::AmbiguousPath(_)
             | Self::EscapedSlash
             | Self::MalformedBody
-            | Self::Handshake(Fault::Key | Fault::Body) => (Client, StatusCode::BAD_REQUEST, "faulty"),
+            | Self::Handshake(HandshakeFault::Key | HandshakeFault::Body) => {
+                (Client, StatusCode::BAD_REQUEST, "faulty")
+            }
             Self::HeadTooLarge => (Client, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "faulty"),
             Self::TargetTooLong => (Client, StatusCode::URI_TOO_LONG, "faulty"),
             Self::HeadTimeout | Self::BodyTimeout => (Client, StatusCode::REQUEST_TIMEOUT, "faulty"),
@@ -183,12 +184,12 @@ impl Refusal {
         self.facts().1
     }
 
-    /// What a handshake that ended so is counted as.
+    /// The label of a handshake that ends with this refusal.
     pub(crate) fn label(&self) -> &'static str {
         self.facts().2
     }
 
-    /// The reason that a refusal by the rule's own policy is counted as.
+    /// The `reason` label of a refusal by the rule's policy.
     pub(crate) fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Client => Some("clients"),
@@ -196,22 +197,22 @@ impl Refusal {
         }
     }
 
-    /// Whether the connection closes with the response: where the end of the request is in doubt. One that is misdirected
-    /// closes nothing, since the connection is good for the hosts that it was opened for.
+    /// Whether the connection closes with the response, because the end of the request is uncertain. A misdirected
+    /// request does not close it, since the connection is valid for the hosts that it was opened for.
     pub(crate) fn closes(&self) -> bool {
         matches!(
             self,
             Self::BodyTimeout
                 | Self::MalformedBody
                 | Self::TransferCoding
-                | Self::Handshake(Fault::Body)
+                | Self::Handshake(HandshakeFault::Body)
                 | Self::Connect
                 | Self::NoHost
                 | Self::RepeatedHost
         )
     }
 
-    /// What the refusal is about, which clients are not told.
+    /// What the refusal is about, which is not revealed to clients.
     pub(super) fn subject(&self) -> Option<&dyn std::fmt::Display> {
         match self {
             Self::Unreadable(name) | Self::NoneReady(name) => Some(name),

@@ -1,8 +1,8 @@
-//! Targets that hyper's type for them cannot hold, although clients send them.
+//! Targets that clients send but hyper's type for them cannot hold.
 //!
-//! `http::Uri` refuses `"`, `<`, `>` and a backquote in some or all parts of a target. Browsers and curl send them as
-//! they are, mostly in a query, and a proxy has no business changing a target. So hyper reads such a head with the
-//! characters escaped, and the head that it writes to the backend gets them back.
+//! `http::Uri` rejects `"`, `<`, `>` and a backquote in some or all parts of a target. Browsers and curl send them
+//! unescaped, mostly in a query, and a proxy must not change a target. So hyper reads such a head with the characters
+//! escaped, and they are restored in the head that it writes to the backend.
 
 use std::{
     borrow::Cow,
@@ -12,13 +12,13 @@ use std::{
 /// A target in two forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Retarget {
-    /// As hyper has it.
+    /// As hyper reads and writes it.
     escaped: String,
     /// As the client sent it.
     sent: String,
 }
 
-/// Escapes the characters of a target that hyper does not take.
+/// Escapes the characters of a target that hyper rejects.
 fn escape(target: &str) -> Cow<'_, str> {
     if !target.contains(is_refused) {
         return Cow::Borrowed(target);
@@ -36,7 +36,8 @@ fn escape(target: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// A target as hyper writes it: without a fragment, and without scheme and authority, behind which there may be no path.
+/// A target as hyper writes it: without a fragment, and without scheme and authority, after which the path may be
+/// empty.
 fn origin_form(target: &str) -> String {
     let target = target.split('#').next().unwrap_or_default();
     match target.split_once("://") {
@@ -48,8 +49,8 @@ fn origin_form(target: &str) -> String {
     }
 }
 
-/// What is behind the empty lines that may precede a request (RFC 9112 §2.2).
-pub(crate) fn behind_empty_lines(mut bytes: &[u8]) -> &[u8] {
+/// The bytes after the empty lines that may precede a request (RFC 9112 §2.2).
+pub(crate) fn after_empty_lines(mut bytes: &[u8]) -> &[u8] {
     while let Some(rest) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
         bytes = rest;
     }
@@ -61,10 +62,10 @@ fn is_refused(char: char) -> bool {
 }
 
 impl Retarget {
-    /// Makes hyper take what begins with a head whose target it refuses: gives the bytes to read instead, and what the
-    /// target was. `None` if the target is not the trouble.
+    /// Rewrites bytes that begin with a head whose target hyper would reject: returns the bytes to read instead, and
+    /// the two forms of the target. `None` if the target needs no rewriting.
     pub(crate) fn of(received: &[u8]) -> Option<(Vec<u8>, Self)> {
-        let head = behind_empty_lines(received);
+        let head = after_empty_lines(received);
         let line = head.split(|byte| *byte == b'\n').next()?;
         let mut parts = str::from_utf8(line).ok()?.split(' ');
         let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
@@ -77,7 +78,7 @@ impl Retarget {
         Some((bytes, Self { escaped: origin_form(&escaped), sent: origin_form(target) }))
     }
 
-    /// The head of a request with the target as it was sent; `None` if it is not the head of this one.
+    /// Restores the target in the head of a request; `None` if the head belongs to another request.
     pub(crate) fn restore(&self, head: &[u8]) -> Option<Vec<u8>> {
         let start = head.iter().position(|byte| *byte == b' ')? + 1;
         let behind = head[start..].strip_prefix(self.escaped.as_bytes()).filter(|rest| rest.starts_with(b" "))?;
@@ -85,17 +86,17 @@ impl Retarget {
     }
 }
 
-/// What the next request on a connection is to have for its target.
+/// The target to restore in the next request on a connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NextTarget(Arc<Mutex<Option<Retarget>>>);
 
 impl NextTarget {
-    /// Restores the target of the next request.
+    /// Sets the target to restore in the next request, if any.
     pub(crate) fn set(&self, retarget: Option<Retarget>) {
         *self.0.lock().expect("no holder panics") = retarget;
     }
 
-    /// How the target of the request that comes now is to be restored.
+    /// Takes the target to restore in the request that begins now.
     pub(crate) fn take(&self) -> Option<Retarget> {
         self.0.lock().expect("no holder panics").take()
     }

@@ -1,4 +1,4 @@
-//! A request that has its rule: what both ways of serving it, plain and upgraded, start from.
+//! A request that has its rule: the starting point for serving it, as a plain request or an upgrade.
 
 use std::{
     net::IpAddr,
@@ -14,7 +14,7 @@ use crate::{
     table::{Candidates, Endpoint, InUse, Rule},
 };
 
-/// A request that has a rule, with all that outlives the look at the table.
+/// A request that has a rule, with everything that is needed after the table has been released.
 pub(crate) struct Routed {
     pub shared: Arc<Shared>,
     pub rule: Arc<Rule>,
@@ -25,18 +25,18 @@ pub(crate) struct Routed {
     pub rng: fastrand::Rng,
     /// The endpoint that was tried last.
     pub tried: Option<Arc<Endpoint>>,
-    /// How the target is to be written on the wire, if not as hyper has it.
+    /// How to write the target to the backend, if not as hyper has it.
     pub retarget: Option<Retarget>,
 }
 
-/// The clock by which endpoints are said to be out of reach.
+/// The clock for marking endpoints as unreachable.
 pub(crate) fn uptime() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()
 }
 
 impl Routed {
-    /// The next endpoint to try, counted from now on.
+    /// The next endpoint to try; counts the request there from now on.
     pub(crate) fn pick(&mut self) -> Option<(Arc<Endpoint>, InUse)> {
         let endpoint = self.candidates.next(&mut self.rng, uptime())?;
         let in_use = endpoint.state.enter();
@@ -44,7 +44,7 @@ impl Routed {
         Some((endpoint, in_use))
     }
 
-    /// When a handshake has to have its answer.
+    /// The deadline for the response to a handshake.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.rule.policy.timeouts.handshake.map(|limit| self.started + limit)
     }

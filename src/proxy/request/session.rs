@@ -1,4 +1,4 @@
-//! The session cookie: taken out of requests, set on answers. Nothing here does IO.
+//! The session cookie: removed from requests, set on responses. Nothing here does IO.
 
 use std::sync::Arc;
 
@@ -9,23 +9,24 @@ use crate::{
     table::{EndpointId, Persistence, Secure, Session, SessionKeys},
 };
 
-/// How many cookies of the name are checked: a client may have one for each of several paths, and a check costs an HMAC.
+/// How many cookies with the name are checked: a client may have one for each of several paths, and a check costs an
+/// HMAC.
 const MAX_TOKENS: usize = 8;
 
-/// What a request says about its session, and what is needed to answer it.
+/// The session of a request, and what the response needs.
 #[derive(Debug)]
 pub(crate) struct Sticky {
     persistence: Persistence,
     keys: Arc<SessionKeys>,
-    /// The session that the client has proven to have.
+    /// The session that the client has proved with a token.
     session: Option<Session>,
     secure: bool,
     now: u64,
 }
 
 impl Sticky {
-    /// Takes the rule's cookie out of a request. Several cookies of the name may have been sent, for several paths;
-    /// the first that is valid counts.
+    /// Removes the rule's cookie from a request. There may be several cookies with the name, for several paths; the
+    /// first valid one counts.
     pub(crate) fn take(
         persistence: &Persistence,
         keys: Arc<SessionKeys>,
@@ -39,12 +40,12 @@ impl Sticky {
         Self { persistence: persistence.clone(), keys, session, secure, now }
     }
 
-    /// The session that the client has proven to have.
+    /// The session that the client has proved with a token.
     pub(crate) fn session(&self) -> Option<&Session> {
         self.session.as_ref()
     }
 
-    /// The `Set-Cookie` for a request that this endpoint answers; nothing when the client has the right one.
+    /// The `Set-Cookie` for a response from this endpoint; `None` if the client has the right cookie.
     pub(crate) fn cookie(&self, endpoint: &EndpointId) -> Option<String> {
         let session = self.session().filter(|session| session.belongs_to(endpoint));
         let issued = match session {
@@ -64,8 +65,8 @@ impl Sticky {
     }
 }
 
-/// Takes the cookies of a name out of all `Cookie` fields and gives their values. The others stay as they were sent;
-/// a field that has no other goes.
+/// Removes the cookies with a name from all `Cookie` fields and returns their values. Other cookies stay as sent; a
+/// field without any is removed.
 fn take_cookie(fields: &mut impl Fields, name: &str) -> Vec<String> {
     let mut taken = Vec::new();
     let mut kept = Vec::new();
@@ -164,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn so_many_cookies_of_the_name_are_checked_and_no_more() {
+    fn the_number_of_cookies_that_are_checked_is_limited() {
         let keys = Arc::new(SessionKeys::random());
         let token = keys.issue(&endpoint("a"), "shop/chat/main", 1000);
         let session = |forged: usize| {
             let line = format!("{}chat={token}", "chat=forged; ".repeat(forged));
             let mut sent = headers(&[&line]);
             let sticky = Sticky::take(&persistence(Secure::Auto), keys.clone(), &mut sent, false, 1000);
-            assert!(sent.is_empty(), "those that are not checked go as well");
+            assert!(sent.is_empty(), "unchecked ones are removed as well");
             sticky.session().is_some()
         };
         assert!(session(MAX_TOKENS - 1));

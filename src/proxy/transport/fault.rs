@@ -1,22 +1,22 @@
-//! What is wrong with received records.
+//! Faults of received records.
 
-/// Why a connection cannot go on.
+/// Why a connection cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
-    #[error("a record that was not made with the agreed keys")]
+    #[error("a record that does not match the agreed keys")]
     BadMac,
     #[error("a record that is too long")]
     Overflow,
-    #[error("a record that has no place here")]
+    #[error("an unexpected record")]
     Unexpected,
     #[error("an alert, {0}")]
     Alert(u8),
-    #[error("the keys have protected as much as they may")]
+    #[error("the keys have reached their limit")]
     Exhausted,
 }
 
 impl Fault {
-    /// What to tell the peer (RFC 8446 §6).
+    /// The alert for the peer (RFC 8446 §6).
     pub(super) fn alert(self) -> Option<u8> {
         match self {
             Self::BadMac => Some(20),

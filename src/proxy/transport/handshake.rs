@@ -1,4 +1,4 @@
-//! The handshake of TLS, with clients and with backends: rustls' state machine over bytes that are ours.
+//! The TLS handshake, with clients and with backends: rustls' state machine over our own buffers.
 
 use std::{future::poll_fn, io, sync::Arc};
 
@@ -21,11 +21,11 @@ use super::{
 };
 use crate::proxy::bounds::budget::{Charge, poll_room};
 
-/// What is read at once, and what a hello of common size needs.
+/// How many bytes are read at once, which is enough for a hello of common size.
 const CHUNK: usize = 4096;
 const RECORD_HEADER: usize = 5;
 
-/// A connection of rustls that works on buffers of ours, at either end.
+/// A rustls connection over our own buffers, at either end.
 trait Unbuffered: Completed {
     type Data;
 
@@ -57,11 +57,11 @@ impl Unbuffered for UnbufferedClientConnection {
     }
 }
 
-/// Shakes hands with a server of this name, whose certificate the configuration verifies. It has to allow the extraction
-/// of secrets.
+/// Performs the handshake with a server of this name. The configuration verifies its certificate, and must have
+/// `enable_secret_extraction` set.
 ///
 /// # Errors
-/// If the connection breaks, or either side does not accept the other.
+/// If the connection fails, or either side rejects the other.
 #[cfg_attr(not(test), expect(dead_code, reason = "no route can ask for TLS to its backends yet"))]
 pub(crate) async fn connect(
     socket: TcpStream,
@@ -72,11 +72,11 @@ pub(crate) async fn connect(
     Started { socket, received: Vec::new(), charge: Charge::default() }.complete(connection).await
 }
 
-/// A handshake of which the client's hello has been read, or one of ours that has not begun.
+/// A TLS handshake whose client hello has been read, or one of our own that has not begun.
 pub(crate) struct Started {
     pub socket: TcpStream,
-    /// What was received and not yet taken by rustls. The hello is still in it, since rustls' acceptor gives a
-    /// connection with buffers of its own only.
+    /// Received bytes that rustls has not consumed yet. They still include the hello, because the connection from
+    /// rustls' acceptor would have buffers of its own.
     received: Vec<u8>,
     charge: Charge,
 }
@@ -96,7 +96,7 @@ pub(crate) async fn start(mut socket: TcpStream) -> io::Result<(Started, Accepte
             Err((error, mut alert)) => {
                 let mut bytes = Vec::new();
                 alert.write_all(&mut bytes)?;
-                // The error is what matters: that the alert does not arrive changes nothing.
+                // The error is what matters; a failure to send the alert does not change it.
                 let _ = socket.write_all(&bytes).await;
                 return Err(invalid(error));
             }
@@ -105,13 +105,13 @@ pub(crate) async fn start(mut socket: TcpStream) -> io::Result<(Started, Accepte
 }
 
 impl Started {
-    /// Shakes hands to the end. Session tickets wait in the stream, to go along with the first answer.
+    /// Completes the handshake. Session tickets wait in the stream and are sent with the first response.
     pub(crate) async fn finish(self, config: Arc<ServerConfig>) -> io::Result<Stream> {
         self.complete(UnbufferedServerConnection::new(config).map_err(invalid)?).await
     }
 
     async fn complete(mut self, mut connection: impl Unbuffered) -> io::Result<Stream> {
-        // Given record by record, so that rustls never gets to see what belongs to us: payload behind the handshake.
+        // Passed record by record, so that rustls never consumes what follows the handshake: the payload.
         let (mut given, mut to_send, mut failure) = (0, Vec::new(), None);
         loop {
             let UnbufferedStatus { discard, state } = connection.process(&mut self.received[..given]);
@@ -124,7 +124,8 @@ impl Started {
                 Ok(ConnectionState::BlockedHandshake) if failure.is_none() => blocked = true,
                 // rustls has an alert for the peer, which is encoded next.
                 Err(error) if failure.is_none() => failure = Some(error),
-                // Payload may be sent: the handshake is over. So it is behind the alert of a failure.
+                // Payload may be sent, so the handshake is over. After a failure, it is over once the alert has been
+                // encoded.
                 Ok(_) | Err(_) => over = true,
             }
             self.received.drain(..discard);
@@ -134,15 +135,15 @@ impl Started {
             }
             if blocked {
                 self.send(&mut to_send).await?;
-                given = self.one_more_record(given).await?;
+                given = self.next_record_end(given).await?;
             }
         }
         if let Some(error) = failure {
             let _ = self.send(&mut to_send).await;
             return Err(invalid(error));
         }
-        // The client of TLS 1.2 waits for it. In TLS 1.3 it is tickets, for which nobody waits, or the end of the client's
-        // own handshake, which its first request goes along with.
+        // A TLS 1.2 client waits for these bytes. In TLS 1.3, they are tickets, for which nobody waits, or the end of our
+        // own handshake, which is sent with the first request.
         if connection.version() == Some(ProtocolVersion::TLSv1_2) {
             self.send(&mut to_send).await?;
         }
@@ -156,8 +157,8 @@ impl Started {
         Ok(())
     }
 
-    /// Waits until one record more is there than so many bytes, and returns where it ends.
-    async fn one_more_record(&mut self, given: usize) -> io::Result<usize> {
+    /// Waits until one more record is complete after the first `given` bytes, and returns where it ends.
+    async fn next_record_end(&mut self, given: usize) -> io::Result<usize> {
         loop {
             if let Some(&[_, _, _, high, low]) = self.received[given..].first_chunk::<RECORD_HEADER>() {
                 let end = given + RECORD_HEADER + usize::from(u16::from_be_bytes([high, low]));
@@ -171,9 +172,9 @@ impl Started {
 }
 
 async fn read_more(socket: &mut TcpStream, received: &mut Vec<u8>, charge: &mut Charge) -> io::Result<()> {
-    // Nobody needs so much for a handshake, certificates included.
+    // No handshake needs this much, even with certificates.
     if received.len() + CHUNK > READ {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a handshake that is too long"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the TLS handshake is too long"));
     }
     let room = poll_fn(|cx| poll_room(cx, CHUNK, charge.bytes())).await;
     received.reserve_exact(room);

@@ -1,7 +1,7 @@
-//! The protection of records behind a handshake of rustls, with the keys that it agreed on (RFC 8446 §5, RFC 5246
-//! §6.2). Pure: bytes in, bytes out, and the caller owns all buffers, so a silent connection holds none.
+//! Protects records after a TLS handshake by rustls, with the negotiated keys (RFC 8446 §5, RFC 5246 §6.2). Pure: bytes
+//! in, bytes out, and the caller owns all buffers, so a silent connection holds none.
 //!
-//! The decision record on TLS says why this is not left to rustls.
+//! The decision record on TLS explains why this is not left to rustls.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rustls::{
@@ -14,27 +14,27 @@ use super::{
     role::{Completed, KEY_UPDATE, Request, Role},
 };
 
-/// The longest record on the wire: TLS 1.2 allows more for expansion than TLS 1.3 does.
+/// The maximum length of a record on the wire: TLS 1.2 allows more expansion than TLS 1.3.
 pub(crate) const MAX_RECORD: usize = HEADER + MAX_FRAGMENT + 2048;
 const HEADER: usize = 5;
-/// What a record may carry.
+/// The maximum payload of a record.
 const MAX_FRAGMENT: usize = 1 << 14;
 const TAG: usize = 16;
 const EXPLICIT_NONCE: usize = 8;
-/// What a record adds to its payload, at most.
+/// The maximum overhead of a record.
 const OVERHEAD: usize = HEADER + EXPLICIT_NONCE + 1 + TAG;
-/// What one key protects at most, in bytes: AES-GCM is good for 2^24.5 records of full size (RFC 8446 §5.5), and less
-/// than half of that is used.
+/// The maximum number of bytes protected by one key: AES-GCM allows 2^24.5 full-size records (RFC 8446 §5.5), of which
+/// less than half is used.
 const KEY_LIMIT: u64 = 1 << 37;
-/// How many records in a row may come without payload: as many as `BoringSSL` takes. New keys above all cost far
-/// more than the few bytes that ask for them.
+/// The maximum number of consecutive records without payload, as in `BoringSSL`. New keys in particular cost far more
+/// than the few bytes that request them.
 const MAX_WITHOUT_PAYLOAD: u8 = 32;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
-/// As records of both versions call themselves.
+/// The version in the headers of records of both versions.
 const LEGACY_VERSION: [u8; 2] = [3, 3];
 
 const CLOSE_NOTIFY: u8 = 0;
@@ -42,51 +42,51 @@ const USER_CANCELED: u8 = 90;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
-/// How much room [`Records::seal`] needs for so many bytes.
+/// The number of bytes that [`Records::seal`] needs for `plain` bytes of payload.
 pub(crate) const fn sealed_length(plain: usize) -> usize {
     let records = plain / MAX_FRAGMENT + 1;
-    // A `KeyUpdate` may come before.
+    // A `KeyUpdate` may precede them.
     plain + records * OVERHEAD + KEY_UPDATE.len() + OVERHEAD
 }
 
-/// What was made of received bytes.
+/// The result of opening received bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Opened {
-    /// Bytes of whole records, which are done with.
+    /// The number of bytes of complete records, which have been processed.
     pub consumed: usize,
-    /// Payload, from the start of the room that was given.
+    /// The length of the payload, which starts at the beginning of the output.
     pub payload: usize,
-    /// How many records those bytes were.
+    /// The number of records in those bytes.
     pub records: usize,
-    /// Why nothing more will come behind that payload: the peer has said so, or something is wrong.
+    /// Why nothing follows that payload: the peer has closed, or an error.
     pub end: Option<Result<(), Fault>>,
 }
 
-/// What a record was for.
+/// The content of a record.
 enum Content {
     Payload(usize),
-    /// Nothing that the peer wants to see.
+    /// Nothing for the receiver.
     Nothing,
-    /// The end of what the peer says.
+    /// The end of what the peer sends.
     Close,
 }
 
-/// Both directions of a connection behind its handshake.
+/// Both directions of a connection after its handshake.
 pub(crate) struct Records {
     opening: Key,
     sealing: Key,
     is_tls13: bool,
-    /// Protected with the current key, in bytes.
+    /// The number of bytes protected with the current key.
     sealed: u64,
-    /// Whether the peer has asked for new keys and not got them.
+    /// Whether the peer has requested new keys that have not been sent.
     owes_key_update: bool,
-    /// Records since the last that had payload.
+    /// The number of records since the last one with payload.
     without_payload: u8,
     role: Role,
 }
 
 impl Records {
-    /// Takes over from a handshake that is complete and has nothing left to send.
+    /// Takes over after a handshake that is complete and has nothing left to send.
     pub(crate) fn take_over(connection: impl Completed) -> Result<Self, rustls::Error> {
         let ([receiving, sending], role) = connection.take_over()?;
         let is_tls13 = role.is_tls13();
@@ -100,7 +100,7 @@ impl Records {
         if self.is_tls13 { "TLSv1.3" } else { "TLSv1.2" }
     }
 
-    /// Opens the whole records at the start of the received bytes. There must be as much room as there are bytes.
+    /// Opens the complete records at the start of `wire`. `room` must be at least as long.
     pub(crate) fn open(&mut self, wire: &[u8], room: &mut [u8]) -> Opened {
         let mut opened = Opened::default();
         while opened.end.is_none() {
@@ -161,7 +161,7 @@ impl Records {
         Ok(())
     }
 
-    /// Protects payload. Returns how much of the room it took, of which there must be [`sealed_length`].
+    /// Protects payload. Returns how much of `room` was used, which must have [`sealed_length`] bytes.
     pub(crate) fn seal(&mut self, payload: &[u8], room: &mut [u8]) -> Result<usize, Fault> {
         let mut length = self.update_key(room)?;
         for fragment in payload.chunks(MAX_FRAGMENT) {
@@ -170,12 +170,12 @@ impl Records {
         Ok(length)
     }
 
-    /// The last record of ours.
+    /// The proxy's last record.
     pub(crate) fn seal_close_notify(&mut self) -> Result<Vec<u8>, Fault> {
         self.seal_alert(WARNING, CLOSE_NOTIFY)
     }
 
-    /// What tells the peer why there is an end, if there is anything to tell.
+    /// The alert that tells the peer about a fault, if there is one.
     pub(crate) fn seal_fault(&mut self, fault: Fault) -> Option<Vec<u8>> {
         self.seal_alert(FATAL, fault.alert()?).ok()
     }
@@ -187,7 +187,7 @@ impl Records {
         Ok(room)
     }
 
-    /// New keys where the peer has asked for them, or where the current one has done enough.
+    /// Changes the key if the peer has requested it, or if the current one has reached its limit.
     fn update_key(&mut self, room: &mut [u8]) -> Result<usize, Fault> {
         if self.sealed < KEY_LIMIT && !self.owes_key_update {
             return Ok(0);
@@ -209,19 +209,19 @@ impl Records {
     }
 }
 
-/// The first record, when it is all there.
+/// The first record, if it is complete.
 fn first_record(wire: &[u8]) -> Result<Option<&[u8]>, Fault> {
     let Some(&[_, _, _, high, low]) = wire.first_chunk() else { return Ok(None) };
     let length = HEADER + usize::from(u16::from_be_bytes([high, low]));
     if length > MAX_RECORD { Err(Fault::Overflow) } else { Ok(wire.get(..length)) }
 }
 
-/// One direction.
+/// The key of one direction.
 struct Key {
     aead: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
-    /// Whether a part of the nonce is sent along (RFC 5288 §3).
+    /// Whether part of the nonce is sent in the record (RFC 5288 §3).
     explicit_nonce: bool,
 }
 
@@ -239,20 +239,20 @@ impl Key {
         Ok(Self { aead: LessSafeKey::new(key), iv, sequence, explicit_nonce: is_gcm && !is_tls13 })
     }
 
-    /// Of the current record (RFC 8446 §5.3); rustls makes those of TLS 1.2 in the same way.
+    /// The nonce of the current record (RFC 8446 §5.3); rustls computes those of TLS 1.2 in the same way.
     fn nonce(&self) -> [u8; 12] {
         let mut nonce = self.iv;
         nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()).for_each(|(byte, sequence)| *byte ^= sequence);
         nonce
     }
 
-    /// No number may come twice.
+    /// Advances the sequence number, which must not repeat.
     fn count(&mut self) -> Result<(), Fault> {
         self.sequence = self.sequence.checked_add(1).ok_or(Fault::Exhausted)?;
         Ok(())
     }
 
-    /// Additional data of TLS 1.2, which has the type and the version of the record's header (RFC 5246 §6.2.3.3).
+    /// The additional data of TLS 1.2, with the type and the version from the record's header (RFC 5246 §6.2.3.3).
     fn additional(&self, header: &[u8], length: usize) -> Result<[u8; 13], Fault> {
         let mut additional = [0; 13];
         additional[..8].copy_from_slice(&self.sequence.to_be_bytes());
@@ -261,7 +261,7 @@ impl Key {
         Ok(additional)
     }
 
-    /// Opens a whole record, to its content type and the length of its payload.
+    /// Opens a complete record; returns its content type and the length of its payload.
     fn open(&mut self, record: &[u8], room: &mut [u8], is_tls13: bool) -> Result<(u8, usize), Fault> {
         let (header, mut body) = record.split_at(HEADER);
         let content = header[0];
@@ -293,7 +293,7 @@ impl Key {
         if is_tls13 { inner_content(room) } else { Ok((content, length)) }
     }
 
-    /// Seals one fragment, and returns the length of the record.
+    /// Seals one fragment; returns the length of the record.
     fn seal(&mut self, content: u8, payload: &[u8], room: &mut [u8], is_tls13: bool) -> Result<usize, Fault> {
         let nonce = self.nonce();
         let (explicit, trailer) = match (is_tls13, self.explicit_nonce) {
@@ -323,7 +323,7 @@ impl Key {
     }
 }
 
-/// What TLS 1.3 hides behind the payload: its type, then zeros (RFC 8446 §5.4).
+/// Removes what TLS 1.3 appends to the payload: its type, then zeros (RFC 8446 §5.4).
 fn inner_content(inner: &[u8]) -> Result<(u8, usize), Fault> {
     let end = inner.iter().rposition(|byte| *byte != 0).ok_or(Fault::Unexpected)?;
     Ok((inner[end], end))

@@ -1,5 +1,5 @@
-//! Which end of a connection the records belong to. rustls keeps what is needed for new keys, and knows which messages of
-//! its handshake may come later.
+//! The end of a connection that records belong to. rustls keeps the state for new keys, and handles the handshake messages
+//! that may arrive later.
 
 use rustls::{
     ConnectionTrafficSecrets, ProtocolVersion,
@@ -11,13 +11,13 @@ use rustls::{
 use super::fault::Fault;
 
 const NEW_SESSION_TICKET: u8 = 4;
-/// A `KeyUpdate` without and with the wish for one in return (RFC 8446 §4.6.3).
+/// A `KeyUpdate` that does not request one in return, and one that does (RFC 8446 §4.6.3).
 pub(super) const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 pub(super) const KEY_UPDATE_REQUESTED: [u8; 5] = [24, 0, 0, 1, 1];
-/// The longest message of a handshake behind its end, in bytes: a ticket of the maximum length, with its extensions.
+/// The maximum length of a message after the handshake, in bytes: a ticket with its extensions.
 const MAX_MESSAGE: usize = 1 << 17;
 
-/// A connection behind its handshake, as rustls sees it.
+/// A connection after its handshake.
 #[expect(clippy::large_enum_variant, reason = "nearly all connections over TLS are with clients")]
 pub(crate) enum Role {
     Server(KernelConnection<ServerConnectionData>),
@@ -31,11 +31,11 @@ pub(crate) struct Client {
     partial: Vec<u8>,
 }
 
-/// What a message of the handshake asks for.
+/// What a handshake message requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Nothing,
-    /// The peer's next record has new keys. Whether it wants new ones of us as well.
+    /// The peer's next record has new keys; `in_return` requests new ones from us.
     NewKeys {
         in_return: bool,
     },
@@ -74,7 +74,7 @@ impl Role {
         version == ProtocolVersion::TLSv1_3
     }
 
-    /// New keys for what is received.
+    /// The next receiving keys.
     pub(super) fn next_receiving(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
         match self {
             Self::Server(kernel) => kernel.update_rx_secret(),
@@ -82,7 +82,7 @@ impl Role {
         }
     }
 
-    /// New keys for what is sent.
+    /// The next sending keys.
     pub(super) fn next_sending(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
         match self {
             Self::Server(kernel) => kernel.update_tx_secret(),
@@ -90,7 +90,7 @@ impl Role {
         }
     }
 
-    /// Follows what a record has of the handshake. In TLS 1.2 it would be a renegotiation, which nobody needs.
+    /// Processes the handshake messages of a record. In TLS 1.2, it would be a renegotiation, which is not supported.
     pub(super) fn follow(&mut self, bytes: &[u8]) -> Result<Request, Fault> {
         match self {
             _ if !self.is_tls13() => Err(Fault::Unexpected),

@@ -1,7 +1,7 @@
-//! A connection with a client or a backend, in plaintext or TLS, which holds no buffer while nothing is in flight.
+//! A connection with a client or a backend, in plaintext or over TLS, which holds no buffer while nothing is in flight.
 //!
-//! Bytes are received into buffers that belong to the thread and go back before the poll returns. What a socket does
-//! not take at once is kept here, at its exact size, and so is the beginning of a TLS record whose end has not come.
+//! Bytes are received into buffers that belong to the thread, which are released before the poll returns. What a socket
+//! does not accept at once is kept here, at its exact size, and so is the beginning of an incomplete TLS record.
 
 use std::{
     cell::RefCell,
@@ -29,14 +29,15 @@ use crate::proxy::bounds::{
     clients::Seat,
 };
 
-/// When the kernel asks a silent peer for a sign of life, and when it takes it for gone: after two minutes. Nothing
-/// else notices a peer that lost power or its network while nobody has anything to say to it. Often enough to also
-/// keep the entry in the tables of NATs and firewalls on the way.
+/// When the kernel probes a silent peer, and when it considers the peer gone: after two minutes. Nothing else detects a
+/// peer that lost power or its network while there is nothing to send to it. Frequent enough to also keep the entries
+/// in NATs and firewalls in between.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
 
-/// Sets what every connection has, with clients and with backends. Those that are accepted have it from their listener.
+/// Sets the options of every connection, with clients and with backends. Accepted ones inherit them from their
+/// listener.
 pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
@@ -45,19 +46,19 @@ pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// What is read from a socket at once, at most.
+/// The maximum number of bytes read from a socket at once.
 pub(crate) const READ: usize = 64 * 1024;
-/// Room before what is received, for what a tunnel has kept of what came before.
+/// Space before received bytes, for bytes that a tunnel has kept from the last read.
 pub(crate) const HEADROOM: usize = 131;
 const PLAIN: usize = HEADROOM + MAX_RECORD + READ;
 
 /// The buffers of a thread.
 pub(crate) struct Buffers {
-    /// Payload, as received and as it is to be sent.
+    /// Payload, received or to be sent.
     pub plain: Box<[u8]>,
     /// TLS records, received or to be sent.
     wire: Box<[u8]>,
-    /// TLS records that what was received last came in.
+    /// The number of TLS records in what was received last.
     pub records: usize,
 }
 
@@ -69,12 +70,12 @@ thread_local! {
     });
 }
 
-/// Lends the buffers of the thread, which nobody may keep beyond a poll.
+/// Lends the buffers of the thread, which must not be kept beyond a poll.
 pub(crate) fn with_buffers<R>(work: impl FnOnce(&mut Buffers) -> R) -> R {
     BUFFERS.with_borrow_mut(work)
 }
 
-/// Bytes that wait, at their exact size.
+/// Waiting bytes, at their exact size.
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Box<[u8]>,
@@ -120,8 +121,8 @@ pub(crate) enum Departure {
     Reset,
 }
 
-/// What the runtime knows of a socket without reading from it. `PRIORITY` stands for the end of what the peer sends,
-/// and unlike `READABLE` not for bytes.
+/// What the runtime knows about a socket without reading from it. `PRIORITY` reports the end of what the peer sends
+/// but, unlike `READABLE`, not data.
 const DEPARTED: Interest = Interest::PRIORITY.add(Interest::ERROR);
 
 impl Departure {
@@ -134,24 +135,24 @@ impl Departure {
 pub(crate) struct Stream {
     socket: TcpStream,
     tls: Option<Box<Tls>>,
-    /// What the socket did not take.
+    /// Bytes that the socket has not accepted.
     unsent: Waiting,
-    /// Payload that was received and that nobody has taken.
+    /// Payload that was received but not taken.
     ahead: Waiting,
-    /// Its place in the count of its client's connections, given back with the socket.
+    /// Its place in the count of its client's connections, released with the socket.
     _seat: Option<Seat>,
 }
 
-/// What a connection in TLS has beyond a socket.
+/// The state of TLS on a connection.
 struct Tls {
     records: Records,
-    /// Records that are not opened: one that is not whole, or what came with the handshake.
+    /// Records that have not been opened: an incomplete one, or those that arrived with the handshake.
     received: Waiting,
-    /// Whether there may be whole ones among them.
+    /// Whether there may be complete ones among them.
     unopened: bool,
     /// Why nothing more will be received.
     end: Option<Result<(), Fault>>,
-    /// Whether our last record has been made.
+    /// Whether our last record has been sealed.
     closed: bool,
 }
 
@@ -162,12 +163,12 @@ impl From<TcpStream> for Stream {
 }
 
 impl Stream {
-    /// The connection of a client that is counted for as long as it is open.
+    /// A client's connection, counted for as long as it is open.
     pub(crate) fn seated(self, seat: Option<Seat>) -> Self {
         Self { _seat: seat, ..self }
     }
 
-    /// A connection behind its handshake, with what was received and what is still to be sent of it.
+    /// A connection after its TLS handshake, with the bytes received after it and those still to be sent.
     pub(crate) fn secured(socket: TcpStream, records: Records, received: &[u8], unsent: &[u8]) -> Self {
         let tls = Tls { records, received: Waiting::new(received.into()), unopened: true, end: None, closed: false };
         let mut stream = Self { tls: Some(Box::new(tls)), ..Self::from(socket) };
@@ -175,7 +176,7 @@ impl Stream {
         stream
     }
 
-    /// The version of TLS as a label.
+    /// The TLS version as a label.
     pub(crate) fn tls_version(&self) -> &'static str {
         self.tls.as_ref().map_or("none", |tls| tls.records.version())
     }
@@ -187,13 +188,13 @@ impl Stream {
         self.ahead.push(behind.rest());
     }
 
-    /// How many bytes wait for the socket to take them.
+    /// The number of bytes that the socket has not accepted yet.
     pub(crate) fn unsent(&self) -> usize {
         self.unsent.rest().len()
     }
 
-    /// Ready when the peer has closed its half or reset the connection, whether or not what it sent before has been
-    /// read. Waits without reading.
+    /// Ready when the peer has closed its half or reset the connection, whether or not everything that it sent before
+    /// has been read. Waits without reading.
     pub(crate) async fn left(&self) -> Departure {
         match self.socket.ready(DEPARTED).await {
             Ok(ready) => Departure::of(ready),
@@ -201,18 +202,18 @@ impl Stream {
         }
     }
 
-    /// The same, if it is known now.
+    /// The same, if already known.
     pub(crate) fn has_left(&self) -> Option<Departure> {
         self.left().now_or_never()
     }
 
-    /// Ready when the connection is broken, of a peer that has closed its half.
+    /// Ready when the connection to a peer that has closed its half is broken.
     pub(crate) async fn broken(&self) {
         let _ = self.socket.ready(Interest::ERROR).await;
     }
 
-    /// Receives payload behind the headroom of the thread's buffer, and returns its length: none at the end. At most so
-    /// many bytes are read at once.
+    /// Receives payload after the headroom of the thread's buffer, and returns its length: 0 at the end. Reads at most
+    /// `most` bytes at once.
     pub(crate) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -240,7 +241,7 @@ impl Stream {
                         && let Some(alert) = tls.records.seal_fault(fault)
                     {
                         self.unsent.push(&alert);
-                        // Nobody writes to a connection that is broken, so what does not leave now never does.
+                        // Nothing more is written to a broken connection, so what is not sent now never is.
                         let _ = self.poll_sent(cx);
                     }
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
@@ -253,7 +254,7 @@ impl Stream {
         }
     }
 
-    /// Sends payload from the thread's buffer. What the socket does not take waits for [`Stream::poll_sent`].
+    /// Sends payload from the thread's buffer. What the socket does not accept waits for [`Stream::poll_sent`].
     pub(crate) fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -283,7 +284,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Ready when the socket has taken everything.
+    /// Ready when the socket has accepted everything.
     pub(crate) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unsent() > 0 {
             let taken = ready!(Pin::new(&mut self.socket).poll_write(cx, self.unsent.rest()))?;
@@ -297,7 +298,7 @@ impl Stream {
 }
 
 impl Tls {
-    /// Receives and opens records. No payload may come of it, nor an end.
+    /// Receives and opens records, possibly without any payload or the end.
     fn poll_open(
         &mut self,
         cx: &mut Context<'_>,
@@ -310,7 +311,8 @@ impl Tls {
         if !std::mem::take(&mut self.unopened) {
             let read = ready!(poll_read(socket, cx, &mut wire[filled..filled + at_once(most)]))?;
             if read == 0 {
-                // Many clients close without close_notify; frames and lengths tell what is whole, so nothing is lost.
+                // Many clients close without close_notify; frames and lengths show what is complete, so nothing is
+                // lost.
                 self.end = Some(Ok(()));
                 return Poll::Ready(Ok(0));
             }
@@ -370,7 +372,7 @@ impl AsyncWrite for Stream {
         if this.tls.is_none() {
             return Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
         }
-        // Nothing more is protected before the socket has what was: it would wait here.
+        // Nothing more is sealed before the socket has accepted earlier records: it would wait here.
         ready!(this.poll_sent(cx))?;
         with_buffers(|buffers| {
             let mut length = 0;
@@ -404,7 +406,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Reads, for a bounded time, what the peer still sends until it closes.
+/// Reads what the peer still sends until it closes, for a limited time.
 pub(crate) async fn await_end(stream: &mut Stream, patience: Duration) {
     let _ = tokio::time::timeout(patience, drain(stream)).await;
 }
@@ -414,11 +416,11 @@ async fn drain(stream: &mut (impl AsyncRead + Unpin)) {
     while let Ok(1..) = stream.read(&mut buffer).await {}
 }
 
-/// Closes a connection so that what was written arrives: our half first, then, for a bounded time, what the peer
-/// still sends is read. A socket that is closed with unread bytes resets the connection, and a reset destroys what
-/// the peer has not read yet (RFC 9112 §9.6).
+/// Closes a connection so that everything written arrives: first our half; then what the peer still sends is read, for
+/// a limited time. Closing a socket with unread bytes resets the connection, and a reset destroys what the peer has not
+/// read yet (RFC 9112 §9.6).
 pub(crate) async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin, patience: Duration) {
-    // On the heap, and from now on only: whoever may have to close one day should not carry the buffer until then.
+    // On the heap, so that a future that may have to close does not carry the buffer until then.
     let drain = Box::pin(async move {
         if stream.shutdown().await.is_ok() {
             drain(&mut stream).await;

@@ -1,4 +1,4 @@
-//! How long a tunnel may live.
+//! The time limits of a tunnel.
 
 use std::time::Duration;
 
@@ -7,21 +7,22 @@ use tokio::time::Instant;
 use super::end::{Cause, Closer};
 use crate::table::Timeouts;
 
-/// How long a tunnel may live.
+/// The time limits of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy) struct TunnelLimits {
     idle: Option<Duration>,
     max_duration: Option<Duration>,
     half_closed: Duration,
-    /// How long a frame may take to become whole, and how long a peer may take to answer a Close, when we end it.
+    /// How long a frame may take to be complete, and how long a peer may take to answer a Close, when the proxy ends
+    /// it.
     pub close: Duration,
     /// How long its connections may take to close.
     pub linger: Duration,
 }
 
 impl TunnelLimits {
-    /// The limits of one tunnel. Its duration is shortened by up to a tenth, so that clients which came together do
-    /// not have to come back together.
+    /// The limits of one tunnel. Its maximum duration is shortened by up to a tenth, so that clients that connected
+    /// together do not reconnect together.
     pub(in crate::proxy) fn new(timeouts: &Timeouts, settings: &crate::proxy::Settings) -> Self {
         let jitter = |duration: Duration| duration.mul_f64(1.0 - fastrand::f64() / 10.0);
         Self {
@@ -48,7 +49,7 @@ impl Clock {
         Self { limits, opened: now, last_byte: now, first_end: None }
     }
 
-    /// One side has closed. From the first on, silence is counted.
+    /// Records that one side has closed. Silence counts from the first close.
     pub(super) fn note_end(&mut self, side: Closer, now: Instant) {
         if self.first_end.is_none() {
             self.first_end = Some(side);
@@ -56,12 +57,12 @@ impl Clock {
         }
     }
 
-    /// Bytes have passed.
+    /// Records that bytes have passed.
     pub(super) fn note_bytes(&mut self, now: Instant) {
         self.last_byte = now;
     }
 
-    /// When a limit is reached if no bytes pass, and which; nothing where there is no limit.
+    /// When a limit is reached if no bytes pass, and the cause; `None` without a limit.
     pub(super) fn next(&self) -> Option<(Instant, Cause)> {
         let half_closed = self.first_end.map(|_| (self.last_byte + self.limits.half_closed, Cause::HalfClosed));
         let idle = self.limits.idle.map(|idle| (self.last_byte + idle, Cause::Idle));

@@ -1,7 +1,7 @@
-//! The end of a tunnel that ends because of us: a Close frame to both sides, at a frame boundary, with a reason.
+//! The end of a tunnel that the proxy ends: a Close frame to both sides, at a frame boundary, with a reason.
 //!
-//! The frame that is on the wire becomes whole first. Nothing is passed on behind the Close; what the peers still say
-//! is read until their own Close, so that it is not a reset that they see.
+//! The frame on the wire is completed first. Nothing is forwarded after the Close; what the peers still send is read
+//! until their own Close, so that they do not see a reset.
 
 use std::{
     future::poll_fn,
@@ -17,29 +17,30 @@ use super::{
 };
 use crate::{metrics::Direction, proxy::transport::stream::with_buffers};
 
-/// What both sides are told.
+/// The Close for both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Farewell {
-    /// A status code (RFC 6455 §7.4, and the registry of IANA).
+    /// A status code (RFC 6455 §7.4, and the IANA registry).
     pub code: u16,
     reason: &'static str,
-    /// The side that does not answer pings. It is told if its socket takes that at once, and is not waited for.
+    /// The side that does not answer pings. It gets a Close only if its socket accepts it at once, and is not waited
+    /// for.
     gone: Option<Closer>,
 }
 
-/// What came of a farewell.
+/// The result of a farewell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// The code, if any side could be told.
+    /// The code, if any side got the Close.
     pub code: Option<u16>,
-    /// Whether the client did not take a whole frame or a Close in time.
+    /// Whether the client did not accept the rest of a frame or a Close in time.
     pub client_cut: bool,
-    /// The same of the backend.
+    /// The same for the backend.
     pub backend_cut: bool,
 }
 
 impl Heard {
-    /// Whether anybody was cut.
+    /// Whether any side was cut off.
     pub(super) fn cut(self) -> bool {
         self.client_cut || self.backend_cut
     }
@@ -49,7 +50,7 @@ const GOING_AWAY: u16 = 1001;
 const INTERNAL_ERROR: u16 = 1011;
 
 impl Farewell {
-    /// `None` if the peers ended it. `ending` is why [`Tunnels`](super::Tunnels) ended it, if it did.
+    /// `None` if the peers ended the tunnel. `ending` is why [`Tunnels`](super::Tunnels) ended it, if it did.
     pub(super) fn of(outcome: Outcome, ending: Option<Ending>) -> Option<Self> {
         let (code, reason) = match (outcome.cause, outcome.closer) {
             (cause, _) if ending.is_some_and(|ending| ending.cause == cause) => {
@@ -76,20 +77,20 @@ impl Farewell {
     }
 }
 
-/// How far a listener is with its Close.
+/// How far sending the Close to a listener has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     NotYet,
-    /// It was handed to the socket, which may not have taken it: ours, or earlier that of the other side.
+    /// It was handed to the socket, which may not have accepted it: ours, or earlier that of the other side.
     Sent,
-    /// It has it all.
+    /// The socket has accepted all of it.
     Done,
-    /// It cannot be told: it is gone, or no frame can follow what it got.
+    /// It cannot be sent: the listener is gone, or no frame can follow what it has received.
     Never,
 }
 
 impl Tunnel {
-    /// Says farewell to both sides, and hears theirs.
+    /// Sends a Close to both sides, and waits for theirs.
     pub(super) async fn say(&mut self, farewell: Farewell) -> Heard {
         let told = |talker: &Side| if talker.close.is_some() { Told::Sent } else { Told::NotYet };
         let (mut client, mut backend) = (told(&self.backend), told(&self.client));
@@ -107,7 +108,7 @@ impl Tunnel {
             let to_backend = poll_tell(cx, talker, listener, &mut backend, &payload, &mut passed_to_backend);
             if to_client.is_ready() && to_backend.is_ready() { Poll::Ready(()) } else { Poll::Pending }
         });
-        // What this leaves undone is in `client` and `backend`.
+        // What has not been completed is in `client` and `backend`.
         let _ = tokio::time::timeout(self.clock.limits.close, telling).await;
         self.accounts.count(Direction::ToClient, passed_to_client);
         self.accounts.count(Direction::ToBackend, passed_to_backend);
@@ -118,7 +119,7 @@ impl Tunnel {
             let (of_client, of_backend) = (of_client.unwrap_or(Poll::Ready(())), of_backend.unwrap_or(Poll::Ready(())));
             if of_client.is_ready() && of_backend.is_ready() { Poll::Ready(()) } else { Poll::Pending }
         });
-        // One that does not answer is closed all the same.
+        // A side that does not answer is closed all the same.
         let _ = tokio::time::timeout(self.clock.limits.close, hearing).await;
         let cut = |told| matches!(told, Told::NotYet | Told::Sent);
         let told = client == Told::Done || backend == Told::Done;
@@ -126,8 +127,8 @@ impl Tunnel {
     }
 }
 
-/// Tells a listener that does not answer pings, which may be alive all the same, unless its socket is full or has only a
-/// part of a frame. Waits for nothing.
+/// Sends a Close to a listener that does not answer pings, which may still be alive, unless its socket is full or has
+/// received only part of a frame. Does not wait.
 async fn tell_at_once(talker: &Side, listener: &mut Side, payload: &[u8]) -> Told {
     poll_fn(|cx| {
         if talker.close.is_some() || listener.stream.unsent() > 0 || !listener.takes_control_frames(talker) {
@@ -139,8 +140,8 @@ async fn tell_at_once(talker: &Side, listener: &mut Side, payload: &[u8]) -> Tol
     .await
 }
 
-/// Lets the current frame of the talker become whole, and then tells the listener. Ready when there is nothing more to
-/// tell.
+/// Completes the talker's current frame, then sends the Close to the listener. Ready when there is nothing more to
+/// send.
 fn poll_tell(
     cx: &mut Context<'_>,
     talker: &mut Side,
@@ -178,7 +179,7 @@ fn poll_tell(
     }
 }
 
-/// Passes on what belongs to the current frame, of which there is more to come, and nothing behind it.
+/// Forwards the rest of the current frame, which is incomplete, and nothing after it.
 fn poll_finish_frame(
     cx: &mut Context<'_>,
     talker: &mut Side,
@@ -198,7 +199,7 @@ fn poll_finish_frame(
     })
 }
 
-/// Ready when a side has said its Close, or nothing more can be understood of it.
+/// Ready when a side has sent its Close, or when nothing more can be parsed from it.
 fn poll_hear(cx: &mut Context<'_>, side: &mut Side) -> Poll<()> {
     let mut turn = Turn::new();
     while side.close.is_none() && !side.has_ended() && !side.frames.is_broken() {

@@ -9,7 +9,7 @@ pub enum Closer {
     Client,
     /// The backend.
     Backend,
-    /// We.
+    /// The proxy.
     Proxy,
 }
 
@@ -32,17 +32,17 @@ pub enum Cause {
     Closed,
     /// The closer's connection broke.
     Reset,
-    /// No byte came for the rule's `timeouts.idle`.
+    /// No byte arrived for the rule's `timeouts.idle`.
     Idle,
-    /// It lived for the rule's `timeouts.maxDuration`.
+    /// It reached the rule's `timeouts.maxDuration`.
     MaxDuration,
-    /// One side had closed, and the other sent nothing more without closing.
+    /// One side had closed, and the other neither sent anything nor closed.
     HalfClosed,
     /// The closer did not answer a ping within the rule's `keepalive.pingTimeout`.
     PingTimeout,
-    /// We ended it, and a side took neither the rest of its frame nor the Close in time.
+    /// The proxy ended it, and a side accepted neither the rest of its frame nor the Close in time.
     Stalled,
-    /// The process stops.
+    /// The process is stopping.
     Shutdown,
 }
 
@@ -63,15 +63,15 @@ impl Cause {
     }
 }
 
-/// How a tunnel ended. Its metric and its line in the log come from this.
+/// How a tunnel ended, as reported in its metric and its log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunnelEnd {
     /// Who ended it.
     pub closer: Closer,
     /// Why.
     pub cause: Cause,
-    /// The status code of the first Close frame, as seen on the wire (RFC 6455 §7.4). Nothing where there was no such
-    /// frame, or none in it.
+    /// The status code of the first Close frame, as seen on the wire (RFC 6455 §7.4). `None` without such a frame, or
+    /// if it has no code.
     pub code: Option<u16>,
     /// From the 101 to the end.
     pub duration: Duration,
@@ -79,7 +79,7 @@ pub struct TunnelEnd {
     pub bytes_to_backend: u64,
     /// Bytes from the backend to the client.
     pub bytes_to_client: u64,
-    /// Frames from the client to the backend. Pings of ours and their pongs count nowhere.
+    /// Frames from the client to the backend. The proxy's own pings and the pongs to them are not counted.
     pub frames_to_backend: u64,
     /// Frames from the backend to the client.
     pub frames_to_client: u64,

@@ -1,11 +1,11 @@
-//! What ends tunnels from outside: which of them, and what they are told.
+//! Ending tunnels from outside: which ones, and what their peers are told.
 
 use std::{net::IpAddr, sync::Arc};
 
 use super::{TunnelHandle, end::Cause};
 use crate::table::{EndpointId, ObjectName};
 
-/// Why tunnels are ended, and what both peers are told.
+/// Why tunnels are ended, and the Close for both peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// The cause, for metrics and the log.
@@ -17,15 +17,15 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// The process stops, and another one takes over.
+    /// The process is stopping, and another one takes over.
     pub const SHUTDOWN: Self =
         Self { cause: Cause::Shutdown, code: 1012, reason: "server restarting, please reconnect" };
 }
 
-/// Which tunnels are meant.
+/// Selects tunnels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
-    /// All of them.
+    /// All tunnels.
     All,
     /// The one with this number.
     Tunnel(u64),
@@ -38,14 +38,14 @@ pub enum Selector {
         /// Its name, or its position in the route.
         rule: Arc<str>,
     },
-    /// Those to an endpoint.
+    /// Those connected to an endpoint.
     Endpoint(EndpointId),
-    /// Those of a client's address.
+    /// Those of a client address.
     Client(IpAddr),
 }
 
 impl Selector {
-    /// Whether a tunnel is meant.
+    /// Whether a tunnel is selected.
     #[must_use]
     pub fn selects(&self, tunnel: &TunnelHandle) -> bool {
         match self {

@@ -1,19 +1,19 @@
-//! Where the frames of one direction begin and end (RFC 6455 §5.2). Pure, and without a buffer: whoever asks keeps
-//! the few bytes that could not be judged yet and gives them again with more.
+//! Where the frames of one direction begin and end (RFC 6455 §5.2). Pure, and without a buffer: the caller keeps the
+//! few bytes that could not be parsed yet and passes them again with more.
 //!
-//! Data payload is skipped, never looked at. Headers are judged, and control frames are given whole.
+//! Data payload is skipped without being examined. Headers are validated, and control frames are returned whole.
 
-/// What is said in one direction.
+/// The frames of one direction.
 #[derive(Debug)]
 pub struct Frames {
     sender: Sender,
     extensions: Extensions,
-    /// Payload of the current data frame that is still to come, in bytes.
+    /// The number of payload bytes of the current data frame that are still to come.
     left: u64,
     broken: bool,
 }
 
-/// Who says it, hence whether frames are masked (RFC 6455 §5.1).
+/// The sender, which determines whether frames are masked (RFC 6455 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     /// The client, which masks every frame.
@@ -22,14 +22,14 @@ pub enum Sender {
     Server,
 }
 
-/// What the peers have agreed on, hence which reserved bits they may set.
+/// The negotiated extensions, which determine the reserved bits that may be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extensions {
     /// Nothing.
     None,
     /// permessage-deflate (RFC 7692): RSV1 on the first frame of a message.
     Deflate,
-    /// Something that may give a meaning to any reserved bit or opcode.
+    /// Anything that may define any reserved bit or opcode.
     Unknown,
 }
 
@@ -38,43 +38,43 @@ pub enum Extensions {
 pub enum Opcode {
     /// The last frame of its sender.
     Close,
-    /// To be answered by a pong with the same payload.
+    /// A request for a pong with the same payload.
     Ping,
-    /// The answer, or an unsolicited sign of life.
+    /// The answer to a ping, or unsolicited.
     Pong,
-    /// One that only an extension gives a meaning to.
+    /// One that only an extension can define.
     Reserved,
 }
 
 /// What the next bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// So many bytes of payload, of a data frame whose header came earlier.
+    /// This many bytes of payload, of a data frame whose header came earlier.
     Payload(usize),
-    /// The header of a data frame, and as much of its payload as is there: so many bytes together.
+    /// The header of a data frame, and as much of its payload as is available: this many bytes in total.
     Data(usize),
     /// A whole control frame.
     Control(Control),
-    /// A header or a control frame of which more has to come. To be given again, from its first byte.
+    /// An incomplete header or control frame. To be passed again with more, from its first byte.
     Incomplete,
-    /// No frame of a peer that keeps the rules. From here on, nothing is known of this direction.
+    /// A protocol violation. From here on, frames in this direction cannot be recognised.
     Broken,
 }
 
 /// A whole control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// What it is.
+    /// Its opcode.
     pub opcode: Opcode,
-    /// Its length with the header, in bytes.
+    /// Its length including the header, in bytes.
     pub length: usize,
     payload: [u8; MAX_CONTROL_PAYLOAD],
     payload_length: usize,
 }
 
-/// What a control frame may carry (RFC 6455 §5.5).
+/// The maximum payload of a control frame in bytes (RFC 6455 §5.5).
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
-/// The longest piece that can be incomplete: a masked control frame.
+/// The maximum length of an incomplete piece: a masked control frame.
 pub const MAX_INCOMPLETE: usize = 2 + MASK + MAX_CONTROL_PAYLOAD;
 const MASK: usize = 4;
 
@@ -90,31 +90,31 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 
 impl Frames {
-    /// Nothing has been said yet.
+    /// A direction in which nothing has been sent yet.
     #[must_use]
     pub fn new(sender: Sender, extensions: Extensions) -> Self {
         Self { sender, extensions, left: 0, broken: false }
     }
 
-    /// Who says it.
+    /// The sender.
     #[must_use]
     pub fn sender(&self) -> Sender {
         self.sender
     }
 
-    /// Whether what has been taken so far ends with a whole frame, so that another may follow.
+    /// Whether everything taken so far ends with a complete frame, so that another may follow.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.left == 0 && !self.broken
     }
 
-    /// Whether the sender has broken the rules.
+    /// Whether the sender has violated the protocol.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// Takes what the first of these bytes are, which must not be none.
+    /// Takes the piece at the start of these bytes, which must not be empty.
     pub fn next(&mut self, bytes: &[u8]) -> Piece {
         if self.broken {
             return Piece::Broken;
@@ -125,14 +125,14 @@ impl Frames {
         self.next_frame(bytes).unwrap_or(Piece::Incomplete)
     }
 
-    /// Takes as many bytes of the current frame as there are in so many.
+    /// Takes as many bytes of the current frame as are available.
     fn take_payload(&mut self, available: usize) -> usize {
         let taken = usize::try_from(self.left).map_or(available, |left| left.min(available));
         self.left -= taken as u64;
         taken
     }
 
-    /// Nothing where more is needed to tell.
+    /// `None` if more bytes are needed.
     fn next_frame(&mut self, bytes: &[u8]) -> Option<Piece> {
         let first = *bytes.first()?;
         if !self.allows(first) {
@@ -162,7 +162,7 @@ impl Frames {
         Some(Piece::Data(header + self.take_payload(available)))
     }
 
-    /// Whether the first byte of a frame keeps the rules.
+    /// Whether the first byte of a frame is allowed.
     fn allows(&self, first: u8) -> bool {
         let opcode = first & OPCODE;
         let is_control = opcode >= FIRST_CONTROL_OPCODE;
@@ -207,7 +207,7 @@ fn mask(payload: &mut [u8], key: [u8; MASK]) {
 }
 
 impl Control {
-    /// What it carries, unmasked.
+    /// Its payload, unmasked.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.payload[..self.payload_length]
@@ -220,10 +220,10 @@ impl Control {
     }
 }
 
-/// A control frame of ours, masked with this key where it goes to a server.
+/// A control frame to send, masked with this key if it goes to a server.
 ///
 /// # Panics
-/// When the payload is longer than [`MAX_CONTROL_PAYLOAD`].
+/// If the payload is longer than [`MAX_CONTROL_PAYLOAD`].
 #[must_use]
 pub fn control_frame(opcode: Opcode, payload: &[u8], key: Option<[u8; MASK]>) -> Vec<u8> {
     assert!(payload.len() <= MAX_CONTROL_PAYLOAD, "{} bytes in a control frame", payload.len());

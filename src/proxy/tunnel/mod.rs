@@ -1,11 +1,11 @@
 //! A tunnel: the bytes of one WebSocket connection, from its 101 to its end.
 //!
-//! It holds no table and nothing that pins one, since it may live for days. While nothing is in flight it holds no
-//! buffer either: what it consists of is in `docs/performance.md`.
+//! It holds no table and nothing that keeps one alive, since it may live for days. While nothing is in flight, it holds
+//! no buffer either: `docs/performance.md` lists what it consists of.
 //!
-//! Each [`side`] is read into a buffer of the thread; [`frames`] tells where frames begin and end in it, and it is sent
-//! on to the other side within the same poll. [`pinger`] and [`clock`] tell when there is something to do although
-//! nothing came; [`closing`] ends a tunnel that ends because of us.
+//! Each [`side`] is read into a buffer of the thread; [`frames`] finds the frame boundaries in it, and it is forwarded
+//! to the other side within the same poll. [`pinger`] and [`clock`] determine what is due although nothing has arrived;
+//! [`closing`] ends a tunnel that the proxy ends.
 
 mod clock;
 mod closing;
@@ -45,10 +45,10 @@ use crate::{
     table::{InUse, Keepalive, Pings},
 };
 
-/// What a tunnel is opened with once the client has its 101.
+/// What is needed to open a tunnel once the client has its 101.
 pub(super) struct Opening {
     pub backend: Stream,
-    /// What the 101 says of extensions.
+    /// The extensions negotiated in the 101.
     pub extensions: Extensions,
     pub origin: TunnelOrigin,
     pub limits: TunnelLimits,
@@ -56,35 +56,35 @@ pub(super) struct Opening {
     pub in_use: InUse,
 }
 
-/// A tunnel that is registered and counted, and that is to be run.
+/// A tunnel that is registered and counted, ready to run.
 pub(super) struct Tunnel {
     client: Side,
     backend: Side,
     broken: Broken,
     clock: Clock,
-    /// Made when there is something to wait for, and set anew when it rings rather than at each byte.
+    /// Created when there is something to wait for, and reset when it fires rather than at each byte.
     timer: Option<Pin<Box<Sleep>>>,
     first_close: Option<Closer>,
     accounts: Accounts,
 }
 
-/// The sides whose connections are of no more use.
+/// The sides whose connections cannot be used any more.
 #[derive(Clone, Copy, Debug, Default)]
 struct Broken {
     client: bool,
     backend: bool,
-    /// What that makes of the end.
+    /// How the tunnel ends because of that.
     end: Option<Outcome>,
 }
 
-/// Who has ended a tunnel, and why.
+/// Who ended a tunnel, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outcome {
     closer: Closer,
     cause: Cause,
 }
 
-/// Who has to know of it, dropped in this order: when it is listed no more, it is counted nowhere.
+/// Everything that counts the tunnel, dropped in this order: once it is no longer listed, it is not counted anywhere.
 struct Accounts {
     _in_use: InUse,
     metrics: Arc<Metrics>,
@@ -96,7 +96,7 @@ struct Accounts {
 fn pinger(pings: Option<Pings>, now: Instant) -> Option<Box<Pinger>> {
     let mut first = [0; 8];
     let pings = pings?;
-    // Random, so that nobody can claim to have been pinged.
+    // Random, so that no peer can claim to have been pinged.
     aws_lc_rs::rand::fill(&mut first).ok()?;
     Some(Box::new(Pinger::new(pings, u64::from_be_bytes(first), now)))
 }
@@ -120,7 +120,7 @@ impl Tunnel {
         }
     }
 
-    /// Passes bytes on until the end, and accounts for it.
+    /// Forwards bytes until the end, and records it.
     pub(super) fn run(self) -> Running {
         Running::Passing(self)
     }
@@ -138,7 +138,7 @@ impl Tunnel {
         self.poll_times(cx, now)
     }
 
-    /// Whether nothing is left to do: what a side said before it broke has to arrive at the other. Behind a complete
+    /// Whether nothing is left to do: what a side sent before it broke must still reach the other. After a complete
     /// closing handshake, the server's end is enough (RFC 6455 §7.1.1).
     fn is_over(&self, to_backend: Poll<()>, to_client: Poll<()>) -> bool {
         if self.said_goodbye() && self.backend.has_ended() && to_client.is_ready() {
@@ -147,7 +147,7 @@ impl Tunnel {
         (self.broken.backend || to_backend.is_ready()) && (self.broken.client || to_client.is_ready())
     }
 
-    /// Whether the closing handshake is complete. How the connections end then makes no difference.
+    /// Whether the closing handshake is complete. It then does not matter how the connections end.
     fn said_goodbye(&self) -> bool {
         self.client.close.is_some() && self.backend.close.is_some()
     }
@@ -157,7 +157,7 @@ impl Tunnel {
         Outcome { closer, cause: Cause::Closed }
     }
 
-    /// Ready when a direction has come to its end.
+    /// Ready when a direction has ended.
     fn poll_direction(&mut self, cx: &mut Context<'_>, direction: Direction, now: Instant) -> Poll<()> {
         let mut passed = Passed::default();
         let (talking, listening) = match direction {
@@ -172,7 +172,7 @@ impl Tunnel {
             match poll_pass(cx, talker, listener, &mut passed) {
                 Poll::Ready(Err(Failure::Talker)) => self.note_break(talking, Cause::Reset, now),
                 Poll::Ready(Err(Failure::Listener)) => {
-                    // Who has closed need not take what is still sent.
+                    // A side that has closed need not accept what is still sent.
                     let cause = if listener.has_ended() { Cause::Closed } else { Cause::Reset };
                     self.note_break(listening, cause, now);
                 }
@@ -194,7 +194,8 @@ impl Tunnel {
         polled
     }
 
-    /// One side is of no more use, which also starts the time that the other has to take what was said before.
+    /// Records that a side cannot be used any more, which also starts the time limit for what the other must still
+    /// accept.
     fn note_break(&mut self, side: Closer, cause: Cause, now: Instant) {
         self.clock.note_end(side, now);
         let end = if cause == Cause::Closed { self.closed() } else { Outcome { closer: side, cause } };
@@ -202,12 +203,12 @@ impl Tunnel {
         *(if side == Closer::Client { &mut self.broken.client } else { &mut self.broken.backend }) = true;
     }
 
-    /// Does what is due although no byte came. Ready when that is the end.
+    /// Does what is due although no byte arrived. Ready if that is the end.
     fn poll_times(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Outcome> {
         loop {
             let limit = self.clock.next();
             if let Some((_, cause)) = limit.filter(|(deadline, _)| *deadline <= now) {
-                // What still had to be passed on after a break was not taken in time: the break is the cause.
+                // What was still to be forwarded after a break was not accepted in time: the break is the cause.
                 return Poll::Ready(self.broken.end.unwrap_or(Outcome { closer: Closer::Proxy, cause }));
             }
             let given_up = |closer| Poll::Ready(Outcome { closer, cause: Cause::PingTimeout });
@@ -219,7 +220,7 @@ impl Tunnel {
             };
             let limit = limit.map(|(deadline, _)| deadline);
             let Some(deadline) = [limit, client, backend].into_iter().flatten().min() else { return Poll::Pending };
-            // Bytes only ever move a deadline away, so a timer that rings early is set anew then, not at each byte.
+            // Bytes only ever postpone a deadline, so a timer that fires early is reset then, not at each byte.
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
             if timer.deadline() > deadline {
                 timer.as_mut().reset(deadline);
@@ -243,7 +244,7 @@ impl Tunnel {
         let code = self.first_said().map_or(heard.code, |close| close.code);
         let Self { client, backend, broken, clock, accounts, .. } = self;
         let end = accounts.close(outcome, code);
-        // Also where the other side has broken: else what this one has not read yet could be lost.
+        // Even if the other side has broken: otherwise, what this one has not read yet could be lost.
         let close_client = async {
             if !(broken.client || heard.client_cut || client.is_done()) {
                 stream::close(client.stream, clock.limits.linger).await;
@@ -253,7 +254,7 @@ impl Tunnel {
             if !(broken.backend || heard.backend_cut || backend.is_done()) {
                 let mut backend = backend.stream;
                 if farewell.is_some() {
-                    // It is the server that closes first (RFC 6455 §7.1.1).
+                    // The server closes first (RFC 6455 §7.1.1).
                     stream::await_end(&mut backend, clock.limits.linger).await;
                 }
                 stream::close(backend, clock.limits.linger).await;
@@ -263,17 +264,17 @@ impl Tunnel {
         end
     }
 
-    /// The first Close of a peer that was passed on.
+    /// The first Close of a peer that was forwarded.
     fn first_said(&self) -> Option<SeenClose> {
         if self.first_close? == Closer::Client { self.client.close } else { self.backend.close }
     }
 }
 
-/// A tunnel that runs. Written by hand, since an `async fn` keeps its argument twice.
+/// A running tunnel. Written by hand, since an `async fn` stores its argument twice.
 #[expect(clippy::large_enum_variant, reason = "it nearly always is the large one, in a task of its own")]
 pub(super) enum Running {
     Passing(Tunnel),
-    /// Boxed, so that the end takes no room before it comes.
+    /// Boxed, so that the end takes no space before it comes.
     Finishing(Pin<Box<dyn Future<Output = TunnelEnd> + Send>>),
     Over,
 }
@@ -294,15 +295,15 @@ impl Future for Running {
     }
 }
 
-/// What a side needs that is silent.
+/// The result of checking on a side.
 enum Pinged {
-    /// Another look at this instant, or when something happens.
+    /// Check again at this instant, or when something happens.
     Wait(Option<Instant>),
-    /// Nothing: it is gone.
+    /// It is gone.
     Gone,
 }
 
-/// Pings a side when that is due. One that has said its last has no answer to give.
+/// Pings a side if a ping is due. A side that has closed cannot answer.
 fn ping(cx: &mut Context<'_>, now: Instant, side: &mut Side, other: &Side) -> Pinged {
     if side.close.is_some() || side.has_ended() {
         return Pinged::Wait(None);
@@ -316,7 +317,7 @@ fn ping(cx: &mut Context<'_>, now: Instant, side: &mut Side, other: &Side) -> Pi
     let mut action = pinger.act(now, may_ping, all_sent);
     if let Action::Ping(payload) = action {
         side.send_control(cx, Opcode::Ping, &payload);
-        // Asks to be woken where the socket did not take all of it.
+        // Registers to be woken if the socket has not accepted all of it.
         let _ = side.poll_sent(cx);
         action = pinger.act(now, false, side.stream.unsent() == 0);
     }
@@ -360,7 +361,7 @@ impl Accounts {
 
 impl Drop for Accounts {
     fn drop(&mut self) {
-        // A tunnel that was never run to its end: its task went with the runtime.
+        // The tunnel was never run to its end: its task was dropped with the runtime.
         if !self.closed {
             self.settle(Outcome { closer: Closer::Proxy, cause: Cause::Shutdown }, None);
         }
@@ -446,7 +447,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_backend_said_before_it_reset_arrives_although_the_client_still_talks() {
         let ((mut client, accepted), (dialled, backend)) = (connected().await, connected().await);
-        // More than the sockets hold, so that some is still ours when the backend is gone.
+        // More than the sockets hold, so that the proxy still holds some when the backend is gone.
         let early = vec![7; 32 << 20];
         let (length, opening) = (early.len(), opening(dialled, &early));
         let (tunnels, metrics) = (Arc::default(), Arc::default());

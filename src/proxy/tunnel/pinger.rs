@@ -1,4 +1,4 @@
-//! When a silent peer is pinged, and when it is given up. Pure: instants are arguments.
+//! When a silent peer is pinged, and when it is considered gone. Pure: instants are arguments.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -9,17 +9,17 @@ use tokio::time::Instant;
 
 use crate::table::Pings;
 
-/// Pings to one side, and what is known of its life.
+/// Pings to one side, and its signs of life.
 #[derive(Debug)]
 pub(super) struct Pinger {
     pings: Pings,
-    /// What the first ping of ours carries; each carries one more than the one before.
+    /// The payload of our first ping; each ping carries one more than the last.
     first: u64,
     /// Pings sent.
     sent: u64,
-    /// Pings up to which an answer has come. It may answer the latest only (RFC 6455 §5.5.3).
+    /// The number of pings up to the last one answered. A peer may answer only the latest (RFC 6455 §5.5.3).
     answered: u64,
-    /// What it owes to the other side.
+    /// The answer that this side owes to the other.
     owed: Option<Owed>,
     heard: Instant,
     state: State,
@@ -28,54 +28,54 @@ pub(super) struct Pinger {
 /// The answer to a ping of the other side.
 #[derive(Clone, Copy, Debug)]
 struct Owed {
-    /// A digest of what the latest carries.
+    /// A digest of the payload of the latest ping.
     digest: u64,
-    /// When the first was seen that is not answered.
+    /// When the first unanswered ping was seen.
     since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing of ours is on the way.
+    /// No ping of the proxy is pending.
     Quiet,
-    /// A ping was made; the socket has not taken all of it.
+    /// A ping has been created, but the socket has not accepted all of it.
     Leaving,
-    /// A ping has left, and there was no sign of life since.
+    /// A ping has been sent, and there has been no sign of life since.
     Asked(Instant),
 }
 
-/// What is to be done for a side.
+/// What to do for a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Nothing before this instant, or before something happens.
+    /// Nothing until this instant, or until something happens.
     Wait(Option<Instant>),
     /// Send a ping with this payload.
     Ping([u8; 8]),
-    /// It is gone.
+    /// Consider it gone.
     GiveUp,
 }
 
 static DIGEST: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Pinger {
-    /// Starts with a side that is known to be alive now. The payload of the first ping has to be hard to guess.
+    /// Starts with a side that is known to be alive now. The payload of the first ping must be hard to guess.
     pub(super) fn new(pings: Pings, first: u64, now: Instant) -> Self {
         Self { pings, first, sent: 0, answered: 0, owed: None, heard: now, state: State::Quiet }
     }
 
-    /// There was a sign of life.
+    /// Records a sign of life.
     pub(super) fn hear(&mut self, now: Instant) {
         self.heard = now;
         self.state = State::Quiet;
     }
 
-    /// The other side has sent a ping, which is to be answered before one of ours.
+    /// Records a ping from the other side, which must be answered before one of the proxy's own.
     pub(super) fn owe(&mut self, payload: &[u8]) {
         let since = self.owed.and_then(|owed| owed.since);
         self.owed = Some(Owed { digest: DIGEST.hash_one(payload), since });
     }
 
-    /// Whether a pong answers a ping of ours.
+    /// Whether a pong answers one of the proxy's own pings.
     pub(super) fn takes_pong(&mut self, payload: &[u8]) -> bool {
         self.owed = self.owed.filter(|owed| owed.digest != DIGEST.hash_one(payload));
         let Ok(payload) = payload.try_into() else { return false };
@@ -87,7 +87,8 @@ impl Pinger {
         ours
     }
 
-    /// What to do now. `may_ping` tells whether a ping could be sent, `all_sent` whether the socket has everything.
+    /// What to do now. `may_ping` is whether a ping could be sent, `all_sent` whether the socket has accepted
+    /// everything.
     pub(super) fn act(&mut self, now: Instant, may_ping: bool, all_sent: bool) -> Action {
         if self.state == State::Leaving && all_sent {
             self.state = State::Asked(now);
@@ -114,10 +115,10 @@ impl Pinger {
             if now < until {
                 return Action::Wait(Some(until));
             }
-            // What has not come for so long will not come. It may be gone, which only a ping of ours can tell.
+            // An answer that has not come by now will not come. The side may be gone, which only our own ping can show.
             self.owed = None;
         }
-        // What stands in the way goes away with bytes, hence with a look at this.
+        // Any obstacle is removed by bytes, after which this is called again.
         if !may_ping {
             return Action::Wait(None);
         }
@@ -154,7 +155,7 @@ mod tests {
         let (mut pinger, start) = pinger(Some(20));
         assert_eq!(pinger.act(start, true, true), Action::Wait(Some(start + 25 * SECOND)));
         ping(&mut pinger, start + 25 * SECOND);
-        // The time runs from when the ping has left.
+        // The timeout begins once the ping has been sent.
         assert_eq!(pinger.act(start + 26 * SECOND, true, false), Action::Wait(None));
         let gone = start + 50 * SECOND;
         assert_eq!(pinger.act(start + 30 * SECOND, true, true), Action::Wait(Some(gone)));
@@ -168,7 +169,7 @@ mod tests {
         pinger.act(start + 25 * SECOND, true, true);
         pinger.hear(start + 40 * SECOND);
         assert_eq!(pinger.act(start + 46 * SECOND, true, true), Action::Wait(Some(start + 65 * SECOND)));
-        // A late pong is still ours.
+        // A late pong is still an answer to the proxy's ping.
         assert!(pinger.takes_pong(&payload));
         assert!(!pinger.takes_pong(&payload), "a second one is not");
     }
@@ -204,7 +205,7 @@ mod tests {
         let (mut pinger, start) = pinger(Some(20));
         pinger.owe(b"one");
         pinger.act(start + 10 * SECOND, true, true);
-        // Others behind it make no difference.
+        // Later pings make no difference.
         pinger.owe(b"two");
         assert_eq!(pinger.act(start + 25 * SECOND, true, true), Action::Wait(Some(start + 30 * SECOND)));
         ping(&mut pinger, start + 30 * SECOND);

@@ -1,4 +1,4 @@
-//! The tunnels that are open, so that they can be listed, and ended when the process stops.
+//! The open tunnels, so that they can be listed, and ended from outside.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use crate::{
     table::{Endpoint, ObjectName, RouteState, TableChange},
 };
 
-/// An open tunnel, as others see it.
+/// An open tunnel, as seen from outside.
 #[derive(Debug)]
 pub struct TunnelHandle {
     /// Its number in this process.
@@ -45,19 +45,19 @@ pub struct TunnelHandle {
     pub since: SystemTime,
     bytes: [AtomicU64; 2],
     frames: [AtomicU64; 2],
-    /// Why it is to end, once it is.
+    /// Why it is being ended, once it is.
     ending: OnceLock<Ending>,
     waker: AtomicWaker,
 }
 
 impl TunnelHandle {
-    /// Bytes passed on so far.
+    /// Bytes forwarded so far.
     #[must_use]
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.bytes[direction as usize].load(Ordering::Relaxed)
     }
 
-    /// Frames passed on so far, as far as the peers keep the rules.
+    /// Frames forwarded so far, up to a protocol violation by a peer.
     #[must_use]
     pub fn frames(&self, direction: Direction) -> u64 {
         self.frames[direction as usize].load(Ordering::Relaxed)
@@ -68,13 +68,13 @@ impl TunnelHandle {
         self.frames[direction as usize].fetch_add(frames, Ordering::Relaxed);
     }
 
-    /// Ready once the tunnel is to end.
+    /// Ready once the tunnel is being ended.
     pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
         self.waker.register(cx.waker());
         self.ending().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Why the tunnel is to end, if it is.
+    /// Why the tunnel is being ended, if it is.
     pub(super) fn ending(&self) -> Option<Ending> {
         self.ending.get().copied()
     }
@@ -87,7 +87,7 @@ impl TunnelHandle {
     }
 }
 
-/// Where a tunnel comes from and leads to.
+/// The two ends of a tunnel, and its route.
 #[derive(Clone, Debug)]
 pub(crate) struct TunnelOrigin {
     pub route: Arc<RouteState>,
@@ -100,7 +100,7 @@ pub(crate) struct TunnelOrigin {
 #[derive(Debug, Default)]
 struct Open {
     handles: HashMap<u64, Arc<TunnelHandle>>,
-    /// Why those that open from now on are to end at once, if they are.
+    /// Why tunnels that open from now on end at once, if they do.
     ending: Option<Ending>,
 }
 
@@ -115,7 +115,7 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    /// The tunnels that are open now, the oldest first.
+    /// The tunnels that are open now, oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<TunnelHandle>> {
         let mut open: Vec<_> = self.lock().handles.values().cloned().collect();
@@ -123,13 +123,13 @@ impl Tunnels {
         open
     }
 
-    /// How many are open now.
+    /// The number of open tunnels.
     #[must_use]
     pub fn count(&self) -> usize {
         self.lock().handles.len()
     }
 
-    /// Waits until so many are open.
+    /// Waits until the number of open tunnels satisfies `reached`.
     pub async fn wait_for(&self, reached: impl Fn(usize) -> bool) {
         loop {
             let changed = self.changed.notified();
@@ -142,7 +142,7 @@ impl Tunnels {
         }
     }
 
-    /// Announces that a new table is served. `change` is called only if anybody listens.
+    /// Announces that a new table is served. `change` is called only if there are listeners.
     pub fn table_changed(&self, change: impl FnOnce() -> TableChange) {
         let mut listeners = self.listeners.lock().expect("no holder panics");
         listeners.retain(|listener| !listener.is_closed());
@@ -151,19 +151,19 @@ impl Tunnels {
         }
         let change = Arc::new(change());
         for listener in &*listeners {
-            // One that has gone since needs no news.
+            // A listener that has just closed needs no message.
             let _ = listener.send(change.clone());
         }
     }
 
-    /// All changes of the table from now on.
+    /// Subscribes to changes of the table.
     pub fn table_changes(&self) -> UnboundedReceiver<Arc<TableChange>> {
         let (sender, receiver) = unbounded_channel();
         self.listeners.lock().expect("no holder panics").push(sender);
         receiver
     }
 
-    /// Takes a tunnel in, until what is returned is dropped.
+    /// Registers a tunnel until the result is dropped.
     pub(super) fn register(self: &Arc<Self>, origin: TunnelOrigin) -> Registered {
         let TunnelOrigin { route, rule, service, endpoint, client } = origin;
         let handle = Arc::new(TunnelHandle {
@@ -189,11 +189,11 @@ impl Tunnels {
         Registered { tunnels: self.clone(), handle }
     }
 
-    /// Ends tunnels, spread evenly over a time and in no particular order, so that their clients do not come back all at
-    /// once. This is how every tunnel ends that neither its peers nor its own limits end. Tunnels that open meanwhile are
-    /// not meant.
+    /// Ends tunnels, spread evenly over a time and in no particular order, so that their clients do not all reconnect
+    /// at once. Every tunnel that is ended by neither its peers nor its own limits ends in this way. Tunnels that open
+    /// meanwhile are not affected.
     ///
-    /// Returns how many were told; they take a moment longer to end.
+    /// Returns how many were told to end, which takes a moment longer.
     pub async fn end(&self, selector: &Selector, spread: Duration, ending: Ending) -> usize {
         let mut selected = self.list();
         selected.retain(|tunnel| selector.selects(tunnel));
@@ -207,7 +207,7 @@ impl Tunnels {
         count
     }
 
-    /// Ends all tunnels over a time, and from then on those that open, at once.
+    /// Ends all tunnels over a time, and after that all new ones at once.
     pub(crate) async fn drain(&self, window: Duration, ending: Ending) {
         self.end(&Selector::All, window, ending).await;
         let mut open = self.lock();
@@ -220,7 +220,7 @@ impl Tunnels {
     }
 }
 
-/// A tunnel's place among the open ones.
+/// A tunnel's registration.
 #[derive(Debug)]
 pub(super) struct Registered {
     tunnels: Arc<Tunnels>,

@@ -1,4 +1,4 @@
-//! One side of a tunnel, and how what it says gets to the other.
+//! One side of a tunnel, and forwarding from it to the other.
 
 use std::{
     io,
@@ -16,25 +16,25 @@ use super::{
 };
 use crate::proxy::transport::stream::{Buffers, HEADROOM, Stream, with_buffers};
 
-// What is held of one read fits before the next one.
+// What is held back from one read fits before the next one.
 const _: () = assert!(MAX_INCOMPLETE <= HEADROOM);
 
-/// Which of the two sides of a direction has failed.
+/// Which side of a direction has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The one that talks.
+    /// The one that sends.
     Talker,
-    /// The one that listens.
+    /// The one that receives.
     Listener,
 }
 
-/// How far it is with writing to a side.
+/// The state of writing to a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writing {
     Open,
-    /// It has been told that nothing more will come.
+    /// Nothing more will be sent, and the side has been told.
     ShutDown,
-    /// It cannot be written to. What is said to it is thrown away, so that the talker is not held up by that.
+    /// It cannot be written to. What is sent to it is discarded, so that the talker is not held up.
     Failed,
 }
 
@@ -48,23 +48,23 @@ pub(super) struct SeenClose {
 /// A client or a backend.
 pub(super) struct Side {
     pub stream: Stream,
-    /// Of what it says.
+    /// The frames that it sends.
     pub frames: Frames,
-    /// The end of what it says that could not be judged yet, hence was not passed on.
+    /// The end of what it has sent that could not be parsed yet, and was therefore not forwarded.
     held: Box<[u8]>,
-    /// How much of what it says is read at once.
+    /// How much is read from it at once.
     pub reach: Reach,
-    /// Whether it will say nothing more.
+    /// Whether it will send nothing more.
     ended: bool,
     writing: Writing,
-    /// The Close that it has said.
+    /// The Close that it has sent.
     pub close: Option<SeenClose>,
-    /// Whether there was a sign of life since somebody looked.
+    /// Whether there has been a sign of life since the last check.
     pub alive: bool,
     pub pinger: Option<Box<Pinger>>,
 }
 
-/// What passed from one side to the other, without what is only between a side and us.
+/// What was forwarded from one side to the other, without what is only between a side and the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Passed {
     pub bytes: u64,
@@ -87,12 +87,12 @@ impl Side {
         }
     }
 
-    /// Whether it will say nothing more.
+    /// Whether it will send nothing more.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Whether both directions of its connection have been shut down in order.
+    /// Whether both directions of its connection have been shut down in an orderly way.
     pub(super) fn is_done(&self) -> bool {
         self.ended && self.writing == Writing::ShutDown
     }
@@ -102,18 +102,18 @@ impl Side {
         self.writing == Writing::Open
     }
 
-    /// Whether a control frame of ours may follow what `talker` has said to it, if that was no Close.
+    /// Whether a control frame of the proxy may follow what `talker` has sent to it, if that was not a Close.
     pub(super) fn takes_control_frames(&self, talker: &Self) -> bool {
         !self.frames.is_broken() && talker.frames.at_boundary() && self.listens()
     }
 
-    /// Sends a control frame of ours, of which the caller knows that it may come now.
+    /// Sends a control frame of the proxy. The caller must know that one is allowed now.
     pub(super) fn send_control(&mut self, cx: &mut Context<'_>, opcode: Opcode, payload: &[u8]) {
         let key = match self.frames.sender() {
             Sender::Client => None,
             Sender::Server => Some(masking_key()),
         };
-        // A connection that cannot be written to has nothing to say either: reading from it will tell.
+        // If the connection cannot be written to, reading from it will report that.
         let _ = self.send_bytes(cx, &control_frame(opcode, payload, key));
     }
 
@@ -135,7 +135,7 @@ impl Side {
         sent.map_err(|_| self.fail(Failure::Listener))
     }
 
-    /// It cannot be read any more (as the talker) or written to (as the listener).
+    /// Records that it cannot be read any more (as the talker) or written to (as the listener).
     fn fail(&mut self, failure: Failure) -> Failure {
         match failure {
             Failure::Talker => self.ended = true,
@@ -144,7 +144,7 @@ impl Side {
         failure
     }
 
-    /// Ready when its socket has everything; how much it took meanwhile is a sign of life.
+    /// Ready when its socket has accepted everything; any progress is a sign of life.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let unsent = self.stream.unsent();
         if unsent == 0 || self.writing == Writing::Failed {
@@ -155,7 +155,7 @@ impl Side {
         sent.map_err(|_| self.fail(Failure::Listener))
     }
 
-    /// Receives behind what was held, and returns how much there is now in all: none at the end.
+    /// Receives after what was held back, and returns the range of all available bytes: empty at the end.
     pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -171,8 +171,7 @@ impl Side {
         Poll::Ready(Ok(start..HEADROOM + received))
     }
 
-    /// Looks at bytes without passing them on: all that matters is whether there is a Close among them. Returns the work
-    /// that it was.
+    /// Parses bytes without forwarding them: all that matters is whether they contain a Close. Returns the effort.
     pub(super) fn skim(&mut self, mut bytes: &[u8]) -> Effort {
         let mut work = Effort { bytes: bytes.len(), ..Effort::default() };
         while !bytes.is_empty() {
@@ -200,17 +199,17 @@ impl Side {
         }
     }
 
-    /// Whether a control frame that it said is the answer to a ping of ours, which is nobody else's business.
+    /// Whether a control frame from it answers one of the proxy's own pings, and so must not be forwarded.
     fn answers_us(&mut self, control: &Control) -> bool {
         let pinger = self.pinger.as_mut();
         control.opcode == Opcode::Pong && pinger.is_some_and(|pinger| pinger.takes_pong(control.payload()))
     }
 }
 
-/// Passes on what a talker says to a listener. Ready when its end has been passed on as well.
+/// Forwards what a talker sends to a listener. Ready when its end has been forwarded too.
 ///
-/// A failure is told once, and is no reason to stop: behind one of the talker, what came before it is still to be
-/// passed on; behind one of the listener, the talker is read into the void.
+/// A failure is returned once, and is no reason to stop: after one of the talker, what came before it must still be
+/// forwarded; after one of the listener, what the talker sends is read and discarded.
 pub(super) fn poll_pass(
     cx: &mut Context<'_>,
     talker: &mut Side,
@@ -219,7 +218,7 @@ pub(super) fn poll_pass(
 ) -> Poll<Result<(), Failure>> {
     let mut turn = Turn::new();
     loop {
-        // Nothing is received before the listener has what was received earlier: that holds the talker back.
+        // Nothing is received before the listener has accepted what was received earlier: this is the back-pressure.
         ready!(listener.poll_sent(cx))?;
         if talker.ended {
             return poll_end(cx, talker, listener);
@@ -234,7 +233,7 @@ pub(super) fn poll_pass(
     }
 }
 
-/// Receives once and sends what came of it.
+/// Receives once and forwards the result.
 fn poll_some(
     cx: &mut Context<'_>,
     talker: &mut Side,
@@ -255,7 +254,7 @@ fn poll_some(
                 passed.frames += 1;
             }
             Piece::Control(control) if talker.answers_us(&control) => {
-                // What is to be sent has to be in one piece; there rarely is anything before it.
+                // What is sent must be contiguous; there is rarely anything before it.
                 buffers.plain.copy_within(begin..at, begin + control.length);
                 begin += control.length;
                 at += control.length;
@@ -268,7 +267,7 @@ fn poll_some(
                     pinger.owe(control.payload());
                 }
             }
-            // At the end, it is passed on as it is.
+            // At the end, it is forwarded as it is.
             Piece::Incomplete if talker.ended => at = range.end,
             Piece::Incomplete => {
                 talker.held = buffers.plain[at..range.end].into();
@@ -284,7 +283,7 @@ fn poll_some(
     Poll::Ready(Ok(work))
 }
 
-/// Unpredictable, so that nobody can choose what is on the wire (RFC 6455 §5.3).
+/// Unpredictable, so that nobody can choose the bytes on the wire (RFC 6455 §5.3).
 fn masking_key() -> [u8; 4] {
     let mut key = [0; 4];
     aws_lc_rs::rand::fill(&mut key).expect("the system has randomness");
@@ -295,7 +294,7 @@ fn poll_end(cx: &mut Context<'_>, talker: &mut Side, listener: &mut Side) -> Pol
     if !listener.listens() {
         return Poll::Ready(Ok(()));
     }
-    // Left there by a talker that failed: whatever it was, it was said.
+    // Left by a talker that failed: it was sent, whatever it was.
     let held = std::mem::take(&mut talker.held);
     if !held.is_empty() {
         listener.send_bytes(cx, &held).map_err(|_| listener.fail(Failure::Listener))?;

@@ -1,35 +1,35 @@
-//! How long a tunnel may keep its thread. Pure: it counts work, never time.
+//! How much work a tunnel may do before it yields its thread. Pure: it counts work, not time.
 
 use crate::proxy::transport::stream::READ;
 
 /// The work of one turn of one direction, in bytes: that of a full read.
 const TURN: usize = READ;
-/// What the header of a frame weighs, in bytes. To find where a frame ends costs as much as to pass this much on.
+/// The weight of a frame header, in bytes. Finding the end of a frame costs as much as forwarding this many bytes.
 const FRAME: usize = 64;
-/// What a TLS record weighs beyond its payload, in bytes: keys, nonce and tag are set up for each.
+/// The weight of a TLS record beyond its payload, in bytes: key, nonce and tag are set up for each.
 const RECORD: usize = 512;
-/// The least that is read at once, however many frames it may hold.
+/// The minimum number of bytes read at once, however many frames they may contain.
 const LEAST_READ: usize = 2 * 1024;
 
-/// What one read brought.
+/// The work of one read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Effort {
     pub bytes: usize,
-    /// Frames that began in it.
+    /// The number of frames that began in it.
     pub frames: usize,
-    /// TLS records that it came in.
+    /// The number of TLS records in it.
     pub records: usize,
 }
 
 impl Effort {
-    /// The bytes that would be as much work.
+    /// The number of bytes that would be as much work.
     fn weight(self) -> usize {
         self.bytes + self.frames * FRAME + self.records * RECORD
     }
 }
 
-/// How much is read at once from a side, so that one read is about one turn's work. Large frames are read 64 KiB at
-/// once, tiny ones 2 KiB.
+/// How much is read from a side at once, so that one read is about one turn's work: 64 KiB for large frames, 2 KiB for
+/// tiny ones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reach(usize);
 
@@ -40,13 +40,13 @@ impl Default for Reach {
 }
 
 impl Reach {
-    /// What to read at once now, in bytes.
+    /// The number of bytes to read at once.
     pub(super) fn bytes(self) -> usize {
         self.0
     }
 
-    /// Learns from a read: what was twice a turn's work is read in smaller parts from now on, and what was less than half a turn in
-    /// larger ones again.
+    /// Learns from a read: after more than twice a turn's work, reads become smaller; after less than half a turn's,
+    /// they become larger again.
     fn learn(&mut self, work: Effort) {
         let reach = match work.weight() {
             weight if weight > 2 * TURN => work.bytes * TURN / weight,
@@ -68,12 +68,12 @@ impl Turn {
         Self { left: TURN }
     }
 
-    /// Whether others of the thread come first now.
+    /// Whether the tunnel must yield to others on the thread.
     pub(super) fn is_over(&self) -> bool {
         self.left == 0
     }
 
-    /// Counts what was done.
+    /// Counts work.
     pub(super) fn spend(&mut self, work: Effort, reach: &mut Reach) {
         self.left = self.left.saturating_sub(work.weight());
         reach.learn(work);
@@ -84,7 +84,7 @@ impl Turn {
 mod tests {
     use super::*;
 
-    /// Reads of a flood of equal frames until a turn is over, and what it came to in all. A read takes what `reach`
+    /// Reads from a flood of equal frames until a turn is over; returns the total work. A read takes what `reach`
     /// allows.
     fn turn(reach: &mut Reach, frame: usize, record: Option<usize>) -> Effort {
         let (mut turn, mut all) = (Turn::new(), Effort::default());

@@ -15,12 +15,12 @@ use crate::{
     table::{Endpoint, InUse},
 };
 
-/// Why no address of an endpoint gave a connection.
+/// Why none of an endpoint's addresses could be connected to.
 #[derive(Debug)]
 pub(crate) enum DialError {
-    /// The last one did not answer in time.
+    /// The last one did not respond in time.
     TimedOut,
-    /// The last one refused, or cannot be reached.
+    /// The last one refused, or is unreachable.
     Failed,
 }
 
@@ -33,14 +33,14 @@ impl From<DialError> for Refusal {
     }
 }
 
-/// A connection of its own to an endpoint.
+/// A dedicated connection to an endpoint.
 pub(crate) struct Connected {
     pub endpoint: Arc<Endpoint>,
     pub in_use: InUse,
     pub backend: Stream,
 }
 
-/// Connects to the first endpoint that takes a connection.
+/// Connects to the first endpoint that accepts a connection.
 pub(crate) async fn connect(routed: &mut Routed) -> Result<Connected, Refusal> {
     let mut last = DialError::Failed;
     while let Some((endpoint, in_use)) = routed.pick() {
@@ -52,10 +52,9 @@ pub(crate) async fn connect(routed: &mut Routed) -> Result<Connected, Refusal> {
     Err(last.into())
 }
 
-/// Connects to the first address of an endpoint that accepts, those of IPv4 before those of IPv6. The limit is for
-/// each attempt.
+/// Connects to the first address of an endpoint that accepts, IPv4 before IPv6. The limit applies to each attempt.
 ///
-/// What came of it is noted, so that an endpoint that is gone is not everybody's first choice.
+/// Records the result, so that an endpoint that is gone does not become the first choice of every request.
 pub(crate) async fn dial(endpoint: &Endpoint, limit: Option<Duration>) -> Result<Stream, DialError> {
     let dialled = dial_addresses(endpoint, limit).await;
     match dialled {
@@ -73,7 +72,7 @@ async fn dial_addresses(endpoint: &Endpoint, limit: Option<Duration>) -> Result<
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => DialError::TimedOut,
             Err(error) => {
-                tracing::debug!(endpoint = %endpoint.name, %address, %error, "endpoint not reached");
+                tracing::debug!(endpoint = %endpoint.name, %address, %error, "connection to endpoint failed");
                 DialError::Failed
             }
         };

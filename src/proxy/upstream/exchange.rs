@@ -1,4 +1,4 @@
-//! The exchange of a handshake without hyper: one head out, one head in, on a connection of its own.
+//! The exchange of a handshake without hyper: one head out, one head in, on a dedicated connection.
 
 use std::{
     cell::Cell,
@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     dial::{self, Connected},
-    response_body::{Framing, ResponseBody},
+    response_body::{IncomingFraming, ResponseBody},
     upgrade,
 };
 use crate::{
@@ -39,9 +39,9 @@ use crate::{
     table::InUse,
 };
 
-/// How many fields the head of a response may have.
+/// The maximum number of fields in the head of a response.
 pub(crate) const MAX_FIELDS: usize = 200;
-/// The longest head of a response, in bytes.
+/// The maximum length of a response head in bytes.
 const MAX_HEAD: usize = LARGE_READ;
 
 /// A handshake that was answered with a valid 101.
@@ -51,43 +51,43 @@ pub(crate) struct Switched {
     pub opening: Opening,
 }
 
-/// Sends a handshake to the first endpoint that takes the connection, and reads the response.
+/// Sends a handshake to the first endpoint that accepts the connection, and reads the response.
 ///
 /// # Errors
-/// If the client does not get a 101: with the backend's response, if it is a valid one.
+/// If the client does not get a 101: with the backend's response, if it is valid.
 pub(crate) async fn exchange(routed: &mut Routed, request: &[u8], accept: &str) -> Result<Switched, Denied> {
     let mut connected = dial::connect(routed).await?;
-    // From here on, something of the request may have been sent: no other endpoint may see it.
+    // From here on, part of the request may have been sent: no other endpoint may receive it.
     connected.backend.write_all(request).await.map_err(|_| BadResponse::Closed)?;
     let (mut bytes, mut charge) = (Vec::new(), Charge::default());
     receive_head(&mut connected.backend, &mut bytes, &mut charge).await?;
     match answer(routed, &bytes, connected, accept)? {
-        Answer::Switched(switched) => Ok(switched),
-        Answer::Other(response) => Err(upgrade::answered(response).await),
+        HandshakeResponse::Switched(switched) => Ok(switched),
+        HandshakeResponse::Other(response) => Err(upgrade::answered(response).await),
     }
 }
 
-enum Answer {
+enum HandshakeResponse {
     Switched(Switched),
     Other(Response<ResponseBody<InUse>>),
 }
 
-/// Makes of a backend's response the one for the client.
-fn answer(routed: &Routed, bytes: &[u8], mut connected: Connected, accept: &str) -> Result<Answer, Refusal> {
+/// Turns a backend's response into the one for the client.
+fn answer(routed: &Routed, bytes: &[u8], mut connected: Connected, accept: &str) -> Result<HandshakeResponse, Refusal> {
     let mut room = [MaybeUninit::uninit(); MAX_FIELDS];
     let head = ResponseHead::parse(bytes, &mut room)?;
     connected.backend.unread(&bytes[head.length..]);
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return switch(routed, head, accept, connected).map(Answer::Switched);
+        return switch(routed, head, accept, connected).map(HandshakeResponse::Switched);
     }
-    Ok(Answer::Other(respond(routed, head, connected)?))
+    Ok(HandshakeResponse::Other(respond(routed, head, connected)?))
 }
 
-/// Receives until there is the whole head of a response that is not an interim one.
+/// Receives the complete head of a response that is not an interim one.
 async fn receive_head(backend: &mut Stream, bytes: &mut Vec<u8>, charge: &mut Charge) -> Result<(), BadResponse> {
     loop {
         match end_of_head(bytes) {
-            // What follows it is the response that counts.
+            // The final response follows it.
             Some(end) if is_interim(bytes) => drop(bytes.drain(..end)),
             Some(_) => return Ok(()),
             None if bytes.len() > MAX_HEAD => return Err(BadResponse::Head),
@@ -108,12 +108,12 @@ async fn receive_head(backend: &mut Stream, bytes: &mut Vec<u8>, charge: &mut Ch
     }
 }
 
-/// Whether a head is one that another follows (RFC 9110 §15.2). A 101 is none: the protocol changes behind it.
+/// Whether another head follows this one (RFC 9110 §15.2). Not so for a 101: the protocol changes after it.
 fn is_interim(head: &[u8]) -> bool {
     head.starts_with(b"HTTP/1.") && head.get(9) == Some(&b'1') && head.get(9..12) != Some(b"101")
 }
 
-/// The head of a response as it came.
+/// The head of a response as received.
 struct ResponseHead<'a> {
     length: usize,
     version: Version,
@@ -133,7 +133,7 @@ impl<'a> ResponseHead<'a> {
     }
 }
 
-/// Makes of a backend's 101 the one for the client.
+/// Turns a backend's 101 into the one for the client.
 fn switch(routed: &Routed, head: ResponseHead<'_>, accept: &str, connected: Connected) -> Result<Switched, Refusal> {
     let ResponseHead { version, reason, mut fields, .. } = head;
     check_switch(version, &fields, accept)?;
@@ -161,7 +161,7 @@ fn respond(
     let Connected { endpoint, in_use, backend } = connected;
     let is_chunked = fields.has(&TRANSFER_ENCODING);
     hop_by_hop::response_fields(&mut fields)?;
-    let framing = Framing::of(status, is_chunked, &fields);
+    let framing = IncomingFraming::of(status, is_chunked, &fields);
     routed.finish(&mut fields, &endpoint);
     let mut response = Response::new(ResponseBody::new(backend, framing, in_use));
     *response.status_mut() = status;
@@ -174,7 +174,7 @@ fn respond(
     Ok(response)
 }
 
-/// The current date as a field's value (RFC 9110 §5.6.7), made once a second.
+/// The current date as a field value (RFC 9110 §5.6.7), formatted once per second.
 pub(crate) fn date() -> Vec<u8> {
     thread_local! {
         static DATE: Cell<(u64, [u8; 29])> = const { Cell::new((0, [0; 29])) };

@@ -1,4 +1,4 @@
-//! Requests on their way to backends: dialling, the pool of connections, and the exchange on one of them.
+//! Requests to backends: dialling, the pool of connections, and the exchange on one of them.
 
 pub(crate) mod dial;
 pub(crate) mod exchange;

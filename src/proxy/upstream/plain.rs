@@ -1,4 +1,4 @@
-//! Requests that are not an upgrade, on connections that are kept and used again.
+//! Requests that are not an upgrade, on connections that are kept and reused.
 
 use std::{error::Error, io, sync::Arc};
 
@@ -35,7 +35,7 @@ pub(crate) struct Connections<'a> {
     pub pinned: &'a Arc<Pinned>,
 }
 
-/// Passes a request on and gives the backend's response.
+/// Forwards a request and returns the backend's response.
 pub(crate) async fn pass(
     routed: &mut Routed,
     connections: Connections<'_>,
@@ -43,7 +43,7 @@ pub(crate) async fn pass(
     hold: Option<Arc<Hold>>,
 ) -> Result<Response<Body>, Refusal> {
     hop_by_hop::request_fields(request.headers_mut(), &routed.shared.settings.protected_fields);
-    let Answer { mut response, mut lease, endpoint, in_use } = routed.exchange(connections, request).await?;
+    let LeasedResponse { mut response, mut lease, endpoint, in_use } = routed.exchange(connections, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadSwitch::Unasked.into());
     }
@@ -51,11 +51,11 @@ pub(crate) async fn pass(
     if authenticates_connection(response.headers()) {
         lease.pin(connections.pinned);
     }
-    // What the backend's Connection names must not take our cookie with it.
+    // After the backend's hop-by-hop fields are removed, so that its Connection cannot remove our cookie.
     routed.finish(response.headers_mut(), &endpoint);
     let unwanted = hold.and_then(Hold::refuse);
     if unwanted.is_some() {
-        // The client may send the body or not; nothing tells (RFC 9110 §10.1.1).
+        // Whether the client sends the body is unknown (RFC 9110 §10.1.1).
         response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
     }
     let (head, body) = response.into_parts();
@@ -63,7 +63,7 @@ pub(crate) async fn pass(
     Ok(Response::from_parts(head, body))
 }
 
-/// Whether a backend authenticates connections rather than requests, so that nobody else may use this one
+/// Whether a backend authenticates connections rather than requests, so that no other client may use this one
 /// (RFC 4559 §6).
 fn authenticates_connection(headers: &HeaderMap) -> bool {
     headers.tokens(&WWW_AUTHENTICATE).any(|challenge| {
@@ -72,40 +72,44 @@ fn authenticates_connection(headers: &HeaderMap) -> bool {
     })
 }
 
-struct Answer {
+struct LeasedResponse {
     response: Response<Incoming>,
     lease: Lease,
     endpoint: Arc<Endpoint>,
     in_use: InUse,
 }
 
-/// What sending a request came to.
-enum Sent {
+/// The result of sending a request.
+enum SendOutcome {
     Answered(Response<Incoming>, Lease),
-    /// Nothing of it was sent.
+    /// None of it was sent.
     Unsent(Request<Body>),
-    /// It was lost on a connection that was used before, and may be sent again to the same endpoint.
+    /// It was lost on a reused connection, and may be sent again to the same endpoint.
     Again(Request<Body>),
-    /// It may have been sent, and the connection ended without an answer.
+    /// It may have been sent, and the connection ended without a response.
     Lost,
     Refused(Refusal),
 }
 
 impl Routed {
-    async fn exchange(&mut self, connections: Connections<'_>, mut request: Request<Body>) -> Result<Answer, Refusal> {
-        let copy = Copy::of(&request);
+    async fn exchange(
+        &mut self,
+        connections: Connections<'_>,
+        mut request: Request<Body>,
+    ) -> Result<LeasedResponse, Refusal> {
+        let copy = RequestCopy::of(&request);
         let mut last = DialError::Failed;
         while let Some((endpoint, in_use)) = self.pick() {
             let mut sent_before = false;
             match self.reuse(&endpoint, connections, request, copy.as_ref()).await {
-                Ok((response, lease)) => return Ok(Answer { response, lease, endpoint, in_use }),
-                Err(Sent::Unsent(unsent)) => request = unsent,
-                Err(Sent::Again(again)) => (request, sent_before) = (again, true),
+                Ok((response, lease)) => return Ok(LeasedResponse { response, lease, endpoint, in_use }),
+                Err(SendOutcome::Unsent(unsent)) => request = unsent,
+                Err(SendOutcome::Again(again)) => (request, sent_before) = (again, true),
                 Err(other) => return Err(other.into_refusal()),
             }
             let lease = match connections.pool.connect(&endpoint, self.rule.policy.timeouts.backend_connect).await {
                 Ok(lease) => lease,
-                // What one endpoint may have begun to do is not another's to do.
+                // Another endpoint must not repeat what one may have begun.
                 Err(_) if sent_before => return Err(BadResponse::Closed.into()),
                 Err(error) => {
                     last = error;
@@ -113,54 +117,56 @@ impl Routed {
                 }
             };
             match self.send(lease, request).await {
-                Sent::Answered(response, lease) => return Ok(Answer { response, lease, endpoint, in_use }),
-                Sent::Unsent(unsent) if !sent_before => request = unsent,
+                SendOutcome::Answered(response, lease) => {
+                    return Ok(LeasedResponse { response, lease, endpoint, in_use });
+                }
+                SendOutcome::Unsent(unsent) if !sent_before => request = unsent,
                 other => return Err(other.into_refusal()),
             }
         }
         Err(last.into())
     }
 
-    /// Tries the connections that are there. The backend may have closed any of them at the moment that it was taken,
-    /// so what was lost is tried again where that is safe (RFC 9110 §9.2.2): without a body, and idempotent.
+    /// Tries existing connections. The backend may have closed any of them just when it was taken, so a lost request is
+    /// repeated if that is safe (RFC 9110 §9.2.2): if it has no body and is idempotent.
     async fn reuse(
         &self,
         endpoint: &Endpoint,
         Connections { pool, pinned }: Connections<'_>,
         mut request: Request<Body>,
-        copy: Option<&Copy>,
-    ) -> Result<(Response<Incoming>, Lease), Sent> {
+        copy: Option<&RequestCopy>,
+    ) -> Result<(Response<Incoming>, Lease), SendOutcome> {
         while let Some(lease) = pinned.take(endpoint).or_else(|| pool.take(endpoint)) {
             match (self.send(lease, request).await, copy) {
-                (Sent::Answered(response, lease), _) => return Ok((response, lease)),
-                (Sent::Unsent(unsent), _) => request = unsent,
-                (Sent::Lost, Some(copy)) => return Err(Sent::Again(copy.request())),
+                (SendOutcome::Answered(response, lease), _) => return Ok((response, lease)),
+                (SendOutcome::Unsent(unsent), _) => request = unsent,
+                (SendOutcome::Lost, Some(copy)) => return Err(SendOutcome::Again(copy.request())),
                 (other, _) => return Err(other),
             }
         }
-        Err(Sent::Unsent(request))
+        Err(SendOutcome::Unsent(request))
     }
 
-    async fn send(&self, mut lease: Lease, request: Request<Body>) -> Sent {
+    async fn send(&self, mut lease: Lease, request: Request<Body>) -> SendOutcome {
         lease.set_target(self.retarget.clone());
         lease.read_by(request.extensions().get::<Arc<Meter>>().cloned());
         let sending = lease.sender().try_send_request(request);
         let sent = match self.rule.policy.timeouts.response {
             Some(limit) => match tokio::time::timeout(limit, sending).await {
                 Ok(sent) => sent,
-                Err(_) => return Sent::Refused(Refusal::ResponseTimeout),
+                Err(_) => return SendOutcome::Refused(Refusal::ResponseTimeout),
             },
             None => sending.await,
         };
         match sent {
-            Ok(response) => Sent::Answered(response, lease),
+            Ok(response) => SendOutcome::Answered(response, lease),
             Err(mut failure) => match failure.take_message() {
-                Some(request) => Sent::Unsent(request),
-                None if is_stall(failure.error()) => Sent::Refused(Refusal::BodyTimeout),
-                None if failure.error().is_parse() => Sent::Refused(BadResponse::Head.into()),
-                // The "user" is the body that we gave hyper to send, which is the client's.
-                None if failure.error().is_user() => Sent::Refused(Refusal::MalformedBody),
-                None => Sent::Lost,
+                Some(request) => SendOutcome::Unsent(request),
+                None if is_stall(failure.error()) => SendOutcome::Refused(Refusal::BodyTimeout),
+                None if failure.error().is_parse() => SendOutcome::Refused(BadResponse::Head.into()),
+                // The "user" is the body that hyper was given to send, which is the client's.
+                None if failure.error().is_user() => SendOutcome::Refused(Refusal::MalformedBody),
+                None => SendOutcome::Lost,
             },
         }
     }
@@ -173,7 +179,7 @@ fn is_stall(error: &hyper::Error) -> bool {
     error.is_user() && causes.any(|cause| cause.downcast_ref().is_some_and(timed_out))
 }
 
-impl Sent {
+impl SendOutcome {
     fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
@@ -183,9 +189,9 @@ impl Sent {
 }
 
 /// The head of a request that may be sent twice.
-struct Copy(Parts);
+struct RequestCopy(Parts);
 
-impl Copy {
+impl RequestCopy {
     fn of(request: &Request<Body>) -> Option<Self> {
         if !request.method().is_idempotent() || !request.body().is_end_stream() {
             return None;

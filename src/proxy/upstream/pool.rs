@@ -1,4 +1,4 @@
-//! Connections to backends for plain requests, kept for the next one.
+//! Connections to backends for plain requests, kept for reuse.
 
 use std::{
     collections::HashMap,
@@ -26,44 +26,44 @@ use crate::{
     table::{Endpoint, EndpointId},
 };
 
-/// How hyper speaks to backends. The buffer bounds heads, and what may be read at once of a body: see [`Tapped`].
+/// hyper's settings for backends. The buffer bounds heads, and how much of a body may be read at once: see [`Tapped`].
 pub(crate) fn client() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.preserve_header_case(true).title_case_headers(true).max_buf_size(LARGE_READ).max_headers(200);
     builder
 }
 
-/// Unused connections to endpoints, by the endpoint's identity and addresses: what one has got no other may use.
+/// Unused connections to endpoints, by identity and addresses: a connection to one endpoint is never used for another.
 #[derive(Debug)]
 pub(crate) struct Pool {
     idle: Mutex<Idle>,
     keep: Duration,
     per_endpoint: usize,
-    /// For what outlives a borrow: leases, and the task that closes what nobody took.
+    /// For leases and the task that closes unused connections, which outlive a borrow.
     own: Weak<Self>,
 }
 
 #[derive(Debug, Default)]
 struct Idle {
-    connections: HashMap<Key, Vec<Kept>>,
+    connections: HashMap<PoolKey, Vec<Kept>>,
     swept: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key(EndpointId, Box<[std::net::SocketAddr]>);
+struct PoolKey(EndpointId, Box<[std::net::SocketAddr]>);
 
-impl Key {
+impl PoolKey {
     fn of(endpoint: &Endpoint) -> Self {
         Self(endpoint.id.clone(), endpoint.addresses.clone())
     }
 }
 
-/// A connection as hyper gives it.
+/// A connection as hyper provides it.
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Body>,
     next_target: NextTarget,
-    /// What it is read by.
+    /// Selects the meter that limits reads.
     tap: Tap,
 }
 
@@ -84,9 +84,10 @@ impl Pool {
         })
     }
 
-    /// A connection that was used before and, as far as can be told, still lives. The one used last comes first.
+    /// A connection that was used before and, as far as is known, is still open. The most recently used one comes
+    /// first.
     pub(crate) fn take(&self, endpoint: &Endpoint) -> Option<Lease> {
-        let key = Key::of(endpoint);
+        let key = PoolKey::of(endpoint);
         let mut idle = self.lock();
         let connections = idle.connections.get_mut(&key)?;
         while let Some(Kept { since, connection }) = connections.pop() {
@@ -105,14 +106,14 @@ impl Pool {
         let stream = Tapped::new(Restoring::new(stream, next_target.clone()), tap.clone());
         let (sender, connection) = client().handshake(TokioIo::new(stream)).await.map_err(|_| DialError::Failed)?;
         tokio::spawn(connection);
-        Ok(self.lease(Key::of(endpoint), Connection { sender, next_target, tap }))
+        Ok(self.lease(PoolKey::of(endpoint), Connection { sender, next_target, tap }))
     }
 
-    fn lease(&self, key: Key, connection: Connection) -> Lease {
+    fn lease(&self, key: PoolKey, connection: Connection) -> Lease {
         Lease { connection: Some(connection), key, home: Home::Pool(self.own.clone()) }
     }
 
-    fn put(&self, key: Key, connection: Connection) {
+    fn put(&self, key: PoolKey, connection: Connection) {
         let mut idle = self.lock();
         let connections = idle.connections.entry(key).or_default();
         if connections.len() < self.per_endpoint {
@@ -123,7 +124,7 @@ impl Pool {
         }
     }
 
-    /// Closes what is too old. Returns whether anything is left.
+    /// Closes expired connections. Returns whether any are left.
     fn expire(&self) -> bool {
         let mut idle = self.lock();
         let now = Instant::now();
@@ -153,41 +154,41 @@ async fn sweep(pool: Weak<Pool>, keep: Duration) {
     }
 }
 
-/// The connection with a backend that belongs to one client's connection: the backend knows the client by it, since
-/// NTLM and Negotiate authenticate connections, not requests (RFC 4559 §6). It closes with the client's.
+/// The connection with a backend that belongs to one client's connection: the backend identifies the client by it,
+/// since NTLM and Negotiate authenticate connections, not requests (RFC 4559 §6). It closes with the client's.
 #[derive(Debug, Default)]
-pub(crate) struct Pinned(Mutex<Option<(Key, Connection)>>);
+pub(crate) struct Pinned(Mutex<Option<(PoolKey, Connection)>>);
 
 impl Pinned {
-    /// The endpoint that it leads to.
+    /// The endpoint that it is connected to.
     pub(crate) fn endpoint(&self) -> Option<EndpointId> {
         self.lock().as_ref().map(|(key, _)| key.0.clone())
     }
 
-    /// The connection, if it leads to this endpoint and still lives.
+    /// The connection, if it leads to this endpoint and is still open.
     pub(crate) fn take(self: &Arc<Self>, endpoint: &Endpoint) -> Option<Lease> {
         let mut pinned = self.lock();
-        let (key, connection) = pinned.take_if(|(key, _)| *key == Key::of(endpoint))?;
+        let (key, connection) = pinned.take_if(|(key, _)| *key == PoolKey::of(endpoint))?;
         let home = Home::Client(Arc::downgrade(self));
         connection.sender.is_ready().then(|| Lease { connection: Some(connection), key, home })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Key, Connection)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(PoolKey, Connection)>> {
         self.0.lock().expect("no holder panics")
     }
 }
 
-/// Where a connection goes that can be used again.
+/// Where a reusable connection returns to.
 #[derive(Clone, Debug)]
 enum Home {
-    /// To whoever needs it next.
+    /// The pool, for any request.
     Pool(Weak<Pool>),
-    /// To the one client that it belongs to.
+    /// The client that it belongs to.
     Client(Weak<Pinned>),
 }
 
 impl Home {
-    fn put(&self, key: Key, connection: Connection) {
+    fn put(&self, key: PoolKey, connection: Connection) {
         match self {
             Self::Pool(pool) => {
                 if let Some(pool) = pool.upgrade() {
@@ -203,28 +204,28 @@ impl Home {
     }
 }
 
-/// A connection in use. It goes home when it is dropped, if it can be used again.
+/// A connection in use. When dropped, it is returned, if it can be reused.
 #[derive(Debug)]
 pub(crate) struct Lease {
     connection: Option<Connection>,
-    key: Key,
+    key: PoolKey,
     home: Home,
 }
 
 impl Lease {
-    /// The connection, to send a request.
+    /// The sender for a request.
     pub(crate) fn sender(&mut self) -> &mut SendRequest<Body> {
         &mut self.connection.as_mut().expect("a lease has its connection until it is dropped").sender
     }
 
-    /// How the target of the next request is to be written.
+    /// How to write the target of the next request.
     pub(crate) fn set_target(&self, retarget: Option<Retarget>) {
         if let Some(connection) = &self.connection {
             connection.next_target.set(retarget);
         }
     }
 
-    /// Reads responses as this meter allows from now on.
+    /// From now on, this meter limits reads of responses.
     pub(crate) fn read_by(&self, meter: Option<Arc<Meter>>) {
         if let Some(connection) = &self.connection {
             connection.tap.set(meter);

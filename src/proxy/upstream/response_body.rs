@@ -1,4 +1,4 @@
-//! The body of a response that was read without hyper.
+//! The body of a response that is read without hyper.
 
 use std::{
     pin::Pin,
@@ -17,14 +17,14 @@ use crate::proxy::{
     transport::stream::{HEADROOM, Stream, with_buffers},
 };
 
-/// How much is read at once, in bytes.
+/// How many bytes are read at once.
 const PART: usize = 16 * 1024;
-/// The longest line between chunks, and the longest trailers, in bytes.
+/// The maximum length of a line between chunks, and of trailers, in bytes.
 const MAX_LINES: usize = 8 * 1024;
 
 /// Where a body ends (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub(crate) enum IncomingFraming {
     /// After this many bytes.
     Length(u64),
     /// With its last chunk.
@@ -33,23 +33,23 @@ pub(crate) enum Framing {
     Close,
 }
 
-/// What comes next of a chunked body.
+/// The next part of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
     /// The size of a chunk.
     Size,
-    /// This many bytes of one.
+    /// This many bytes of data.
     Data(u64),
-    /// The end of its line.
+    /// The line end after the data.
     End,
-    /// A line of the trailers, or the empty one behind them. They are dropped, as they may be (RFC 9110 §6.5.1).
+    /// A line of the trailers, or the empty line after them. Trailers are dropped, which is allowed (RFC 9110 §6.5.1).
     Trailers,
     /// Nothing: the body is over.
     Nothing,
 }
 
-impl Framing {
-    /// That of a response to a GET, whose lengths have become one.
+impl IncomingFraming {
+    /// The framing of a response to a GET, whose lengths have been merged.
     pub(crate) fn of(status: StatusCode, is_chunked: bool, fields: &impl Fields) -> Self {
         if status.is_informational() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
             return Self::Length(0);
@@ -66,18 +66,18 @@ impl Framing {
     }
 }
 
-/// A body, read from the connection as fast as its parts are taken. It owns the connection, and a guard.
+/// A body, read from the connection no faster than its parts are taken. It owns the connection, and a guard.
 pub(crate) struct ResponseBody<G> {
     backend: Stream,
-    framing: Framing,
-    /// What was received and not yet given on.
+    framing: IncomingFraming,
+    /// Bytes received but not yet passed on.
     received: BytesMut,
     charge: Charge,
     _guard: G,
 }
 
 impl<G> ResponseBody<G> {
-    pub(crate) fn new(backend: Stream, framing: Framing, guard: G) -> Self {
+    pub(crate) fn new(backend: Stream, framing: IncomingFraming, guard: G) -> Self {
         Self { backend, framing, received: BytesMut::new(), charge: Charge::default(), _guard: guard }
     }
 
@@ -92,22 +92,22 @@ impl<G> ResponseBody<G> {
     }
 }
 
-/// Takes the next part of a body from what was received of it: `None` if more has to be received.
-fn next_part(framing: &mut Framing, received: &mut BytesMut) -> Result<Option<Bytes>, BodyError> {
+/// Takes the next part of a body from the received bytes; `None` if more must be received.
+fn next_part(framing: &mut IncomingFraming, received: &mut BytesMut) -> Result<Option<Bytes>, BodyError> {
     loop {
         match framing {
             _ if received.is_empty() => return Ok(None),
-            Framing::Chunked(Chunk::Nothing) => return Ok(None),
-            Framing::Length(left) | Framing::Chunked(Chunk::Data(left)) => {
+            IncomingFraming::Chunked(Chunk::Nothing) => return Ok(None),
+            IncomingFraming::Length(left) | IncomingFraming::Chunked(Chunk::Data(left)) => {
                 let length = received.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= length as u64;
-                if *framing == Framing::Chunked(Chunk::Data(0)) {
-                    *framing = Framing::Chunked(Chunk::End);
+                if *framing == IncomingFraming::Chunked(Chunk::Data(0)) {
+                    *framing = IncomingFraming::Chunked(Chunk::End);
                 }
                 return Ok(Some(received.split_to(length).freeze()));
             }
-            Framing::Close => return Ok(Some(received.split().freeze())),
-            Framing::Chunked(chunk) => match next_line(*chunk, received)? {
+            IncomingFraming::Close => return Ok(Some(received.split().freeze())),
+            IncomingFraming::Chunked(chunk) => match next_line(*chunk, received)? {
                 Some(next) => *chunk = next,
                 None => return Ok(None),
             },
@@ -115,7 +115,7 @@ fn next_part(framing: &mut Framing, received: &mut BytesMut) -> Result<Option<By
     }
 }
 
-/// Takes a line that is not data, and gives what comes after it: `None` if the line is not whole.
+/// Takes a line other than data, and returns what follows it; `None` if the line is incomplete.
 fn next_line(chunk: Chunk, received: &mut BytesMut) -> Result<Option<Chunk>, BodyError> {
     let (length, next) = match chunk {
         Chunk::Size => match httparse::parse_chunk_size(received).map_err(|_| "malformed chunk size")? {
@@ -152,7 +152,8 @@ impl<G: Unpin> Body for ResponseBody<G> {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
             if !this.framing.is_over() && ready!(this.poll_receive(cx))? == 0 {
-                let is_whole = std::mem::replace(&mut this.framing, Framing::Length(0)) == Framing::Close;
+                let is_whole =
+                    std::mem::replace(&mut this.framing, IncomingFraming::Length(0)) == IncomingFraming::Close;
                 return Poll::Ready((!is_whole).then(|| Err("the body is incomplete".into())));
             }
         }
@@ -165,8 +166,8 @@ impl<G: Unpin> Body for ResponseBody<G> {
 
     fn size_hint(&self) -> SizeHint {
         match self.framing {
-            Framing::Length(left) => SizeHint::with_exact(left),
-            Framing::Chunked(_) | Framing::Close => SizeHint::default(),
+            IncomingFraming::Length(left) => SizeHint::with_exact(left),
+            IncomingFraming::Chunked(_) | IncomingFraming::Close => SizeHint::default(),
         }
     }
 }
@@ -177,8 +178,8 @@ mod tests {
 
     use super::*;
 
-    /// What a body comes to that arrives in pieces of this size: its data, and whether it is over.
-    fn decoded(mut framing: Framing, bytes: &[u8], size: usize) -> Result<(Vec<u8>, bool), String> {
+    /// The data of a body that arrives in pieces of this size, and whether it is complete.
+    fn decoded(mut framing: IncomingFraming, bytes: &[u8], size: usize) -> Result<(Vec<u8>, bool), String> {
         let (mut received, mut data) = (BytesMut::new(), Vec::new());
         for piece in bytes.chunks(size) {
             received.extend_from_slice(piece);
@@ -192,14 +193,14 @@ mod tests {
         Ok((data, framing.is_over()))
     }
 
-    const CHUNKED: Framing = Framing::Chunked(Chunk::Size);
+    const CHUNKED: IncomingFraming = IncomingFraming::Chunked(Chunk::Size);
 
     #[test]
     fn a_body_ends_where_its_framing_says() {
         for size in [1, 2, 3, 100] {
-            assert_eq!(decoded(Framing::Length(3), b"abc", size), Ok((b"abc".to_vec(), true)));
-            assert_eq!(decoded(Framing::Length(4), b"abc", size), Ok((b"abc".to_vec(), false)));
-            assert_eq!(decoded(Framing::Close, b"abc", size), Ok((b"abc".to_vec(), false)));
+            assert_eq!(decoded(IncomingFraming::Length(3), b"abc", size), Ok((b"abc".to_vec(), true)));
+            assert_eq!(decoded(IncomingFraming::Length(4), b"abc", size), Ok((b"abc".to_vec(), false)));
+            assert_eq!(decoded(IncomingFraming::Close, b"abc", size), Ok((b"abc".to_vec(), false)));
             let chunked = b"3;a=b\r\nabc\r\n0A\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n";
             assert_eq!(decoded(CHUNKED, chunked, size), Ok((b"abc0123456789".to_vec(), true)), "{size}");
         }

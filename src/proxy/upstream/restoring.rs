@@ -1,4 +1,4 @@
-//! The other half of [`retarget`](crate::proxy::request::retarget): heads get their targets back on the way out.
+//! The counterpart of [`retarget`](crate::proxy::request::retarget): restores the targets in heads to the backend.
 
 use std::{
     io::{self, IoSlice},
@@ -10,20 +10,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::request::retarget::NextTarget;
 
-/// A connection with a backend on which targets are restored as they are written.
+/// A connection with a backend that restores targets as heads are written.
 #[derive(Debug)]
 pub(crate) struct Restoring<S> {
     stream: S,
     next: NextTarget,
-    head: Option<Head>,
+    head: Option<RestoredHead>,
 }
 
-/// A head on its way out in place of the one that hyper gave.
+/// A head to be written in place of hyper's.
 #[derive(Debug)]
-struct Head {
+struct RestoredHead {
     bytes: Vec<u8>,
     written: usize,
-    /// The bytes of hyper's that it stands for.
+    /// The number of hyper's bytes that it replaces.
     stands_for: usize,
 }
 
@@ -39,9 +39,9 @@ impl<S> Restoring<S> {
 
     fn begin(&mut self, bufs: &[IoSlice<'_>]) {
         let Some(retarget) = self.next.take() else { return };
-        // hyper writes a head as one piece, before anything else of its request.
+        // hyper writes a head in one piece, before anything else of its request.
         let Some(first) = bufs.iter().find(|buf| !buf.is_empty()) else { return self.next.set(Some(retarget)) };
-        self.head = retarget.restore(first).map(|bytes| Head { bytes, written: 0, stands_for: first.len() });
+        self.head = retarget.restore(first).map(|bytes| RestoredHead { bytes, written: 0, stands_for: first.len() });
     }
 }
 

@@ -1,4 +1,4 @@
-//! The handshake with the backend, on a connection of its own that never goes to the pool.
+//! The handshake with the backend, on a dedicated connection that is never pooled.
 
 use std::{future::poll_fn, sync::Arc};
 
@@ -35,18 +35,18 @@ use crate::proxy::{
     tunnel::{Opening, TunnelLimits, frames::Extensions},
 };
 
-/// Passes on a handshake that hyper has read, to the first endpoint that takes the connection: the 101 for the client,
-/// and the tunnel to open behind it.
+/// Forwards a handshake that hyper has read to the first endpoint that accepts the connection; returns the 101 for the
+/// client, and the tunnel to open after it.
 ///
 /// # Errors
-/// If the client does not get a 101: with the backend's response, if it is a valid one.
+/// If the client does not get a 101: with the backend's response, if it is valid.
 pub(crate) async fn upgrade(
     routed: &mut Routed,
     mut request: Request<Body>,
 ) -> Result<(Response<Body>, Box<Opening>), Denied> {
     let accept = hop_by_hop::handshake_fields(request.headers_mut(), &routed.shared.settings.protected_fields);
     let Connected { endpoint, in_use, backend } = dial::connect(routed).await?;
-    // From here on, something of the request may have been sent: no other endpoint may see it.
+    // From here on, part of the request may have been sent: no other endpoint may receive it.
     let next_target = NextTarget::default();
     next_target.set(routed.retarget.clone());
     match exchange(Restoring::new(backend, next_target), request).await? {
@@ -67,7 +67,7 @@ pub(crate) async fn upgrade(
     }
 }
 
-/// The response of a backend that does not switch, whose body has begun well.
+/// The response of a backend that does not switch, once its body has begun without an error.
 pub(super) async fn answered<B>(response: Response<B>) -> Denied
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
@@ -79,7 +79,7 @@ where
     }
 }
 
-/// Gives a handshake until its deadline.
+/// Runs a handshake until its deadline.
 pub(crate) async fn in_time<T>(
     deadline: Option<Instant>,
     handshake: impl Future<Output = Result<T, Denied>>,
@@ -104,7 +104,7 @@ pub(crate) fn opening(routed: &Routed, connected: Connected, extensions: Extensi
     }
 }
 
-/// What the backend has agreed to with the client (RFC 6455 §9.1).
+/// The extensions that the backend has agreed on with the client (RFC 6455 §9.1).
 pub(crate) fn extensions(fields: &impl Fields) -> Extensions {
     let offers = fields.lines(&SEC_WEBSOCKET_EXTENSIONS).flat_map(|line| line.split(|byte| *byte == b','));
     let mut agreed = Extensions::None;
@@ -119,7 +119,7 @@ pub(crate) fn extensions(fields: &impl Fields) -> Extensions {
     agreed
 }
 
-/// Makes the fields of a 101 ours for this hop, with what the backend says to the client itself.
+/// Replaces the hop-by-hop fields of a 101; everything else is the backend's response to the client.
 pub(crate) fn switched(fields: &mut impl Fields, accept: &str) {
     for name in &[CONTENT_LENGTH, TRAILER] {
         fields.remove(name);
@@ -136,8 +136,8 @@ enum Exchanged {
 
 type BackendConnection = Connection<TokioIo<Tapped<Restoring<Stream>>>, Body>;
 
-/// Sends the request and reads the head of the answer; interim ones (100, 103) are none. The connection is driven
-/// here rather than by a task, so that a client that goes away takes it with it.
+/// Sends the request and reads the head of the response, skipping interim ones (100, 103). The connection is driven
+/// here rather than by a task, so that it ends when the client goes away.
 async fn exchange(backend: Restoring<Stream>, request: Request<Body>) -> Result<Exchanged, Refusal> {
     let tap = Tap::default();
     tap.set(request.extensions().get::<Arc<Meter>>().cloned());

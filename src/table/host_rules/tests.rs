@@ -16,7 +16,7 @@ fn rules(all: &[Conditions]) -> HostRules {
     rules
 }
 
-/// The position of the match that serves a request.
+/// The position of the match for a request.
 fn found(all: &[Conditions], request: &RequestView<'_, HeaderMap>) -> Option<usize> {
     rules(all).find(request).map(|rule| rule.route.name.name.parse().unwrap())
 }
@@ -135,7 +135,7 @@ fn conditions() -> impl Strategy<Value = Conditions> {
     })
 }
 
-/// Whether a request fits the path, without any index.
+/// Whether a request matches the path, without any index.
 fn fits(path: &PathPattern, sent: &str) -> bool {
     match path {
         PathPattern::Exact(path) => **path == *sent,

@@ -1,5 +1,6 @@
-//! A head is read in two ways: whole, without hyper, and in pieces, with it. Thousands of mutated handshakes go both
-//! ways and must come out the same; and no backend may get what a strict parser refuses, or what only a proxy may say.
+//! A head is read in two ways: whole, without hyper, and in pieces, with it. Thousands of mutated handshakes are sent
+//! in both ways and must have the same outcome; and no backend may receive what a strict parser rejects, or fields that
+//! only a proxy may send.
 
 mod mutate;
 mod strict;
@@ -29,33 +30,33 @@ const CASES: u32 = 2500;
 /// How a head is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
-    /// Whole, as the first of its connection.
+    /// Whole, as the first on its connection.
     Whole,
     /// Whole, as the second.
     Second,
-    /// In two pieces, of which the first comes together with a request before it.
+    /// In two pieces, the first of which is sent together with a preceding request.
     Cut(usize),
-    /// In two pieces, as the first of its connection.
+    /// In two pieces, as the first on its connection.
     FirstCut(usize),
 }
 
-/// What became of a head.
+/// The result of a head.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     status: Option<u16>,
-    /// Whether the answer says that the connection ends with it.
+    /// Whether the response announces the end of the connection.
     closes: bool,
     backend: Option<Reached>,
 }
 
-/// A request as an endpoint got it, its fields sorted by name, in lines.
+/// A request as an endpoint received it, with its fields sorted by name, as lines.
 #[derive(Debug, PartialEq, Eq)]
 struct Reached {
     endpoint: &'static str,
     head: Vec<String>,
 }
 
-/// A proxy with two rules, and what their backends get.
+/// A proxy with two rules, and the requests that their backends receive.
 struct Bench {
     harness: Harness,
     received: UnboundedReceiver<(&'static str, Vec<u8>)>,
@@ -80,7 +81,7 @@ impl Bench {
         Self { harness, received, token, is_trusted }
     }
 
-    /// Sends a head, and waits for what becomes of it.
+    /// Sends a head, and waits for the outcome.
     async fn outcome(&mut self, head: &[u8], sending: Sending) -> Result<Outcome, TestCaseError> {
         let mut client = self.harness.client().await;
         let before = get("/before", "");
@@ -107,7 +108,7 @@ impl Bench {
         Ok(Outcome { status, closes, backend: self.reached(head)? })
     }
 
-    /// What reached a backend; it has been answered, so it is here already.
+    /// The request that reached a backend; it has been answered, so it has already arrived here.
     fn reached(&mut self, sent: &[u8]) -> Result<Option<Reached>, TestCaseError> {
         let mut reached = None;
         while let Ok((endpoint, head)) = self.received.try_recv() {
@@ -144,7 +145,7 @@ fn two_rules(main: &Arc<Endpoint>, admin: &Arc<Endpoint>) -> RouteTable {
     table
 }
 
-/// A backend that answers requests, and says what they were.
+/// A backend that answers requests, and reports them.
 async fn backend(name: &'static str, received: UnboundedSender<(&'static str, Vec<u8>)>) -> Arc<Endpoint> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -180,7 +181,7 @@ async fn read_head(stream: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-/// The answer to a request, and whether it is the last on its connection, as it is where a body or frames may follow.
+/// The response to a request, and whether it is the last on its connection, as it is if a body or frames may follow.
 fn respond(head: &[u8]) -> (String, bool) {
     let plain = |more| format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{more}\r\n");
     let Ok(head) = StrictHead::parse(head) else { return (plain("Connection: close\r\n"), true) };
@@ -195,7 +196,7 @@ fn respond(head: &[u8]) -> (String, bool) {
     (switching("").replace(ACCEPT, &accept), true)
 }
 
-/// The status of the final answer, and whether it says that the connection closes, as it does behind a 101 anyway.
+/// The status of the final response, and whether it announces the end of the connection, as a 101 does implicitly.
 async fn answer(client: &mut Peer<TcpStream>) -> (Option<u16>, bool) {
     while let Some(head) = client.try_head().await {
         let status = head.status();
@@ -207,8 +208,8 @@ async fn answer(client: &mut Peer<TcpStream>) -> (Option<u16>, bool) {
     (None, true)
 }
 
-/// Whether a request has the method and the target of what was sent: the path and the query of an absolute form, and
-/// nothing of a fragment.
+/// Whether a request has the method and the target that were sent: of an absolute form, the path and the query, without
+/// the fragment.
 fn is_first_line_of(sent: &[u8], head: &StrictHead) -> bool {
     let line = sent.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end).find(|line| !line.is_empty());
     let mut parts = line.unwrap_or_default().split(|byte| *byte == b' ');
@@ -226,7 +227,7 @@ fn from_path(absolute: &[u8]) -> Vec<u8> {
     [slash, target].concat().into_bytes()
 }
 
-/// Waits until the peer of a connection has read all that was sent to it: neither socket holds any of it.
+/// Waits until the peer of a connection has read everything that was sent to it: neither socket holds any of it.
 async fn taken(client: &TcpStream) {
     let hex = |address: std::net::SocketAddr| format!(":{:04X}", address.port());
     let (own, peer) = (hex(client.local_addr().unwrap()), hex(client.peer_addr().unwrap()));
@@ -247,8 +248,8 @@ async fn taken(client: &TcpStream) {
     .await;
 }
 
-/// The characters that hyper does not take in a target. They are only looked for where a head certainly begins, which is
-/// not so behind another request in the same piece.
+/// The characters that hyper rejects in a target. The proxy looks for them only where a head certainly begins, which is
+/// not so after another request in the same piece.
 fn has_refused_target(head: &[u8]) -> bool {
     let mut lines = head.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
     lines.next().is_some_and(|line| line.iter().any(|byte| b"\"<>`".contains(byte)))

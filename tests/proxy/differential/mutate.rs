@@ -1,4 +1,4 @@
-//! Handshakes as no client should send them: a valid one, and changes to it.
+//! Handshakes that no client should send: a valid one, with changes.
 
 use proptest::{
     prelude::*,
@@ -7,10 +7,10 @@ use proptest::{
 
 use crate::support::{HOST, KEY};
 
-/// Stands for a session token that the proxy has issued.
+/// A placeholder for a session token issued by the proxy.
 pub(super) const TOKEN: &str = "@token@";
 
-/// A head in the parts that changes work on.
+/// A head, in the parts that mutations change.
 #[derive(Clone, Debug)]
 struct Draft {
     before: &'static str,
@@ -50,7 +50,7 @@ enum Mutation {
     Long(Index, usize),
 }
 
-/// Names that a proxy treats in some way, and others; like the rest, written in a few lines with `¦` between them.
+/// Names that a proxy treats specially, and others; like the other lists, in a few lines separated by `¦`.
 const NAMES: [&str; 8] = [
     "Host¦Upgrade¦Connection¦Sec-WebSocket-Version¦Sec-WebSocket-Key¦Sec-WebSocket-Protocol¦",
     "Sec-WebSocket-Extensions¦Sec-WebSocket-Accept¦Cookie¦Origin¦TE¦Trailer¦Keep-Alive¦Proxy¦Proxy-Connection¦",
@@ -62,7 +62,7 @@ const NAMES: [&str; 8] = [
     "Transfer_Encoding¦Sec_WebSocket_Key¦X-Cluster-Client-IP",
 ];
 
-/// Values that mean something in some field.
+/// Values that are significant in some field.
 const VALUES: [&str; 9] = [
     "¦1¦a, b¦0¦5¦00¦+5¦5, 5¦chunked¦gzip, chunked¦identity¦100-continue¦trailers¦websocket¦WebSocket¦h2c¦",
     "h2c, websocket¦websocket/13¦,,websocket,¦Upgrade¦upgrade, close¦keep-alive, Upgrade¦close¦",
@@ -75,7 +75,7 @@ const VALUES: [&str; 9] = [
     "chat.example.com, evil¦public.example.com:8443",
 ];
 
-/// Targets in all forms, and some in none.
+/// Targets in all forms, and invalid ones.
 const TARGETS: [&str; 6] = [
     "/¦/ws¦/admin¦/admin/x¦//admin¦/%61dmin¦/admin%2Fx¦/admin%2fx¦/%2Fadmin¦/adminx¦/pub/../admin¦/pub/./x¦",
     r#"/pub/%2e%2e/admin¦/pub/..;/admin¦/pub/%252e%252e/admin¦/pub/%c0%ae/x¦/a?x="<>`|{}¦/a"b¦/a<b>`c¦/a|b{c}^d¦/a\b¦"#,
@@ -85,7 +85,7 @@ const TARGETS: [&str; 6] = [
     "http://a@chat.example.com/¦http:///a¦chat.example.com:80",
 ];
 
-/// One of those that are written in these lines.
+/// One of the values in these lines.
 fn one_of(lines: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     select(lines.iter().flat_map(|line| line.split_terminator('¦')).collect::<Vec<_>>())
 }
@@ -205,7 +205,7 @@ impl Draft {
         }
     }
 
-    /// As it is sent. Always ended, so that nobody waits for the rest of it.
+    /// The head as sent. Always terminated, so that nobody waits for the rest of it.
     fn bytes(&self) -> Vec<u8> {
         let first = format!("{}{} {} {}\r\n", self.before, self.method, self.target, self.version);
         let mut bytes = first.into_bytes();

@@ -1,6 +1,6 @@
-//! What reaches a backend, read by a parser that forgives nothing (RFC 9112) and by one that folds names (CGI).
+//! Reads what reaches a backend, with a parser that tolerates nothing (RFC 9112) and with one that folds names (CGI).
 
-/// A request head that keeps to every rule.
+/// A request head that follows every rule.
 #[derive(Debug)]
 pub(super) struct StrictHead {
     pub(super) method: String,
@@ -9,7 +9,7 @@ pub(super) struct StrictHead {
     pub(super) fields: Vec<(String, Vec<u8>)>,
 }
 
-/// Fields that may not be repeated.
+/// Fields that must not be repeated.
 const SINGLE: [&str; 8] = [
     "connection",
     "content-length",
@@ -21,7 +21,7 @@ const SINGLE: [&str; 8] = [
     "forwarded",
 ];
 
-/// Fields that backends take for a proxy's word, as `docs/` lists them; all of `x-forwarded-*` belongs here too.
+/// Fields that backends trust as set by a proxy, as listed in `docs/`; all of `x-forwarded-*` belongs here too.
 const TRUSTED: [&str; 18] = [
     "cf-connecting-ip",
     "client-cert",
@@ -43,7 +43,7 @@ const TRUSTED: [&str; 18] = [
     "x-url-scheme",
 ];
 
-/// Fields of the connection and of the handshake, which nothing may pass for.
+/// Fields of the connection and of the handshake, which nothing may imitate.
 const OURS: [&str; 7] = [
     "content-length",
     "transfer-encoding",
@@ -55,7 +55,7 @@ const OURS: [&str; 7] = [
 ];
 
 impl StrictHead {
-    /// Reads a head, up to and with its empty line.
+    /// Parses a head, including its empty line.
     pub(super) fn parse(head: &[u8]) -> Result<Self, String> {
         let text = head.strip_suffix(b"\r\n\r\n").ok_or("no empty line at the end")?;
         let mut lines = split_lines(text).into_iter();
@@ -102,7 +102,7 @@ impl StrictHead {
         self.check_handshake()
     }
 
-    /// Who upgrades does it as RFC 6455 §4.1 says, and without a body.
+    /// Checks that an upgrade is as specified in RFC 6455 §4.1, and has no body.
     fn check_handshake(&self) -> Result<(), String> {
         if self.all("upgrade").is_empty() {
             return Ok(());
@@ -117,8 +117,8 @@ impl StrictHead {
         Ok(())
     }
 
-    /// Finds nothing that a client wrote, marked with `evil`, under a name that backends trust, however they fold it. A
-    /// trusted proxy may use those names, but not others that look the same.
+    /// Checks that nothing that a client sent, marked with `evil`, has a name that backends trust, however they fold
+    /// it. A trusted proxy may use those names, but not others that look the same.
     pub(super) fn check_folded(&self, is_trusted: bool) -> Result<(), String> {
         for (name, value) in &self.fields {
             let folded = fold(name);
@@ -126,7 +126,7 @@ impl StrictHead {
             let trusted = TRUSTED.iter().any(is_named) || folded.starts_with("X_FORWARDED_");
             let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
             if (trusted || OURS.iter().any(is_named)) && !is_plain {
-                return Err(format!("{name} passes for another field"));
+                return Err(format!("{name} imitates another field"));
             }
             if trusted && !is_trusted && value.windows(4).any(|window| window == b"evil") {
                 return Err(format!("{name} is the client's own"));
@@ -136,7 +136,7 @@ impl StrictHead {
     }
 }
 
-/// The variable that CGI makes of a name (RFC 3875 §4.1.18).
+/// The variable into which CGI turns a name (RFC 3875 §4.1.18).
 fn fold(name: &str) -> String {
     name.chars().map(|char| if char.is_ascii_alphanumeric() { char.to_ascii_uppercase() } else { '_' }).collect()
 }

@@ -1,4 +1,4 @@
-//! `escapedSlashes`: paths with `%2F` or `%5C`, which backends read differently.
+//! `escapedSlashes`: paths with `%2F` or `%5C`, which backends interpret differently.
 
 use super::super::{View, refusal::Refusal};
 use crate::table::{EscapedSlashes, Rule};

@@ -1,8 +1,8 @@
-//! Everything that may refuse a request that has a rule, each check in a file of its own.
+//! All checks that may refuse a request that has a rule, one file each.
 //!
-//! They run in the order in which `admit` lists them, the cheapest first, and each in the same way for upgrades and
-//! plain requests. No backend has been dialled. What a check takes, such as a place in a limit, travels in [`Admitted`]
-//! and is given back when the tunnel or the response ends.
+//! They run in the order in which `admit` lists them, the cheapest first, and in the same way for upgrades and plain
+//! requests. No backend has been dialled yet. What a check acquires, such as a place in a limit, is kept in
+//! [`Admitted`] and released when the tunnel or the response ends.
 
 mod clients;
 mod escaped_slashes;
@@ -13,12 +13,12 @@ use std::sync::Arc;
 use super::{View, denied::Denied};
 use crate::table::Rule;
 
-/// A request that its rule serves.
+/// A request that its rule admits.
 pub(super) struct Admitted {
     pub rule: Arc<Rule>,
 }
 
-#[expect(clippy::unused_async, reason = "the checks so far need no one else; those that do will wait here")]
+#[expect(clippy::unused_async, reason = "no check awaits anything yet")]
 pub(super) async fn admit(view: &View<'_>, rule: Arc<Rule>) -> Result<Admitted, Denied> {
     clients::check(view, &rule)?;
     escaped_slashes::check(view, &rule)?;

@@ -17,7 +17,7 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (client, listener.accept().await.unwrap().0)
 }
 
-/// As a server of HTTP does: what waits to be sent is sent before it waits for a request.
+/// Serves like an HTTP server: sends pending data before it waits for a request.
 async fn serve(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Stream> {
     let mut stream = start(socket).await?.0.finish(config).await?;
     stream.flush().await?;
@@ -31,7 +31,7 @@ async fn send(socket: &mut TcpStream, bytes: &[u8], piece: usize) {
     }
 }
 
-/// Receives until the client has heard something of so many bytes, or what went wrong.
+/// Receives until the client has decrypted at least `length` bytes, or failed.
 async fn receive(client: &mut ClientConnection, socket: &mut TcpStream, length: usize) -> Result<Vec<u8>, Error> {
     let mut heard = Vec::new();
     while heard.len() < length {
@@ -42,8 +42,8 @@ async fn receive(client: &mut ClientConnection, socket: &mut TcpStream, length: 
     Ok(heard)
 }
 
-/// Shakes hands as a client that sends in pieces, and says this along with its last message.
-async fn shake_hands(client: &mut ClientConnection, socket: &mut TcpStream, piece: usize, said: &[u8]) {
+/// Performs the handshake as a client that sends in pieces, and sends `said` with its last message.
+async fn perform_handshake(client: &mut ClientConnection, socket: &mut TcpStream, piece: usize, said: &[u8]) {
     client.writer().write_all(said).unwrap();
     loop {
         send(socket, &wire(client), piece).await;
@@ -60,7 +60,7 @@ async fn connect(suite: usize) -> (ClientConnection, TcpStream, Stream) {
     let ends = Ends::new(SUITES[suite]);
     let ((mut socket, accepted), mut client) = (sockets().await, ends.client());
     let (server, ()) =
-        tokio::join!(serve(accepted, ends.server.clone()), shake_hands(&mut client, &mut socket, 4096, b""));
+        tokio::join!(serve(accepted, ends.server.clone()), perform_handshake(&mut client, &mut socket, 4096, b""));
     (client, socket, server.unwrap())
 }
 
@@ -81,7 +81,7 @@ async fn a_handshake_may_come_in_pieces_and_payload_along_with_its_end() {
                 stream
             };
             let client = async {
-                shake_hands(&mut client, &mut socket, piece, said).await;
+                perform_handshake(&mut client, &mut socket, piece, said).await;
                 assert_eq!(receive(&mut client, &mut socket, 6).await.unwrap(), b"answer");
             };
             tokio::join!(server, client);
@@ -90,7 +90,7 @@ async fn a_handshake_may_come_in_pieces_and_payload_along_with_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_no_hello_is_refused_with_an_alert() {
+async fn bytes_that_are_not_a_hello_are_refused_with_an_alert() {
     let cases: [&[u8]; 4] =
         [b"GET / HTTP/1.1\r\n\r\n", &[22, 3, 1, 0, 4, 20, 0, 0, 0], &[23, 3, 3, 0, 1, 0], &[0xff; 64]];
     for bytes in cases {
@@ -98,7 +98,7 @@ async fn what_is_no_hello_is_refused_with_an_alert() {
         socket.write_all(bytes).await.unwrap();
         assert_eq!(start(accepted).await.err().unwrap().kind(), io::ErrorKind::InvalidData, "{bytes:?}");
         let mut answer = Vec::new();
-        // Whatever else it sent may have reset the connection.
+        // The unread rest of what it sent may have reset the connection.
         let _ = socket.read_to_end(&mut answer).await;
         assert!(matches!(answer[..], [] | [21, 3, _, 0, 2, 2, _]), "{answer:?}");
     }
@@ -120,7 +120,7 @@ async fn a_client_that_leaves_early_is_noticed() {
 async fn a_hello_without_an_end_is_not_read_forever() {
     let (mut socket, accepted) = sockets().await;
     let client = tokio::spawn(async move {
-        // A hello of 16 MB in records of one byte, of which it is not told before.
+        // A hello of 16 MB in records of one byte.
         let mut record = vec![22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff];
         while socket.write_all(&record).await.is_ok() {
             record = [22, 3, 1, 0, 1, 0].repeat(500);
@@ -131,7 +131,7 @@ async fn a_hello_without_an_end_is_not_read_forever() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_suite_in_common_is_told() {
+async fn a_client_without_a_common_suite_gets_an_alert() {
     let (ends, other) = (Ends::new(SUITES[TLS13]), Ends::new(SUITES[TLS12]));
     let ((mut socket, accepted), mut client) = (sockets().await, other.client());
     socket.write_all(&wire(&mut client)).await.unwrap();

@@ -1,5 +1,5 @@
-//! The other end of a connection, in memory: a client by rustls, and one that keeps to no rules. Only for tests and for
-//! fuzzing, which find the names around this module.
+//! The other end of a connection, in memory: a rustls client, and one that follows no rules. Only for tests and
+//! fuzzing, which access it through the modules around it.
 
 use std::{
     io::{Read, Write},
@@ -18,7 +18,7 @@ use rustls::{
 
 use super::Records;
 
-/// Every suite that records may be protected with.
+/// Every cipher suite that records may use.
 pub(in crate::proxy) static SUITES: [SupportedCipherSuite; 6] = [
     cipher_suite::TLS13_AES_128_GCM_SHA256,
     cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -28,7 +28,7 @@ pub(in crate::proxy) static SUITES: [SupportedCipherSuite; 6] = [
     cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
-/// What both ends of connections with one suite need.
+/// The configuration of both ends of connections with one suite.
 #[derive(Clone)]
 pub(in crate::proxy) struct Ends {
     pub client: Arc<ClientConfig>,
@@ -66,7 +66,7 @@ impl Ends {
         client
     }
 
-    /// A client and us, behind their handshake.
+    /// A client and the proxy's end, after their handshake.
     pub(in crate::proxy) fn connect(&self) -> (ClientConnection, Records) {
         let mut client = self.client();
         let mut server = UnbufferedServerConnection::new(self.server.clone()).unwrap();
@@ -95,7 +95,7 @@ impl Ends {
     }
 }
 
-/// What a client has to send.
+/// The bytes that a client has to send.
 pub(in crate::proxy) fn wire(client: &mut ClientConnection) -> Vec<u8> {
     let mut wire = Vec::new();
     while client.wants_write() {
@@ -104,13 +104,13 @@ pub(in crate::proxy) fn wire(client: &mut ClientConnection) -> Vec<u8> {
     wire
 }
 
-/// The records in which a client says this.
+/// The records with which a client sends this payload.
 pub(in crate::proxy) fn say(client: &mut ClientConnection, payload: &[u8]) -> Vec<u8> {
     client.writer().write_all(payload).unwrap();
     wire(client)
 }
 
-/// What a client hears in these records.
+/// The payload that a client reads from these records.
 pub(in crate::proxy) fn hear(client: &mut ClientConnection, mut wire: &[u8]) -> Result<Vec<u8>, rustls::Error> {
     let mut heard = Vec::new();
     while !wire.is_empty() {
@@ -123,7 +123,7 @@ pub(in crate::proxy) fn hear(client: &mut ClientConnection, mut wire: &[u8]) -> 
     Ok(heard)
 }
 
-/// One who has a client's keys, and puts whatever it likes into records.
+/// Has a client's keys, and puts arbitrary content into records.
 pub(in crate::proxy) struct Forger {
     aead: LessSafeKey,
     iv: [u8; 12],
@@ -147,7 +147,7 @@ impl Forger {
         Self { aead, iv: iv.as_ref().try_into().unwrap(), sequence, is_tls13, is_gcm }
     }
 
-    /// A record of this content, in TLS 1.3 with so many zeros behind it.
+    /// A record with this content, in TLS 1.3 followed by `padding` zeros.
     pub(in crate::proxy) fn record(&mut self, content: u8, payload: &[u8], padding: usize) -> Vec<u8> {
         let mut body = payload.to_vec();
         if !self.is_tls13 {
@@ -158,7 +158,7 @@ impl Forger {
         self.seal(23, body)
     }
 
-    /// A record with this inside.
+    /// A record with this body.
     pub(in crate::proxy) fn seal(&mut self, outer: u8, mut body: Vec<u8>) -> Vec<u8> {
         let number = self.sequence.to_be_bytes();
         self.sequence += 1;

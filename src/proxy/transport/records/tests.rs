@@ -10,7 +10,7 @@ use super::{
 const TLS13: usize = 0;
 const TLS12: usize = 3;
 
-/// Opens all whole records, and says what was in them.
+/// Opens all complete records, and returns their payload.
 fn open(records: &mut Records, wire: &[u8]) -> (Vec<u8>, Opened) {
     let mut room = vec![0; wire.len()];
     let opened = records.open(wire, &mut room);
@@ -18,7 +18,7 @@ fn open(records: &mut Records, wire: &[u8]) -> (Vec<u8>, Opened) {
     (room, opened)
 }
 
-/// Opens records of which each is whole and none is the last.
+/// Opens records, all of which must be complete and none of which may be the last.
 fn open_all(records: &mut Records, wire: &[u8]) -> Vec<u8> {
     let (payload, opened) = open(records, wire);
     assert_eq!((opened.consumed, opened.payload, opened.end), (wire.len(), payload.len(), None));
@@ -200,7 +200,7 @@ fn a_bit_that_is_flipped_anywhere_is_noticed() {
             let end = end(&mut records, &bytes);
             match at {
                 0 if suite < TLS12 => assert_eq!(end, Some(Err(Fault::Unexpected))),
-                // A longer record has not come yet, or never may.
+                // The rest of a longer record has not arrived, or never may.
                 3 => assert_eq!(end, None),
                 4 => assert!(end.is_none_or(|end| end == Err(Fault::BadMac))),
                 _ => assert_eq!(end, Some(Err(Fault::BadMac)), "{suite} {at}"),
@@ -364,7 +364,7 @@ fn the_room_for_sealing_is_as_long_as_promised() {
     }
 }
 
-/// What a client does next.
+/// The next step of a client.
 #[derive(Clone, Debug)]
 enum Step {
     Say(usize),
@@ -377,7 +377,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(prop_oneof![8 => length.prop_map(Step::Say), 2 => Just(Step::NewKeys), 1 => Just(Step::Close)], 0..12)
 }
 
-/// What comes of a record whose inside is known.
+/// The expected result of a record with known content.
 fn judged(is_tls13: bool, content: u8, message: &[u8]) -> Option<Result<(), Fault>> {
     match (content, message) {
         (APPLICATION_DATA, _) | (ALERT, [_, USER_CANCELED]) => None,
@@ -390,7 +390,7 @@ fn judged(is_tls13: bool, content: u8, message: &[u8]) -> Option<Result<(), Faul
 }
 
 proptest! {
-    // Each shakes hands.
+    // Each case performs a TLS handshake.
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
@@ -440,7 +440,7 @@ proptest! {
         content in prop_oneof![4 => 20..25_u8, 1 => 1..=u8::MAX],
         message in prop_oneof![vec(0..3_u8, 0..6), vec(any::<u8>(), 0..6), Just(KEY_UPDATE.to_vec()), Just(vec![1, 90])],
     ) {
-        // In the clear, it would be another record.
+        // In plaintext, it would be another record.
         prop_assume!(suite < TLS12 || content != CHANGE_CIPHER_SPEC);
         let (mut forger, mut records) = forge(suite);
         let (payload, opened) = open(&mut records, &forger.record(content, &message, padding));

@@ -1,5 +1,5 @@
-//! What a stream of frames consists of, told twice: by the tracker, and by tungstenite's parser with the rules of RFC
-//! 6455 on top. Only for tests and for fuzzing, which find them through the names around this module.
+//! Parses a stream of frames in two ways: with the tracker, and with tungstenite's parser plus the rules of RFC 6455.
+//! Only for tests and fuzzing, which access it through the modules around it.
 
 use std::io::Cursor;
 
@@ -10,23 +10,23 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
 
 use super::{Extensions, Frames, MAX_CONTROL_PAYLOAD, MAX_INCOMPLETE, Opcode, Piece, Sender};
 
-/// What is there, with its place in the stream.
+/// A part of the stream, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A data frame, and where it ends if its end is there.
+    /// A data frame, and its end if that has arrived.
     Data { begin: usize, end: Option<usize> },
-    /// A whole control frame, with what it carries.
+    /// A complete control frame, with its payload.
     Control { begin: usize, end: usize, opcode: Opcode, payload: Vec<u8> },
-    /// The beginning of something.
+    /// The beginning of an incomplete frame.
     Incomplete { begin: usize },
-    /// The beginning of what no peer may say.
+    /// The beginning of a protocol violation.
     Broken { begin: usize },
 }
 
-/// What the tracker makes of a stream that comes in these chunks.
+/// The events that the tracker reports for a stream in these chunks.
 ///
 /// # Panics
-/// When the tracker breaks a promise.
+/// If the tracker breaks a promise.
 pub(super) fn tracked<'a>(
     sender: Sender,
     extensions: Extensions,
@@ -78,7 +78,7 @@ pub(super) fn tracked<'a>(
     events
 }
 
-/// What it consists of.
+/// The events according to tungstenite and the rules.
 pub(super) fn told(sender: Sender, extensions: Extensions, bytes: &[u8]) -> Vec<Event> {
     let (mut events, mut begin) = (Vec::new(), 0);
     while begin < bytes.len() {
@@ -94,13 +94,13 @@ pub(super) fn told(sender: Sender, extensions: Extensions, bytes: &[u8]) -> Vec<
 
 /// The first event and where the next one begins, if there may be one.
 fn first(sender: Sender, extensions: Extensions, begin: usize, bytes: &[u8]) -> (Event, Option<usize>) {
-    // tungstenite judges whole headers only, so the missing part of this one is made up in the best way.
+    // tungstenite parses complete headers only, so the missing part of this one is filled in as favourably as possible.
     let mut whole = bytes[..bytes.len().min(MAX_INCOMPLETE)].to_vec();
     if whole.len() == 1 {
         whole.push(if sender == Sender::Client { 0x80 } else { 0 });
     }
     whole.extend([0; 14]);
-    // It knows no extensions either, so an opcode that only an extension knows is judged as another of its kind.
+    // It does not know extensions either, so an opcode that only an extension defines is parsed as another of its kind.
     let reserved = matches!(whole[0] & 0x0f, 3..=7 | 11..=15);
     if reserved && extensions == Extensions::Unknown {
         whole[0] = whole[0] & 0xf8 | 2;
@@ -142,7 +142,7 @@ fn first(sender: Sender, extensions: Extensions, begin: usize, bytes: &[u8]) -> 
     (Event::Control { begin, end, opcode, payload }, Some(end))
 }
 
-/// RSV1 says that a message is compressed, on its first frame (RFC 7692 §6).
+/// RSV1 marks a message as compressed, on its first frame (RFC 7692 §6).
 fn rsv_allowed(header: &FrameHeader, extensions: Extensions) -> bool {
     let begins_message = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
     match extensions {

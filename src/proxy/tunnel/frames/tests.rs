@@ -205,7 +205,7 @@ fn payload_length() -> impl Strategy<Value = usize> {
     prop_oneof![20 => 0..140_usize, 1 => Just(65_535), 1 => Just(65_536), 1 => Just(70_000)]
 }
 
-/// Frames that any peer may say: the first byte, and what is behind it.
+/// Frames that any peer may send: the first byte, and the length of the payload.
 fn valid_frames() -> impl Strategy<Value = Vec<(u8, usize)>> {
     let data = (select(&[0x00, 0x80, 0x01, 0x81, 0x02, 0x82][..]), payload_length());
     let control = (select(&[0x88, 0x89, 0x8a][..]), 0..=MAX_CONTROL_PAYLOAD);
@@ -217,7 +217,7 @@ fn stream(sender: Sender, frames: &[(u8, usize)]) -> Vec<u8> {
     frames.collect::<Vec<_>>().concat()
 }
 
-/// These bytes in chunks of these sizes, over and over.
+/// These bytes in chunks of these sizes, repeated as needed.
 fn chunks<'a>(mut bytes: &'a [u8], sizes: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     sizes.iter().cycle().map_while(move |size| {
         let (chunk, rest) = bytes.split_at_checked(*size).unwrap_or((bytes, &[]));
@@ -230,7 +230,7 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
     vec(prop_oneof![1..4_usize, 1..40_usize, 1..20_000_usize], 1..12)
 }
 
-/// Bytes that often look like frames, so that what comes behind the first of them is reached.
+/// Bytes that often look like frames, so that parsing gets beyond the first.
 fn frame_like() -> impl Strategy<Value = Vec<u8>> {
     let first = prop_oneof![6 => select(&[0x00, 0x81, 0x82, 0xc1, 0x88, 0x89, 0x8a][..]), 1 => any::<u8>()];
     let second = prop_oneof![0..130_u8, 0x80..=0xff_u8];
