@@ -65,7 +65,7 @@ impl Draft {
         };
         self.tls = tls.as_ref().map(|tls| self.read_tls(tls));
         for (position, rule) in rules.iter().enumerate() {
-            let rule = RuleDraft::read(self, position, rule);
+            let rule = RuleDraft::read(&self.name, &mut self.problems, position, rule);
             self.rules.push(rule);
         }
     }
@@ -85,7 +85,7 @@ impl Draft {
         self.readable = rules.is_some();
         for (position, rule) in rules.iter().flatten().enumerate() {
             let rule = match rule {
-                PartialRule::Readable(rule) => RuleDraft::read(self, position, rule),
+                PartialRule::Readable(rule) => RuleDraft::read(&self.name, &mut self.problems, position, rule),
                 PartialRule::Faulty { name, message, matches } => {
                     RuleDraft::faulty(position, name.as_deref(), message, matches.as_deref())
                 }
@@ -113,7 +113,7 @@ impl Draft {
     fn read_tls(&mut self, tls: &Tls) -> TlsDraft {
         let Tls { certificate_refs, insecure_policy } = tls;
         let insecure_policy = Chosen::or_default(insecure_policy.as_ref()).unwrap_or_else(|value| {
-            self.unsupported("spec.tls.insecurePolicy".into(), value);
+            self.problems.push(Problem::unsupported("spec.tls.insecurePolicy", value));
             // The intention is unknown, so plaintext is refused.
             InsecurePolicy::Deny
         });
@@ -122,18 +122,7 @@ impl Draft {
         TlsDraft { secrets, insecure_policy }
     }
 
-    pub(super) fn problem(&mut self, path: String, reason: ConditionReason, message: String) {
+    fn problem(&mut self, path: String, reason: ConditionReason, message: String) {
         self.problems.push(Problem::new(path, reason, message));
     }
-
-    pub(super) fn unsupported(&mut self, path: String, value: &str) -> String {
-        let message = unsupported(value);
-        self.problem(path, ConditionReason::UnsupportedValue, message.clone());
-        message
-    }
-}
-
-/// The message for a value that this version does not support.
-pub(super) fn unsupported(value: &str) -> String {
-    format!("the value {value:?} is not supported by this version")
 }

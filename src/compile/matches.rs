@@ -8,30 +8,14 @@ use crate::{
     table::{AmbiguousPath, Conditions, Expression, NormalPath, PathPattern, TextPattern, ValueCondition, ValueSource},
 };
 
-use super::{draft, rule::RuleReader};
+use super::verdict;
 
 /// Why a match could not be read.
-struct UnreadableMatch {
+pub(super) struct UnreadableMatch {
     /// The field, below the match.
-    field: String,
-    reason: ConditionReason,
-    message: String,
-}
-
-impl RuleReader<'_> {
-    /// The claims of the rule, each with the position of its match. A match that cannot be read is a fault.
-    pub(super) fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
-        let mut claims = Vec::with_capacity(matches.len());
-        for (position, read) in read_all(matches) {
-            match read {
-                Ok(conditions) => claims.push((position, conditions)),
-                Err(UnreadableMatch { field, reason, message }) => {
-                    self.fault(&format!("matches[{position}].{field}"), reason, message);
-                }
-            }
-        }
-        claims
-    }
+    pub(super) field: String,
+    pub(super) reason: ConditionReason,
+    pub(super) message: String,
 }
 
 /// The claims of those matches that can be read, each with the position of its match.
@@ -39,7 +23,8 @@ pub(super) fn claimed(matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
     read_all(matches).into_iter().filter_map(|(position, read)| Some((position, read.ok()?))).collect()
 }
 
-fn read_all(matches: &[RouteMatch]) -> Vec<(usize, Result<Conditions, UnreadableMatch>)> {
+/// What each match claims, with its position.
+pub(super) fn read_all(matches: &[RouteMatch]) -> Vec<(usize, Result<Conditions, UnreadableMatch>)> {
     match matches {
         [] => vec![(0, read(&RouteMatch::default()))],
         matches => matches.iter().map(read).enumerate().collect(),
@@ -106,7 +91,7 @@ fn chosen<T: Choice>(written: Option<&Chosen<T>>) -> Result<T, UnreadableMatch> 
     Chosen::or_default(written).map_err(|value| UnreadableMatch {
         field: "type".into(),
         reason: ConditionReason::UnsupportedValue,
-        message: draft::unsupported(value),
+        message: verdict::unsupported(value),
     })
 }
 

@@ -79,7 +79,7 @@ impl RuleReader<'_> {
     fn read_persistence(&mut self, wanted: &SessionPersistence, rule: &str) -> Persistence {
         let SessionPersistence { type_, cookie, absolute_timeout } = wanted;
         let SessionPersistenceType::Cookie = self.choice("sessionPersistence.type", type_.as_ref());
-        let scope = format!("{}/{rule}", self.draft.name);
+        let scope = format!("{}/{rule}", self.route);
         let max_age = limit(*absolute_timeout, None);
         let cookie = cookie.clone().unwrap_or_default();
         Persistence {

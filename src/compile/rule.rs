@@ -5,10 +5,14 @@ use std::sync::Arc;
 use crate::{
     api::{BackendRef, Chosen, ConditionReason, RouteMatch, RouteRule, SessionPersistence},
     choices::Choice,
-    table::{Conditions, Policy, is_dns_label},
+    table::{Conditions, ObjectName, Policy, is_dns_label},
 };
 
-use super::{draft::Draft, matches, text::printable};
+use super::{
+    Problem,
+    matches::{self, UnreadableMatch},
+    text::printable,
+};
 
 /// A rule as its author intended it.
 #[derive(Debug)]
@@ -26,8 +30,8 @@ pub(super) struct RuleDraft {
 
 impl RuleDraft {
     /// Reads a rule; problems are added to its route.
-    pub(super) fn read(draft: &mut Draft, position: usize, rule: &RouteRule) -> Self {
-        let mut reader = RuleReader { draft, path: format!("spec.rules[{position}]"), fault: None };
+    pub(super) fn read(route: &ObjectName, problems: &mut Vec<Problem>, position: usize, rule: &RouteRule) -> Self {
+        let mut reader = RuleReader { route, problems, path: format!("spec.rules[{position}]"), fault: None };
         let scope = rule.name.clone().unwrap_or_else(|| format!("#{position}"));
         let cookie_name = |wanted: &SessionPersistence| wanted.cookie.as_ref()?.name.clone();
         Self {
@@ -60,7 +64,8 @@ fn rule_name(position: usize, name: Option<&str>) -> Arc<str> {
 
 /// Reads one rule and keeps the first fault that disables it.
 pub(super) struct RuleReader<'a> {
-    pub(super) draft: &'a mut Draft,
+    pub(super) route: &'a ObjectName,
+    problems: &'a mut Vec<Problem>,
     /// The rule's field, such as `spec.rules[0]`.
     pub(super) path: String,
     fault: Option<Arc<str>>,
@@ -70,8 +75,9 @@ impl RuleReader<'_> {
     /// The choice in a field of the rule, or the default. A value that this version does not support is a fault.
     pub(super) fn choice<T: Choice>(&mut self, field: &str, written: Option<&Chosen<T>>) -> T {
         Chosen::or_default(written).unwrap_or_else(|value| {
-            let message = self.draft.unsupported(format!("{}.{field}", self.path), value);
-            self.fault.get_or_insert(message.into());
+            let problem = Problem::unsupported(format!("{}.{field}", self.path), value);
+            self.fault.get_or_insert_with(|| problem.message.as_str().into());
+            self.problems.push(problem);
             T::default()
         })
     }
@@ -79,6 +85,20 @@ impl RuleReader<'_> {
     /// Records a problem with a field of the rule.
     pub(super) fn fault(&mut self, field: &str, reason: ConditionReason, message: String) {
         self.fault.get_or_insert(message.as_str().into());
-        self.draft.problem(format!("{}.{field}", self.path), reason, message);
+        self.problems.push(Problem::new(format!("{}.{field}", self.path), reason, message));
+    }
+
+    /// The claims of the rule, each with the position of its match. A match that cannot be read is a fault.
+    fn read_matches(&mut self, matches: &[RouteMatch]) -> Vec<(usize, Conditions)> {
+        let mut claims = Vec::with_capacity(matches.len());
+        for (position, read) in matches::read_all(matches) {
+            match read {
+                Ok(conditions) => claims.push((position, conditions)),
+                Err(UnreadableMatch { field, reason, message }) => {
+                    self.fault(&format!("matches[{position}].{field}"), reason, message);
+                }
+            }
+        }
+        claims
     }
 }

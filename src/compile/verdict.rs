@@ -27,6 +27,16 @@ impl Problem {
     pub fn new(path: impl Into<String>, reason: ConditionReason, message: impl Into<String>) -> Self {
         Self { path: printable(path.into()), reason, message: printable(message.into()) }
     }
+
+    /// A value that this version does not support.
+    pub(super) fn unsupported(path: impl Into<String>, value: &str) -> Self {
+        Self::new(path, ConditionReason::UnsupportedValue, unsupported(value))
+    }
+}
+
+/// The message about a value that this version does not support.
+pub(super) fn unsupported(value: &str) -> String {
+    format!("the value {value:?} is not supported by this version")
 }
 
 /// A condition without its times, which the writer adds.

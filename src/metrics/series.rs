@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 
 use super::HELD_BYTES;
-use crate::table::{Counts, Endpoint, EndpointState, ObjectName, OpenTunnels, RouteState};
+use crate::table::{Counts, Endpoint, EndpointState, ObjectName, RouteState, TunnelCount};
 
 /// Counts of the process, and the objects that have counts of their own. Those are listed when they are first counted,
 /// and no longer once nothing uses them. Counting takes no lock of the process, except for TLS handshakes.
@@ -113,7 +113,7 @@ impl Series {
     }
 
     /// The open tunnels of an endpoint, which is listed from now on.
-    pub(super) fn endpoint<'a>(&self, service: &ObjectName, endpoint: &'a Endpoint) -> &'a OpenTunnels {
+    pub(super) fn endpoint<'a>(&self, service: &ObjectName, endpoint: &'a Endpoint) -> &'a TunnelCount {
         if endpoint.state.tunnels.list() {
             let state = Arc::downgrade(&endpoint.state);
             lock(&self.endpoints).push(ListedEndpoint { service: service.clone(), name: endpoint.name.clone(), state });

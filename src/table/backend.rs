@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ObjectName, OpenTunnels};
+use super::{ObjectName, TunnelCount};
 use crate::choices::Algorithm;
 
 /// A port of a Service with the endpoints behind it.
@@ -200,7 +200,7 @@ impl Eq for Endpoint {}
 pub struct EndpointState {
     in_use: AtomicUsize,
     /// Its tunnels.
-    pub tunnels: OpenTunnels,
+    pub tunnels: TunnelCount,
     /// When it was unreachable, in milliseconds of the caller's clock, plus one; 0 for never.
     unreached: AtomicU64,
 }

@@ -40,7 +40,7 @@ pub use policy::{ClientNetworks, Keepalive, Persistence, Pings, Policy, Timeouts
 pub use request_view::{HeaderLines, RequestView};
 pub use rule::{NoEndpoint, Rule, WeightedBackend};
 pub use session::{KeyFileError, Session, SessionKeys};
-pub use state::{OpenTunnels, RouteState, StateRegistry};
+pub use state::{RouteState, StateRegistry, TunnelCount};
 pub use tenancy::{HostOwner, HostnameOwners, ReservedFor, Tenancy};
 pub use tls::{Certificate, HostTls, TlsIdentity};
 

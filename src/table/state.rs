@@ -17,7 +17,7 @@ pub struct RouteState {
     /// The route's name.
     pub name: ObjectName,
     /// Its tunnels.
-    pub tunnels: OpenTunnels,
+    pub tunnels: TunnelCount,
     /// Requests answered, by the label of their status.
     pub requests: Counts<u16>,
     /// Upgrade requests, by their result.
@@ -54,12 +54,12 @@ impl Eq for RouteState {}
 
 /// How many tunnels of something are open, and whether the metrics list it.
 #[derive(Debug, Default)]
-pub struct OpenTunnels {
+pub struct TunnelCount {
     open: AtomicUsize,
     is_listed: AtomicBool,
 }
 
-impl OpenTunnels {
+impl TunnelCount {
     /// Counts one more.
     pub fn open(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn it_is_listed_once() {
-        let tunnels = OpenTunnels::default();
+        let tunnels = TunnelCount::default();
         assert!(tunnels.list() && !tunnels.list());
     }
 }
