@@ -77,7 +77,7 @@ impl SessionKeys {
     #[must_use]
     pub fn random() -> Self {
         let mut secret = [0; MINIMUM_KEY_BYTES];
-        aws_lc_rs::rand::fill(&mut secret).expect("the system gives random bytes");
+        aws_lc_rs::rand::fill(&mut secret).expect("the system provides random bytes");
         Self(vec![SessionKey::new(&secret)])
     }
 

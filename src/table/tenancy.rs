@@ -192,7 +192,7 @@ mod tests {
         let owners = [owner(1, "evil"), owner(2, "shop"), owner(3, "bank")];
         assert_eq!(tenant(&tenancy, "pay.test", &owners), Tenant::Namespace("bank"));
         assert_eq!(tenant(&tenancy, "x.test", &owners), Tenant::Namespace("shop"));
-        assert_eq!(tenant(&tenancy, "test", &owners), Tenant::Namespace("evil"), "a wildcard leaves the apex out");
+        assert_eq!(tenant(&tenancy, "test", &owners), Tenant::Namespace("evil"), "a wildcard does not cover the apex");
         let nobody = tenant(&tenancy, "pay.test", &owners[..2]);
         assert!(nobody.admits(Some(&owner(9, "till"))) && !nobody.admits(Some(&owner(1, "shop"))));
     }

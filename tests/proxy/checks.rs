@@ -212,7 +212,7 @@ async fn plaintext_requests_follow_the_policy_of_the_host() {
     assert_eq!(plain, (308, "https://Chat.example.com:8443/a?b=c".to_owned()));
     let upgrade = location(handshake("/ws", "")).await;
     assert_eq!(upgrade, (308, format!("wss://{HOST}:8443/ws")));
-    assert_eq!(location(get("/", "X-Forwarded-Proto: https\r\n")).await.0, 308, "a stranger's word");
+    assert_eq!(location(get("/", "X-Forwarded-Proto: https\r\n")).await.0, 308, "an untrusted peer is not believed");
     let deny = Harness::with_table(with_policy(InsecurePolicy::Deny, rule(&[])));
     assert_eq!(deny.ask(&get("/", "")).await.1.status(), 403);
     let allow = Harness::with_table(with_policy(InsecurePolicy::Allow, rule(&[])));

@@ -392,7 +392,7 @@ async fn waiting_for_the_backend_is_no_stall_of_the_client() {
     let (tunnelled, _silent) = crate::upgrade::open(&harness, &backend).await;
     let silence = async |client: &Peer<tokio::net::TcpStream>| {
         let ends = client.stream.readable();
-        assert!(tokio::time::timeout(Duration::from_millis(300), ends).await.is_err(), "nothing may come");
+        assert!(tokio::time::timeout(Duration::from_millis(300), ends).await.is_err(), "nothing may arrive");
     };
     tokio::join!(silence(&streaming), silence(&polling), silence(&tunnelled));
     poll.send(OK).await;

@@ -35,7 +35,7 @@ pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const PATIENCE: Duration = Duration::from_secs(15);
 
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
+    tokio::time::timeout(PATIENCE, future).await.expect("must happen in time")
 }
 
 /// A client's handshake with additional fields, each with its line end.

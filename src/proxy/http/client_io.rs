@@ -360,8 +360,8 @@ impl ClientIo {
         }
     }
 
-    /// Receives what was read ahead, or more; nothing of the next request until the client has taken the response to
-    /// the last one.
+    /// Receives what was read ahead, or more, but not the next request until the client has taken the response to the
+    /// last one.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.stage.now() == FINISHING {
             self.reader = Some(cx.waker().clone());

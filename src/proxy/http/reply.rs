@@ -147,11 +147,11 @@ mod tests {
         assert!(!accept("*/*") && !accept("text/html") && !wants_json(&HeaderMap::new()));
         assert!(accept("application/*, */*") && accept("application/json;charset=utf-8;q=0.5, text/*;q=0.1"));
         assert!(!accept("application/json;q=0") && !accept("application/*, application/json;q=0"));
-        assert!(!accept("text/plain, application/json;q=0.9"), "text is wanted more");
-        assert!(!accept("application/json, text/plain"), "both are as good");
+        assert!(!accept("text/plain, application/json;q=0.9"), "text is preferred");
+        assert!(!accept("application/json, text/plain"), "both are equally good");
         let late = |before: usize| format!("{}application/json", "a/b,".repeat(before));
         let accept_late = |before| wants_json(&HeaderMap::from_iter([(ACCEPT, late(before).parse().unwrap())]));
-        assert!(accept_late(MAX_RANGES - 1) && !accept_late(MAX_RANGES), "no more are looked at");
+        assert!(accept_late(MAX_RANGES - 1) && !accept_late(MAX_RANGES), "no more are examined");
         assert!(!accept("application/jsonp") && !accept("application/json;q=high"));
         assert_eq!(content(&Refusal::NotFound, true).1, "{\"error\":\"no route matches\"}\n");
     }

@@ -66,7 +66,7 @@ fn a_majority_is_reported_once_and_again_after_an_hour_below_and_above() {
     };
     assert!(!begins(one, false, 0));
     assert!(begins(one, true, 1));
-    assert!(!begins(one, true, 2), "it is known");
+    assert!(!begins(one, true, 2), "already known");
     assert!(!begins(two, false, 3), "another client changes nothing");
     assert!(!begins(one, true, 4));
     assert!(!begins(one, false, 5));
