@@ -9,8 +9,9 @@ use super::{
     metadata,
     object::{self, Object},
     position::{Positions, entry, is_within, join},
+    syntax::{Syntax, SyntaxFault},
     violation::Violation,
-    yaml::{self, Document, Syntax, SyntaxFault},
+    yaml::{self, Document},
 };
 use crate::table::ObjectName;
 

@@ -11,6 +11,7 @@ mod object;
 mod owners;
 mod position;
 mod scalar;
+mod syntax;
 mod tree;
 mod typed;
 mod violation;

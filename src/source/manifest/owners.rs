@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::{
     position::{Positions, child, entry},
-    yaml::{self, Document, Syntax, SyntaxFault},
+    syntax::{Syntax, SyntaxFault},
+    yaml::{self, Document},
 };
 use crate::{
     compile::is_dns_label,

@@ -7,7 +7,7 @@ use saphyr_parser::{Event, ScalarStyle, Span, Tag};
 use super::{
     position::{Positions, child, entry},
     scalar,
-    yaml::{Syntax, SyntaxFault},
+    syntax::{Syntax, SyntaxFault},
 };
 
 /// The other parser allows a little more; real files stay far below.

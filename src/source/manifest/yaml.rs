@@ -8,7 +8,11 @@ use std::mem;
 use saphyr_parser::{Parser, ScanError};
 use serde_json::Value;
 
-use super::{position::Positions, walk::DocumentWalk};
+use super::{
+    position::Positions,
+    syntax::{Syntax, SyntaxFault},
+    walk::DocumentWalk,
+};
 
 /// A document and the positions of its fields.
 #[derive(Debug)]
@@ -17,22 +21,6 @@ pub(super) struct Document {
     pub(super) positions: Positions,
     /// Syntax problems of a readable document.
     pub(super) faults: Vec<SyntaxFault>,
-}
-
-/// A problem at a position.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SyntaxFault {
-    pub(super) line: usize,
-    pub(super) field: String,
-    pub(super) message: String,
-}
-
-/// The syntax of a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Syntax {
-    #[default]
-    Yaml,
-    Json,
 }
 
 /// The documents of a file; a fault in one does not affect the others.
