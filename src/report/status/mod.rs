@@ -6,6 +6,7 @@
 mod events;
 mod plan;
 mod programmed;
+mod write;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -14,16 +15,8 @@ use std::{
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
-use serde_json::{Value, json};
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, sleep, timeout_at},
-};
+use kube::Client;
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::{debug, info, warn};
 
 pub use self::programmed::programmed_here;
@@ -31,12 +24,13 @@ use self::{
     events::Events,
     plan::{Now, Opinion, StatusPlanner, WriteHistory, WritePlan, retry_after},
     programmed::Needs,
+    write::{Write, WriteFailure, WriteOutcome},
 };
 use super::{ReplicaStanding, Role, until};
 use crate::{
-    api::{GROUP, KIND, RouteObject, VERSION},
+    api::RouteObject,
     compile::{Verdict, object_name},
-    source::{Report, StoredRoutes, trouble::chain},
+    source::{Report, StoredRoutes},
     table::ObjectName,
 };
 
@@ -72,31 +66,6 @@ pub struct StatusWriter {
     failures: u32,
     rest_until: Option<Instant>,
     logged: Option<String>,
-}
-
-/// A write.
-#[derive(Debug)]
-struct Write {
-    name: ObjectName,
-    wish: Vec<Condition>,
-    /// The conditions that it replaces.
-    stored: Vec<Condition>,
-    before: Arc<RouteObject>,
-}
-
-/// The result of a write.
-#[derive(Debug)]
-struct WriteOutcome {
-    write: Write,
-    answer: Result<RouteObject, WriteFailure>,
-}
-
-/// The reason a write failed.
-#[derive(Debug)]
-struct WriteFailure {
-    cause: String,
-    /// Whether it affects only this route: other writes may well succeed.
-    only_this: bool,
 }
 
 impl StatusWriter {
@@ -308,67 +277,4 @@ fn rest_after(look: Duration) -> Duration {
 
 fn now() -> Now {
     Now { instant: Instant::now(), time: Timestamp::now() }
-}
-
-impl Write {
-    async fn carry_out(self, client: Client, writer: Arc<StatusPlanner>, give_up_at: Instant) -> WriteOutcome {
-        let Self { name, wish, stored: _, before } = &self;
-        let answer = match timeout_at(give_up_at, apply(client, &writer, name, wish, before)).await {
-            Ok(answer) => answer.map_err(|error| WriteFailure::of(&error)),
-            Err(_) => Err(WriteFailure { cause: "no response from the API server".to_owned(), only_this: false }),
-        };
-        if answer.as_ref().is_err_and(|failure| failure.only_this) {
-            // The route has most likely been deleted: let the watch report that before this is logged.
-            sleep(LOOK_INTERVAL).await;
-        }
-        WriteOutcome { write: self, answer }
-    }
-}
-
-/// Server-side apply. For an object that does not fit the schema, such as one from an older CRD, it fails even though
-/// only the status is applied; the status is then replaced instead.
-async fn apply(
-    client: Client,
-    writer: &StatusPlanner,
-    name: &ObjectName,
-    wish: &[Condition],
-    before: &RouteObject,
-) -> kube::Result<RouteObject> {
-    let api = Api::<RouteObject>::namespaced(client, &name.namespace);
-    let params = PatchParams::apply(&writer.manager);
-    let applied = api.patch_status(&name.name, &params.clone().force(), &Patch::Apply(&body(name, wish))).await;
-    match applied {
-        Err(kube::Error::Api(status)) if before.spec.is_err() && matches!(status.code, 400 | 422 | 500) => {
-            let status = json!({ "status": { "conditions": wish } });
-            api.patch_status(&name.name, &params, &Patch::Merge(&status)).await
-        }
-        applied => applied,
-    }
-}
-
-/// The content to apply: everything that this writer owns. Without conditions, it releases what it owned.
-fn body(name: &ObjectName, wish: &[Condition]) -> Value {
-    let mut body = json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": KIND,
-        "metadata": { "name": &*name.name, "namespace": &*name.namespace },
-    });
-    if !wish.is_empty() {
-        body["status"] = json!({ "conditions": wish });
-    }
-    body
-}
-
-impl WriteFailure {
-    fn of(error: &kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self {
-                // The message names the account, the verb and the resource.
-                cause: format!("the API server responded with {}: {}", status.code, status.message),
-                // Even an internal error may be caused by one object: it must not delay all others.
-                only_this: !matches!(status.code, 401 | 403 | 429 | 502..=504),
-            },
-            other => Self { cause: chain(other), only_this: false },
-        }
-    }
 }
