@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::roll::{Leader, Seen};
+use crate::source::backoff::{Backoff, Delays};
 
 /// How long a Lease is valid without a renewal.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
@@ -23,8 +24,7 @@ pub(super) struct Election {
     me: String,
     /// When the last successful renewal was requested.
     renewed: Option<Instant>,
-    /// No attempt before this time.
-    rest_until: Option<Instant>,
+    attempts: Backoff,
 }
 
 /// What to do about the Lease.
@@ -41,7 +41,7 @@ pub(super) enum ElectionStep {
 impl Election {
     /// A replica that does not hold the Lease.
     pub(super) fn new(me: &str) -> Self {
-        Self { me: me.to_owned(), renewed: None, rest_until: None }
+        Self { me: me.to_owned(), renewed: None, attempts: Backoff::default() }
     }
 
     /// What to do now, given the last known Lease.
@@ -54,7 +54,7 @@ impl Election {
             Some(lease) if lease.of.holder.is_empty() => (ElectionStep::Take, now),
             Some(lease) => (ElectionStep::Take, lease.expires()),
         };
-        let at = self.rest_until.map_or(at, |rest| rest.max(at));
+        let at = self.attempts.delayed(at);
         if at > now { ElectionStep::Wait(at) } else { step }
     }
 
@@ -68,18 +68,19 @@ impl Election {
     /// Records that a Lease with our name was written; `began` is when the request started.
     pub(super) fn wrote(&mut self, began: Instant) {
         self.renewed = Some(began);
-        self.rest_until = None;
+        self.attempts.succeeded();
     }
 
     /// Records a failed write, after which there is no attempt for a while.
-    pub(super) fn failed(&mut self, now: Instant, rest: Duration) {
-        self.rest_until = Some(now + rest);
+    pub(super) fn failed(&mut self, delays: Delays, now: Instant) {
+        self.attempts.failed(delays, now);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::backoff::tests::is_about;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -112,8 +113,9 @@ mod tests {
         let ours = lease("a", now + SECOND);
         assert_eq!(election.step(Some(&ours), now + SECOND), ElectionStep::Wait(now + RENEW));
         assert_eq!(election.step(Some(&ours), now + RENEW), ElectionStep::Take);
-        election.failed(now + RENEW, SECOND);
-        assert_eq!(election.step(Some(&ours), now + RENEW), ElectionStep::Wait(now + RENEW + SECOND));
+        election.failed(Delays::constant(SECOND), now + RENEW);
+        let ElectionStep::Wait(at) = election.step(Some(&ours), now + RENEW) else { panic!("tried again at once") };
+        assert!(is_about(at, now + RENEW, SECOND), "{:?}", at - now);
         assert_eq!(election.held_until(Some(&ours), now + 9 * SECOND), Some(now + HOLD));
         assert_eq!(election.held_until(Some(&ours), now + HOLD), None);
         assert!(HOLD + 4 * SECOND < LEASE);

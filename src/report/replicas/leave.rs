@@ -4,7 +4,8 @@ use kube::api::{DeleteParams, Preconditions};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{LeaseFailure, Replicas, election::Election, within};
+use super::{Replicas, election::Election, within};
+use crate::source::failure::ApiFailure;
 
 impl Replicas {
     /// Removes the Leases of replicas that vanished.
@@ -39,7 +40,7 @@ impl Replicas {
         tokio::join!(leave, hand_over);
     }
 
-    async fn delete(&self, name: &str, resource_version: Option<String>) -> Result<(), LeaseFailure> {
+    async fn delete(&self, name: &str, resource_version: Option<String>) -> Result<(), ApiFailure> {
         let preconditions =
             resource_version.map(|version| Preconditions { resource_version: Some(version), uid: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -50,9 +51,9 @@ impl Replicas {
     }
 }
 
-fn left(lease: &str, answer: Result<(), LeaseFailure>) {
+fn left(lease: &str, answer: Result<(), ApiFailure>) {
     match answer {
         Ok(()) => debug!(lease, "released a Lease"),
-        Err(LeaseFailure { cause, .. }) => warn!(lease, cause, "cannot release a Lease; others wait until it expires"),
+        Err(ApiFailure { cause, .. }) => warn!(lease, cause, "cannot release a Lease; others wait until it expires"),
     }
 }

@@ -12,7 +12,7 @@ mod leave;
 mod roll;
 mod standing;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -23,7 +23,7 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tracing::{debug, info, warn};
 
@@ -40,19 +40,22 @@ use self::{
 use super::until;
 use crate::source::{
     Report,
-    trouble::{self, Trouble},
+    backoff::Delays,
+    complaint::Complaint,
+    failure::{ApiFailure, answer_by},
+    trouble::Trouble,
 };
 
 /// After this many seconds the watch is restarted.
 const WATCH_SECONDS: u32 = 60;
 /// A request without a response after this time has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
-/// The backoff after a write that lost a race.
-const AFTER_CONFLICT: Duration = Duration::from_millis(250);
-/// The backoff after a failed write.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// The backoff after a write that is not permitted.
-const AFTER_REFUSAL: Duration = Duration::from_secs(15);
+/// The delay after a write that lost a race.
+const AFTER_CONFLICT: Delays = Delays::constant(Duration::from_millis(250));
+/// The delay after a failed write. It does not grow: the Lease must be renewed before it expires.
+const AFTER_FAILURE: Delays = Delays::constant(Duration::from_secs(1));
+/// The delay after a write that is not permitted.
+const AFTER_REFUSAL: Delays = Delays::constant(Duration::from_secs(15));
 
 /// This replica among the others.
 pub struct Replicas {
@@ -63,12 +66,12 @@ pub struct Replicas {
     election: Election,
     announcement: Announcement,
     standing: watch::Sender<ReplicaStanding>,
-    /// Why the Leases of others cannot be read.
-    blind: Option<Arc<str>>,
-    /// Why our own Lease cannot be written.
-    mute: Option<Arc<str>>,
-    /// The failure that was logged last.
-    logged: Option<String>,
+    /// The Leases of others cannot be read.
+    blind: Complaint,
+    /// Our own Lease cannot be written.
+    mute: Complaint,
+    /// Writing failed for another reason.
+    writes: Complaint,
 }
 
 impl Replicas {
@@ -84,9 +87,9 @@ impl Replicas {
             leases: OwnLeases { identity, names },
             own_name,
             standing,
-            blind: None,
-            mute: None,
-            logged: None,
+            blind: Complaint::default(),
+            mute: Complaint::default(),
+            writes: Complaint::default(),
         }
     }
 
@@ -110,7 +113,7 @@ impl Replicas {
 
     fn publish(&self) {
         let now = Instant::now();
-        let barred = self.blind.as_ref().or(self.mute.as_ref());
+        let barred = self.blind.cause().or(self.mute.cause());
         let role = match (barred, self.election.held_until(self.roll.leader(), now)) {
             (Some(cause), _) => Role::Barred { cause: cause.clone() },
             (None, Some(until)) => Role::Holder { until },
@@ -133,16 +136,17 @@ impl Replicas {
             Ok(event) => {
                 if !matches!(event, Event::Init) {
                     trouble.recovered();
-                    self.blind = None;
+                    self.blind = Complaint::default();
                 }
                 self.roll.apply(event, Instant::now());
                 None
             }
             Err(error) => {
-                if let Some(status) = trouble::status(&error).filter(|status| status.is_forbidden()) {
-                    self.blind = Some(self.bar(&status.message, self.blind.as_ref()));
+                let failure = ApiFailure::from(&error);
+                if failure.code == 403 && self.blind.raise(&failure.cause) {
+                    self.log_barred(&failure.cause);
                 }
-                Some(Instant::now() + trouble.failed(&error, Instant::now()))
+                Some(trouble.failed(failure, Instant::now()))
             }
         }
     }
@@ -201,8 +205,8 @@ impl Replicas {
             Err(failure) => {
                 // 404 means a missing namespace on creation, and otherwise a Lease that has just been deleted.
                 let is_late = failure.code == 409 || failure.code == 404 && !create;
-                let rest = if is_late { AFTER_CONFLICT } else { self.failed(&failure) };
-                self.election.failed(Instant::now(), rest.mul_f64(1.0 + fastrand::f64() / 4.0));
+                let delays = if is_late { AFTER_CONFLICT } else { self.failed(&failure) };
+                self.election.failed(delays, Instant::now());
             }
         }
     }
@@ -217,48 +221,49 @@ impl Replicas {
                 self.succeeded();
             }
             Err(failure) => {
-                let rest = self.failed(&failure);
-                self.announcement.failed(Instant::now(), rest);
+                let delays = self.failed(&failure);
+                self.announcement.failed(delays, Instant::now());
             }
         }
     }
 
     fn succeeded(&mut self) {
-        self.mute = None;
-        if self.logged.take().is_some() {
+        if self.mute.settle() | self.writes.settle() {
             info!("Lease writes resumed");
         }
     }
 
-    /// Logs a failure once; returns the backoff.
-    fn failed(&mut self, failure: &LeaseFailure) -> Duration {
+    /// Logs a failure once; returns how long to wait.
+    fn failed(&mut self, failure: &ApiFailure) -> Delays {
+        let cause = &failure.cause;
         if matches!(failure.code, 403 | 404) {
-            self.mute = Some(self.bar(&failure.cause, self.mute.as_ref()));
-            self.logged = Some(failure.cause.clone());
+            if self.mute.raise(cause) {
+                self.log_barred(cause);
+            }
             return AFTER_REFUSAL;
         }
-        if self.logged.as_ref() == Some(&failure.cause) {
-            debug!(cause = failure.cause, "Lease writes still failing");
+        if self.writes.raise(cause) {
+            warn!(cause, "cannot write Leases; retrying; routing is not affected");
         } else {
-            warn!(cause = failure.cause, "cannot write Leases; retrying; routing is not affected");
-            self.logged = Some(failure.cause.clone());
+            debug!(cause, "Lease writes still failing");
         }
         AFTER_FAILURE
     }
 
-    /// Logs once why no replica can be elected.
-    fn bar(&self, cause: &str, before: Option<&Arc<str>>) -> Arc<str> {
-        if let Some(before) = before.filter(|before| &***before == cause) {
-            return before.clone();
-        }
+    /// Logs why no replica can be elected.
+    fn log_barred(&self, cause: &str) {
         let namespace = &self.leases.identity.namespace;
         warn!(
             cause,
             namespace,
             "cannot use Leases: every replica writes statuses, and Programmed stays Pending; routing is not affected"
         );
-        cause.into()
     }
+}
+
+/// A request to the API server, which has failed without a response in time.
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
+    answer_by(Instant::now() + REQUEST_TIMEOUT, request).await
 }
 
 fn log_role_change(before: &Role, now: &Role) {
@@ -266,25 +271,6 @@ fn log_role_change(before: &Role, now: &Role) {
         (false, true) => info!("this replica now writes statuses"),
         (true, false) => info!("this replica no longer writes statuses"),
         _ => {}
-    }
-}
-
-/// The reason a request failed.
-#[derive(Debug)]
-struct LeaseFailure {
-    /// The HTTP status, or 0 without a response.
-    code: u16,
-    cause: String,
-}
-
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, LeaseFailure> {
-    match timeout(REQUEST_TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(|error| match error {
-            // The message names the account, the verb and the resource.
-            kube::Error::Api(status) => LeaseFailure { code: status.code, cause: status.message.clone() },
-            other => LeaseFailure { code: 0, cause: trouble::chain(&other) },
-        }),
-        Err(_) => Err(LeaseFailure { code: 0, cause: "no response from the API server".to_owned() }),
     }
 }
 

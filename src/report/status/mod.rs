@@ -22,15 +22,15 @@ use tracing::{debug, info, warn};
 pub use self::programmed::programmed_here;
 use self::{
     events::Events,
-    plan::{Now, Opinion, StatusPlanner, WriteHistory, WritePlan, retry_after},
+    plan::{Now, Opinion, RETRIES, StatusPlanner, WriteHistory, WritePlan},
     programmed::Needs,
-    write::{Write, WriteFailure, WriteOutcome},
+    write::{Write, WriteOutcome, is_about_one_route},
 };
 use super::{ReplicaStanding, Role, until};
 use crate::{
     api::RouteObject,
     compile::{Verdict, object_name},
-    source::{Report, StoredRoutes},
+    source::{Report, StoredRoutes, backoff::Backoff, complaint::Complaint, failure::ApiFailure},
     table::ObjectName,
 };
 
@@ -59,13 +59,14 @@ pub struct StatusWriter {
     needs: Needs,
     standing: ReplicaStanding,
     memories: HashMap<ObjectName, WriteHistory>,
+    /// The history of all other routes.
+    unwritten: WriteHistory,
     queue: VecDeque<ObjectName>,
     busy: HashSet<ObjectName>,
     writes: JoinSet<WriteOutcome>,
-    /// Consecutive failures of any writes that were the API server's fault, and the end of the resulting backoff.
-    failures: u32,
-    rest_until: Option<Instant>,
-    logged: Option<String>,
+    /// Failures of any writes that were the API server's fault.
+    backoff: Backoff,
+    complaint: Complaint,
 }
 
 impl StatusWriter {
@@ -81,12 +82,12 @@ impl StatusWriter {
             needs: Needs::default(),
             standing: ReplicaStanding::default(),
             memories: HashMap::new(),
+            unwritten: WriteHistory::default(),
             queue: VecDeque::new(),
             busy: HashSet::new(),
             writes: JoinSet::new(),
-            failures: 0,
-            rest_until: None,
-            logged: None,
+            backoff: Backoff::default(),
+            complaint: Complaint::default(),
         }
     }
 
@@ -145,10 +146,13 @@ impl StatusWriter {
     fn plan(&self, name: &ObjectName, route: &RouteObject, now: Now) -> WritePlan {
         let position = self.verdicts.binary_search_by(|verdict| verdict.route.cmp(name));
         let verdict = position.ok().map(|position| &self.verdicts[position]);
-        let unknown = WriteHistory::default();
-        let memory = self.memories.get(name).unwrap_or(&unknown);
+        let memory = self.memory(name);
         let opinion = verdict.map(|verdict| self.opinion(verdict, memory.stored(route)));
         self.writer.plan(route, opinion.as_ref(), memory, now)
+    }
+
+    fn memory(&self, name: &ObjectName) -> &WriteHistory {
+        self.memories.get(name).unwrap_or(&self.unwritten)
     }
 
     fn opinion(&self, verdict: &Verdict, stored: &[Condition]) -> Opinion {
@@ -168,7 +172,7 @@ impl StatusWriter {
     ) -> Option<()> {
         let mut next = next.map(|next| next.max(soon));
         while next.is_none_or(|next| Instant::now() < next) {
-            let rest_until = self.rest_until.filter(|rest| *rest > Instant::now());
+            let rest_until = self.backoff.until().filter(|rest| *rest > Instant::now());
             if rest_until.is_none() {
                 self.start_writes();
             }
@@ -202,13 +206,13 @@ impl StatusWriter {
             && self.writes.len() < WRITES_AT_ONCE
             && let Some(name) = self.queue.pop_front()
         {
-            let Some(route) = self.routes.object(&name).filter(|_| !self.busy.contains(&name)) else { continue };
-            if let WritePlan::Write(wish) = self.plan(&name, &route, now()) {
+            let Some(before) = self.routes.object(&name).filter(|_| !self.busy.contains(&name)) else { continue };
+            if let WritePlan::Write(wish) = self.plan(&name, &before, now()) {
                 self.busy.insert(name.clone());
-                let unknown = WriteHistory::default();
-                let stored = self.memories.get(&name).unwrap_or(&unknown).stored(&route).to_vec();
-                let write = Write { name, wish, stored, before: route };
-                self.writes.spawn(write.carry_out(self.client.clone(), self.writer.clone(), self.give_up_at()));
+                let stored = self.memory(&name).stored(&before).to_vec();
+                let write = Write { name, before, wish };
+                let (client, writer, give_up_at) = (self.client.clone(), self.writer.clone(), self.give_up_at());
+                self.writes.spawn(write.carry_out(client, writer, stored, give_up_at));
             }
         }
     }
@@ -224,48 +228,52 @@ impl StatusWriter {
 
     /// Records the result of a write; returns whether the queue still holds everything that must be written.
     fn note(&mut self, outcome: WriteOutcome) -> bool {
-        let WriteOutcome { write: Write { name, wish, stored, before }, answer } = outcome;
-        self.busy.remove(&name);
-        let memory = self.memories.entry(name.clone()).or_default();
+        let WriteOutcome { write, stored, answer } = outcome;
+        self.busy.remove(&write.name);
         match answer {
             Ok(answer) => {
-                debug!(route = %name, conditions = wish.len(), "wrote the status");
-                // After we released a route, another class may have written already: then no condition is gone.
-                self.events.publish(&answer, &stored, &answer.status.conditions);
-                memory.wrote(wish, &before, answer, Instant::now());
-                self.failures = 0;
-                if self.logged.take().is_some() {
-                    info!("status writes resumed");
-                }
+                let (name, before) = (write.name.clone(), write.before.clone());
+                self.wrote(write, &stored, answer);
                 // Decisions about the route during its write wait for the next scan.
                 let route = self.routes.object(&name).unwrap_or(before);
                 self.plan(&name, &route, now()) == WritePlan::Nothing
             }
             // It was deleted in the meantime, and its status with it.
-            Err(failure) if failure.only_this && self.routes.object(&name).is_none() => true,
+            Err(failure) if is_about_one_route(&failure) && self.routes.object(&write.name).is_none() => true,
             Err(failure) => {
-                let is_first = memory.failed(Instant::now());
-                self.log_failure(&name, failure, is_first);
+                self.failed(write.name, &failure);
                 false
             }
         }
     }
 
-    fn log_failure(&mut self, name: &ObjectName, failure: WriteFailure, is_first: bool) {
-        let WriteFailure { cause, only_this } = failure;
-        if only_this && is_first {
-            warn!(route = %name, cause, "cannot write the status of a route; retrying");
+    fn wrote(&mut self, write: Write, stored: &[Condition], answer: RouteObject) {
+        let Write { name, before, wish } = write;
+        debug!(route = %name, conditions = wish.len(), "wrote the status");
+        // After we released a route, another class may have written already: then no condition is gone.
+        self.events.publish(&answer, stored, &answer.status.conditions);
+        self.memories.entry(name).or_default().wrote(wish, &before, answer, Instant::now());
+        self.backoff.succeeded();
+        if self.complaint.settle() {
+            info!("status writes resumed");
         }
-        if only_this {
+    }
+
+    fn failed(&mut self, name: ObjectName, failure: &ApiFailure) {
+        let cause = &failure.cause;
+        let route = name.to_string();
+        let is_first = self.memories.entry(name).or_default().failed(Instant::now());
+        if is_about_one_route(failure) {
+            if is_first {
+                warn!(route, cause, "cannot write the status of a route; retrying");
+            }
             return;
         }
-        self.rest_until = Some(Instant::now() + retry_after(self.failures));
-        self.failures += 1;
-        if self.logged.as_ref() == Some(&cause) {
-            debug!(route = %name, cause, "status writes still failing");
-        } else {
+        self.backoff.failed(RETRIES, Instant::now());
+        if self.complaint.raise(&failure.key()) {
             warn!(cause, "cannot write the status of routes; retrying; routing is not affected");
-            self.logged = Some(cause);
+        } else {
+            debug!(route, cause, "status writes still failing");
         }
     }
 }

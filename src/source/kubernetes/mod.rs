@@ -1,8 +1,9 @@
 //! Objects from a cluster: a watch for each kind fills a store, and the stores make up a view.
 //!
 //! `kind` defines what is kept of each kind and which changes matter; `store` holds the objects; `watch` keeps a store
-//! up to date through API server failures; `trouble` logs those failures.
+//! up to date through API server failures; `failure` puts those into words, and `trouble` logs them.
 
+pub(crate) mod failure;
 mod kind;
 mod store;
 pub(crate) mod trouble;
