@@ -61,8 +61,12 @@ pub struct StatusWriter {
     memories: HashMap<ObjectName, WriteHistory>,
     /// The history of all other routes.
     unwritten: WriteHistory,
-    queue: VecDeque<ObjectName>,
-    busy: HashSet<ObjectName>,
+    /// The writes that the last scan found.
+    queue: VecDeque<Write>,
+    /// Whether the verdicts or the replicas have changed since that scan.
+    is_outdated: bool,
+    /// The routes that are being written, and whether a scan has passed over them.
+    busy: HashMap<ObjectName, bool>,
     writes: JoinSet<WriteOutcome>,
     /// Failures of any writes that were the API server's fault.
     backoff: Backoff,
@@ -84,7 +88,8 @@ impl StatusWriter {
             memories: HashMap::new(),
             unwritten: WriteHistory::default(),
             queue: VecDeque::new(),
-            busy: HashSet::new(),
+            is_outdated: false,
+            busy: HashMap::new(),
             writes: JoinSet::new(),
             backoff: Backoff::default(),
             complaint: Complaint::default(),
@@ -100,7 +105,7 @@ impl StatusWriter {
             }
         }
         self.receive(&reports.borrow_and_update());
-        self.standing = standings.borrow_and_update().clone();
+        self.join(&standings.borrow_and_update());
         loop {
             let began = Instant::now();
             let next = self.look();
@@ -116,28 +121,39 @@ impl StatusWriter {
         if !Arc::ptr_eq(&self.verdicts, &report.verdicts) {
             self.needs.note(report, Instant::now());
             self.verdicts = report.verdicts.clone();
+            self.is_outdated = true;
         }
     }
 
-    /// Finds the routes whose status must be written; returns when to scan again if nothing happens until then.
-    /// Followers find none.
+    /// Takes what this replica may do, and the other replicas.
+    fn join(&mut self, standing: &ReplicaStanding) {
+        self.standing = standing.clone();
+        self.is_outdated = true;
+    }
+
+    /// Plans the writes of all routes, except for those that are being written; returns when to scan again if nothing
+    /// happens until then. Followers plan none.
     fn look(&mut self) -> Option<Instant> {
         self.queue.clear();
+        self.is_outdated = false;
         if self.standing.role == Role::Follower {
             return None;
         }
-        let objects = self.routes.objects();
         let now = now();
         let mut next = None;
-        let mut names = HashSet::with_capacity(objects.len());
-        for route in &objects {
+        let mut names = HashSet::new();
+        for route in self.routes.objects() {
             let name = object_name(&route.metadata);
-            match self.plan(&name, route, now) {
-                WritePlan::Write(_) => self.queue.push_back(name.clone()),
+            names.insert(name.clone());
+            if let Some(is_passed_over) = self.busy.get_mut(&name) {
+                *is_passed_over = true;
+                continue;
+            }
+            match self.plan(&name, &route, now) {
+                WritePlan::Write(wish) => self.queue.push_back(Write { name, before: route, wish }),
                 WritePlan::Later(at) => next = next.into_iter().chain([at]).min(),
                 WritePlan::Nothing => {}
             }
-            names.insert(name);
         }
         self.memories.retain(|name, _| names.contains(name));
         next
@@ -183,7 +199,7 @@ impl StatusWriter {
                     true
                 }
                 Ok(()) = standings.changed() => {
-                    self.standing = standings.borrow_and_update().clone();
+                    self.join(&standings.borrow_and_update());
                     true
                 }
                 () = self.routes.changed() => true,
@@ -200,20 +216,29 @@ impl StatusWriter {
         Some(())
     }
 
-    /// Starts as many writes as allowed. Each is planned again: the reason for its place in the queue may be outdated.
+    /// Starts as many writes as allowed.
     fn start_writes(&mut self) {
         while self.standing.role.may_write(Instant::now())
             && self.writes.len() < WRITES_AT_ONCE
-            && let Some(name) = self.queue.pop_front()
+            && let Some(write) = self.queue.pop_front()
         {
-            let Some(before) = self.routes.object(&name).filter(|_| !self.busy.contains(&name)) else { continue };
-            if let WritePlan::Write(wish) = self.plan(&name, &before, now()) {
-                self.busy.insert(name.clone());
-                let stored = self.memory(&name).stored(&before).to_vec();
-                let write = Write { name, before, wish };
-                let (client, writer, give_up_at) = (self.client.clone(), self.writer.clone(), self.give_up_at());
-                self.writes.spawn(write.carry_out(client, writer, stored, give_up_at));
-            }
+            let Some(write) = self.updated(write) else { continue };
+            self.busy.insert(write.name.clone(), false);
+            let stored = self.memory(&write.name).stored(&write.before).to_vec();
+            let (client, writer, give_up_at) = (self.client.clone(), self.writer.clone(), self.give_up_at());
+            self.writes.spawn(write.carry_out(client, writer, stored, give_up_at));
+        }
+    }
+
+    /// A write from the queue, planned again if the reason for it may be outdated.
+    fn updated(&self, write: Write) -> Option<Write> {
+        let route = self.routes.object(&write.name)?;
+        if !self.is_outdated && Arc::ptr_eq(&route, &write.before) {
+            return Some(write);
+        }
+        match self.plan(&write.name, &route, now()) {
+            WritePlan::Write(wish) => Some(Write { wish, before: route, ..write }),
+            WritePlan::Later(_) | WritePlan::Nothing => None,
         }
     }
 
@@ -229,14 +254,11 @@ impl StatusWriter {
     /// Records the result of a write; returns whether the queue still holds everything that must be written.
     fn note(&mut self, outcome: WriteOutcome) -> bool {
         let WriteOutcome { write, stored, answer } = outcome;
-        self.busy.remove(&write.name);
+        let is_passed_over = self.busy.remove(&write.name).unwrap_or_default();
         match answer {
             Ok(answer) => {
-                let (name, before) = (write.name.clone(), write.before.clone());
                 self.wrote(write, &stored, answer);
-                // Decisions about the route during its write wait for the next scan.
-                let route = self.routes.object(&name).unwrap_or(before);
-                self.plan(&name, &route, now()) == WritePlan::Nothing
+                !is_passed_over
             }
             // It was deleted in the meantime, and its status with it.
             Err(failure) if is_about_one_route(&failure) && self.routes.object(&write.name).is_none() => true,
@@ -286,3 +308,6 @@ fn rest_after(look: Duration) -> Duration {
 fn now() -> Now {
     Now { instant: Instant::now(), time: Timestamp::now() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,6 +140,17 @@ impl Source for KubernetesSource {
 }
 
 impl StoredRoutes {
+    /// Routes without a watch, and what adds one.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> (Self, impl FnMut(RouteObject)) {
+        let (store, mut writer) = store::store();
+        let stores = Stores([(WatchScope::Cluster, store)].into());
+        let set = move |route| {
+            writer.apply(watcher::Event::Apply(route));
+        };
+        (Self { stores, seen: signal::channel(()).1 }, set)
+    }
+
     /// All routes, in no particular order.
     #[must_use]
     pub fn objects(&self) -> Vec<Arc<RouteObject>> {
