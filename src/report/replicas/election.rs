@@ -48,10 +48,8 @@ impl Election {
     pub(super) fn step(&self, lease: Option<&Seen<Leader>>, now: Instant) -> ElectionStep {
         let (step, at) = match lease {
             None => (ElectionStep::Create, now),
-            Some(lease) if lease.of.holder == self.me => {
-                (ElectionStep::Take, self.renewed.map_or(now, |at| at + RENEW))
-            }
-            Some(lease) if lease.of.holder.is_empty() => (ElectionStep::Take, now),
+            Some(lease) if lease.holder == self.me => (ElectionStep::Take, self.renewed.map_or(now, |at| at + RENEW)),
+            Some(lease) if lease.holder.is_empty() => (ElectionStep::Take, now),
             Some(lease) => (ElectionStep::Take, lease.expires()),
         };
         let at = self.attempts.delayed(at);
@@ -61,7 +59,7 @@ impl Election {
     /// Until when we hold the last known Lease; `None` if we do not.
     pub(super) fn held_until(&self, lease: Option<&Seen<Leader>>, now: Instant) -> Option<Instant> {
         let until = self.renewed? + HOLD;
-        let is_ours = lease.is_some_and(|lease| lease.of.holder == self.me);
+        let is_ours = lease.is_some_and(|lease| lease.holder == self.me);
         (is_ours && now < until).then_some(until)
     }
 
@@ -85,8 +83,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn lease(holder: &str, since: Instant) -> Seen<Leader> {
-        let of = Leader { holder: holder.into(), transitions: 0, acquired: None };
-        Seen { of, duration: LEASE, version: "1".into(), since }
+        let of = Leader { transitions: 0, acquired: None };
+        Seen { of, duration: LEASE, version: "1".into(), holder: holder.into(), renewed: None, since }
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl OwnLeases {
     pub(super) fn leader(&self, before: Option<&Seen<Leader>>) -> Lease {
         let mut lease = self.lease(&self.names.leader, "leader");
         lease.metadata.resource_version = before.map(|before| before.version.clone());
-        let ours = before.filter(|before| before.of.holder == self.identity.name);
+        let ours = before.filter(|before| before.holder == self.identity.name);
         let transitions = before.map_or(0, |before| before.of.transitions.saturating_add(i32::from(ours.is_none())));
         let spec = lease.spec.get_or_insert_default();
         spec.lease_transitions = Some(transitions);

@@ -23,7 +23,7 @@ impl Replicas {
 
     /// Hands everything over, so that the others need not wait for Leases to expire.
     pub(super) async fn resign(mut self) {
-        let leader = self.roll.leader().filter(|leader| leader.of.holder == self.leases.identity.name);
+        let leader = self.roll.leader().filter(|leader| leader.holder == self.leases.identity.name);
         let leader = leader.map(|leader| leader.version.clone());
         self.election = Election::new(&self.leases.identity.name);
         self.publish();

@@ -1,7 +1,7 @@
 //! The Leases as observed: who holds the one for statuses, and which other replicas serve. Pure: instants are passed
 //! in.
 
-use std::{collections::BTreeMap, mem, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use kube::runtime::watcher::Event;
@@ -26,6 +26,10 @@ pub(super) struct Seen<T> {
     pub(super) duration: Duration,
     /// Its version.
     pub(super) version: String,
+    /// The holder; empty if there is none.
+    pub(super) holder: String,
+    /// When the holder says it renewed it; tells a renewal from other changes.
+    pub(super) renewed: Option<MicroTime>,
     /// When its renewal was observed.
     pub(super) since: Instant,
 }
@@ -33,8 +37,6 @@ pub(super) struct Seen<T> {
 /// The Lease of the replica that writes statuses.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Leader {
-    /// The holder; empty if there is none.
-    pub(super) holder: String,
     /// How often the holder has changed.
     pub(super) transitions: i32,
     /// Since when the holder has it.
@@ -46,7 +48,6 @@ pub(super) struct Leader {
 pub(super) struct Roll {
     leader_name: String,
     own_name: String,
-    known: BTreeMap<String, RenewalMark>,
     leader: Option<Seen<Leader>>,
     others: BTreeMap<String, Seen<Replica>>,
     list: Option<BTreeMap<String, Lease>>,
@@ -57,15 +58,18 @@ pub(super) struct Roll {
     floor: u64,
 }
 
-/// Distinguishes a renewal from other changes.
-#[derive(Clone, Debug, PartialEq)]
-struct RenewalMark {
-    holder: Option<String>,
-    renewed: Option<MicroTime>,
-    since: Instant,
-}
-
 impl<T> Seen<T> {
+    /// A Lease that is observed now, and was observed as `before`.
+    fn new(of: T, lease: Lease, before: Option<&Self>, now: Instant) -> Self {
+        let spec = lease.spec.unwrap_or_default();
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let version = lease.metadata.resource_version.unwrap_or_default();
+        let (holder, renewed) = (spec.holder_identity.unwrap_or_default(), spec.renew_time);
+        let same = before.filter(|before| before.holder == holder && before.renewed == renewed);
+        let since = same.map_or(now, |before| before.since);
+        Self { of, duration: seconds.map_or(LEASE, Duration::from_secs), version, holder, renewed, since }
+    }
+
     /// When it expires unless it is renewed.
     pub(super) fn expires(&self) -> Instant {
         self.since + self.duration
@@ -78,7 +82,6 @@ impl Roll {
         Self {
             leader_name: leader.to_owned(),
             own_name: own.to_owned(),
-            known: BTreeMap::new(),
             leader: None,
             others: BTreeMap::new(),
             list: None,
@@ -142,7 +145,6 @@ impl Roll {
 
     /// Removes a deleted Lease.
     pub(super) fn remove(&mut self, name: &str) {
-        self.known.remove(name);
         self.others.remove(name);
         if name == self.leader_name {
             self.leader = None;
@@ -151,10 +153,8 @@ impl Roll {
 
     fn replace(&mut self, now: Instant) {
         let list = self.list.take().unwrap_or_default();
-        let gone: Vec<_> = self.known.keys().filter(|name| !list.contains_key(*name)).cloned().collect();
-        for name in gone {
-            self.remove(&name);
-        }
+        self.others.retain(|name, _| list.contains_key(name));
+        self.leader.take_if(|_| !list.contains_key(&self.leader_name));
         for lease in list.into_values() {
             self.set(lease, now);
         }
@@ -170,45 +170,34 @@ impl Roll {
 
     fn take(&mut self, lease: Lease, now: Instant) {
         let name = lease.metadata.name.clone().unwrap_or_default();
-        if name == self.own_name {
-            return;
-        }
-        let since = self.note(&name, &lease, now);
-        let spec = lease.spec.unwrap_or_default();
-        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let duration = seconds.map_or(LEASE, Duration::from_secs);
-        let version = lease.metadata.resource_version.unwrap_or_default();
-        let holder = spec.holder_identity.unwrap_or_default();
         if name == self.leader_name {
-            let transitions = spec.lease_transitions.unwrap_or_default();
-            let of = Leader { holder, transitions, acquired: spec.acquire_time };
-            self.leader = Some(Seen { of, duration, version, since });
-            return;
+            self.leader = Some(Seen::new(leader(&lease), lease, self.leader.as_ref(), now));
+        } else if name != self.own_name && is_replica(&lease) {
+            let seen = Seen::new(replica(&lease), lease, self.others.get(&name), now);
+            self.others.insert(name, seen);
         }
-        let labels = lease.metadata.labels.unwrap_or_default();
-        if labels.get(COMPONENT.0).is_some_and(|component| component == COMPONENT.1) {
-            let annotations = lease.metadata.annotations.unwrap_or_default();
-            let of =
-                Replica { name: holder, applied: read(&annotations, APPLIED), digests: read(&annotations, DIGESTS) };
-            self.others.insert(name, Seen { of, duration, version, since });
-        }
-    }
-
-    /// Since when the Lease is valid in its current form.
-    fn note(&mut self, name: &str, lease: &Lease, now: Instant) -> Instant {
-        let spec = lease.spec.clone().unwrap_or_default();
-        let fresh = RenewalMark { holder: spec.holder_identity, renewed: spec.renew_time, since: now };
-        let known = self.known.entry(name.to_owned()).or_insert_with(|| fresh.clone());
-        if (&known.holder, &known.renewed) != (&fresh.holder, &fresh.renewed) {
-            drop(mem::replace(known, fresh));
-        }
-        known.since
     }
 }
 
+fn leader(lease: &Lease) -> Leader {
+    let spec = lease.spec.clone().unwrap_or_default();
+    Leader { transitions: spec.lease_transitions.unwrap_or_default(), acquired: spec.acquire_time }
+}
+
+fn is_replica(lease: &Lease) -> bool {
+    let component = lease.metadata.labels.as_ref().and_then(|labels| labels.get(COMPONENT.0));
+    component.is_some_and(|component| component == COMPONENT.1)
+}
+
+fn replica(lease: &Lease) -> Replica {
+    let name = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+    Replica { name: name.unwrap_or_default(), applied: read(lease, APPLIED), digests: read(lease, DIGESTS) }
+}
+
 /// Unreadable content counts as empty.
-fn read<T: Default + DeserializeOwned>(annotations: &BTreeMap<String, String>, name: &str) -> T {
-    annotations.get(name).and_then(|value| serde_json::from_str(value).ok()).unwrap_or_default()
+fn read<T: Default + DeserializeOwned>(lease: &Lease, annotation: &str) -> T {
+    let text = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(annotation));
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 fn version(lease: &Lease) -> Option<u64> {

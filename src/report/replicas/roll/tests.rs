@@ -82,7 +82,7 @@ fn a_lease_that_is_listed_again_is_no_fresher_for_it() {
 fn what_is_not_listed_any_more_is_gone() {
     let now = Instant::now();
     let mut roll = roll(vec![lease("r.a", "a", 2, 0), lease("leader", "a", 3, 0)], now);
-    assert_eq!(roll.leader().unwrap().of.holder, "a");
+    assert_eq!(roll.leader().unwrap().holder, "a");
     roll.apply(Event::Init, now);
     roll.apply(Event::InitDone, now);
     assert!(roll.leader().is_none() && names(&roll).is_empty());
@@ -94,9 +94,9 @@ fn the_watch_does_not_undo_what_our_own_write_was_answered_with() {
     let mut roll = roll(vec![lease("leader", "a", 3, 0)], now);
     roll.wrote(lease("leader", "me", 5, 1), now);
     roll.apply(Event::Apply(lease("leader", "a", 4, 2)), now);
-    assert_eq!(roll.leader().unwrap().of.holder, "me");
+    assert_eq!(roll.leader().unwrap().holder, "me");
     roll.apply(Event::Apply(lease("leader", "b", 6, 3)), now);
-    assert_eq!(roll.leader().unwrap().of.holder, "b");
+    assert_eq!(roll.leader().unwrap().holder, "b");
 }
 
 #[test]
