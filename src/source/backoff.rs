@@ -35,11 +35,15 @@ impl Delays {
 }
 
 impl Backoff {
-    /// Records a failure; returns when to try again.
+    /// Records a failure; returns when to try again. A failure before that time is one of an attempt that was already
+    /// under way, and does not count again.
     ///
     /// A delay is up to a quarter shorter or longer than the bounds say, so that replicas that failed together do not
     /// retry in step.
     pub(crate) fn failed(&mut self, delays: Delays, now: Instant) -> Instant {
+        if let Some(until) = self.until.filter(|until| *until > now) {
+            return until;
+        }
         let until = now + delays.after(self.failures).mul_f64(0.75 + fastrand::f64() / 2.0);
         self.failures += 1;
         self.until = Some(until);
@@ -80,14 +84,22 @@ pub(crate) mod tests {
 
     #[test]
     fn delays_double_up_to_the_longest_and_start_again_after_a_success() {
-        let (mut backoff, delays, now) = (Backoff::default(), Delays::doubling(SECOND, 5 * SECOND), Instant::now());
-        for seconds in [1, 2, 4, 5, 5] {
+        let (mut backoff, delays, mut now) = (Backoff::default(), Delays::doubling(SECOND, 5 * SECOND), Instant::now());
+        for seconds in [1, 2, 4].into_iter().chain([5; 100]) {
             let until = backoff.failed(delays, now);
             assert!(is_about(until, now, seconds * SECOND), "{seconds}: {:?}", until - now);
+            now = until;
         }
-        (0..100).for_each(|_| assert!(is_about(backoff.failed(delays, now), now, 5 * SECOND)));
         backoff.succeeded();
         assert!(is_about(backoff.failed(delays, now), now, SECOND));
+    }
+
+    #[test]
+    fn attempts_that_were_under_way_together_fail_once() {
+        let (mut backoff, delays, now) = (Backoff::default(), Delays::doubling(SECOND, 60 * SECOND), Instant::now());
+        let until = backoff.failed(delays, now);
+        assert!((0..8).all(|_| backoff.failed(delays, now + SECOND / 2) == until));
+        assert!(is_about(backoff.failed(delays, until), until, 2 * SECOND));
     }
 
     #[test]

@@ -102,10 +102,11 @@ mod tests {
         let now = Instant::now();
         let first = trouble.failed(failure(403, "no"), now);
         assert!(is_about(first, now, Duration::from_millis(250)), "{:?}", first - now);
-        let later = (0..20).map(|_| trouble.failed(failure(403, "no"), now)).last().unwrap();
-        assert!(is_about(later, now, Duration::from_secs(5)), "{:?}", later - now);
-        let calm = trouble.failed(failure(403, "no"), now + CALM * 2);
-        assert!(is_about(calm, now + CALM * 2, Duration::from_millis(250)), "{:?}", calm - now);
+        let later = (0..20).fold(first, |now, _| trouble.failed(failure(403, "no"), now));
+        let latest = trouble.failed(failure(403, "no"), later);
+        assert!(is_about(latest, later, Duration::from_secs(5)), "{:?}", latest - later);
+        let calm = trouble.failed(failure(403, "no"), latest + CALM * 2);
+        assert!(is_about(calm, latest + CALM * 2, Duration::from_millis(250)), "{:?}", calm - latest);
     }
 
     #[test]

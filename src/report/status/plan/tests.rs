@@ -196,11 +196,12 @@ fn readiness_goes_along_with_another_condition_at_once() {
 
 #[test]
 fn failed_writes_are_tried_again_ever_more_slowly() {
-    let (start, mut memory) = (now(), WriteHistory::default());
+    let (mut at, mut memory) = (now(), WriteHistory::default());
     for milliseconds in [250, 500] {
-        memory.failed(start.instant);
-        let until = later(plan(&pending("1"), &accepted(), &memory, start));
-        assert!(is_about(until, start.instant, Duration::from_millis(milliseconds)), "{milliseconds}");
+        memory.failed(at.instant);
+        let until = later(plan(&pending("1"), &accepted(), &memory, at));
+        assert!(is_about(until, at.instant, Duration::from_millis(milliseconds)), "{milliseconds}");
+        at.instant = until;
     }
 }
 
