@@ -10,6 +10,8 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
+use crate::source::complaint::Complaint;
+
 /// How often a file is checked. Reading a few lines costs less than change notifications, and works on every kind of
 /// volume.
 const LOOK: Duration = Duration::from_secs(1);
@@ -54,11 +56,10 @@ async fn keep_up<T: Send + Sync + 'static>(
     file: PathBuf,
     parse: Parse<T>,
     meanwhile: Meanwhile<T>,
-    seen: String,
+    mut seen: String,
     store: impl Fn(T) + Send,
 ) {
-    // The last content: a text, or why it is unusable.
-    let mut said = Ok(seen);
+    let mut complaint = Complaint::default();
     loop {
         tokio::time::sleep(LOOK).await;
         let path = file.clone();
@@ -66,23 +67,19 @@ async fn keep_up<T: Send + Sync + 'static>(
         let answer = tokio::task::spawn_blocking(move || read(flag, &path, parse)).await;
         let answer = answer.expect("reading does not panic and is never cancelled");
         match answer.map_err(|error| format!("{error:#}")) {
-            Ok((text, _)) if said.as_ref() == Ok(&text) => {}
-            Err(error) if said.as_ref() == Err(&error) => {}
-            Ok((text, value)) => {
+            Ok((text, value)) if complaint.settle() || text != seen => {
                 store(value);
                 info!(file = %file.display(), "{flag} reloaded");
-                said = Ok(text);
+                seen = text;
             }
-            Err(error) => {
-                match meanwhile {
-                    Meanwhile::Before => warn!(error, "file is unusable; its previous content still applies"),
-                    Meanwhile::Only(value) => {
-                        store(value());
-                        warn!(error, "file is unusable; its previous content no longer applies");
-                    }
+            Err(error) if complaint.raise(&error) => match meanwhile {
+                Meanwhile::Before => warn!(error, "file is unusable; its previous content still applies"),
+                Meanwhile::Only(value) => {
+                    store(value());
+                    warn!(error, "file is unusable; its previous content no longer applies");
                 }
-                said = Err(error);
-            }
+            },
+            Ok(_) | Err(_) => {}
         }
     }
 }

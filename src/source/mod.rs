@@ -1,5 +1,7 @@
 //! Sources of objects, and the loop that turns them into tables.
 
+pub(crate) mod backoff;
+pub(crate) mod complaint;
 mod debounce;
 mod directory;
 mod kubernetes;
@@ -12,8 +14,8 @@ use std::sync::Arc;
 
 pub use debounce::Debounce;
 pub use directory::{DirectorySource, OpenError, POLL_INTERVAL};
-pub(crate) use kubernetes::trouble;
 pub use kubernetes::{ConnectError, KubernetesSource, StoredRoutes, connect};
+pub(crate) use kubernetes::{failure, trouble};
 pub use progress::{Digests, Progress, Versions};
 pub use rebuild::{BuildStats, CurrentSettings, Rebuild};
 pub use signal::{Changes, Pending};

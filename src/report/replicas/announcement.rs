@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::election::RENEW;
-use crate::source::{Digests, Progress, Report};
+use crate::source::{
+    Digests, Progress, Report,
+    backoff::{Backoff, Delays},
+};
 
 /// The minimum time between two reports of new tables.
 const SPACING: Duration = Duration::from_millis(200);
@@ -15,7 +18,7 @@ const SPACING: Duration = Duration::from_millis(200);
 pub(super) struct Announcement {
     serves: Option<Announced>,
     announced: Option<(Announced, Instant)>,
-    rest_until: Option<Instant>,
+    attempts: Backoff,
 }
 
 /// The content of a report.
@@ -44,18 +47,18 @@ impl Announcement {
             Some((announced, at)) if announced.is_news_to(serves) => *at + SPACING,
             Some((_, at)) => *at + RENEW,
         };
-        Some((serves, self.rest_until.map_or(at, |rest| rest.max(at))))
+        Some((serves, self.attempts.delayed(at)))
     }
 
     /// Records that `content` was reported.
     pub(super) fn announced(&mut self, content: Announced, now: Instant) {
         self.announced = Some((content, now));
-        self.rest_until = None;
+        self.attempts.succeeded();
     }
 
     /// Records a failure, after which there is no attempt for a while.
-    pub(super) fn failed(&mut self, now: Instant, rest: Duration) {
-        self.rest_until = Some(now + rest);
+    pub(super) fn failed(&mut self, delays: Delays, now: Instant) {
+        self.attempts.failed(delays, now);
     }
 
     /// Whether anything has been reported.

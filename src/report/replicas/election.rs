@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::roll::{Leader, Seen};
+use crate::source::backoff::{Backoff, Delays};
 
 /// How long a Lease is valid without a renewal.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
@@ -23,8 +24,7 @@ pub(super) struct Election {
     me: String,
     /// When the last successful renewal was requested.
     renewed: Option<Instant>,
-    /// No attempt before this time.
-    rest_until: Option<Instant>,
+    attempts: Backoff,
 }
 
 /// What to do about the Lease.
@@ -41,51 +41,50 @@ pub(super) enum ElectionStep {
 impl Election {
     /// A replica that does not hold the Lease.
     pub(super) fn new(me: &str) -> Self {
-        Self { me: me.to_owned(), renewed: None, rest_until: None }
+        Self { me: me.to_owned(), renewed: None, attempts: Backoff::default() }
     }
 
     /// What to do now, given the last known Lease.
     pub(super) fn step(&self, lease: Option<&Seen<Leader>>, now: Instant) -> ElectionStep {
         let (step, at) = match lease {
             None => (ElectionStep::Create, now),
-            Some(lease) if lease.of.holder == self.me => {
-                (ElectionStep::Take, self.renewed.map_or(now, |at| at + RENEW))
-            }
-            Some(lease) if lease.of.holder.is_empty() => (ElectionStep::Take, now),
+            Some(lease) if lease.holder == self.me => (ElectionStep::Take, self.renewed.map_or(now, |at| at + RENEW)),
+            Some(lease) if lease.holder.is_empty() => (ElectionStep::Take, now),
             Some(lease) => (ElectionStep::Take, lease.expires()),
         };
-        let at = self.rest_until.map_or(at, |rest| rest.max(at));
+        let at = self.attempts.delayed(at);
         if at > now { ElectionStep::Wait(at) } else { step }
     }
 
     /// Until when we hold the last known Lease; `None` if we do not.
     pub(super) fn held_until(&self, lease: Option<&Seen<Leader>>, now: Instant) -> Option<Instant> {
         let until = self.renewed? + HOLD;
-        let is_ours = lease.is_some_and(|lease| lease.of.holder == self.me);
+        let is_ours = lease.is_some_and(|lease| lease.holder == self.me);
         (is_ours && now < until).then_some(until)
     }
 
     /// Records that a Lease with our name was written; `began` is when the request started.
     pub(super) fn wrote(&mut self, began: Instant) {
         self.renewed = Some(began);
-        self.rest_until = None;
+        self.attempts.succeeded();
     }
 
     /// Records a failed write, after which there is no attempt for a while.
-    pub(super) fn failed(&mut self, now: Instant, rest: Duration) {
-        self.rest_until = Some(now + rest);
+    pub(super) fn failed(&mut self, delays: Delays, now: Instant) {
+        self.attempts.failed(delays, now);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::backoff::tests::is_about;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn lease(holder: &str, since: Instant) -> Seen<Leader> {
-        let of = Leader { holder: holder.into(), transitions: 0, acquired: None };
-        Seen { of, duration: LEASE, version: "1".into(), since }
+        let of = Leader { transitions: 0, acquired: None };
+        Seen { of, duration: LEASE, version: "1".into(), holder: holder.into(), renewed: None, since }
     }
 
     #[test]
@@ -112,8 +111,9 @@ mod tests {
         let ours = lease("a", now + SECOND);
         assert_eq!(election.step(Some(&ours), now + SECOND), ElectionStep::Wait(now + RENEW));
         assert_eq!(election.step(Some(&ours), now + RENEW), ElectionStep::Take);
-        election.failed(now + RENEW, SECOND);
-        assert_eq!(election.step(Some(&ours), now + RENEW), ElectionStep::Wait(now + RENEW + SECOND));
+        election.failed(Delays::constant(SECOND), now + RENEW);
+        let ElectionStep::Wait(at) = election.step(Some(&ours), now + RENEW) else { panic!("tried again at once") };
+        assert!(is_about(at, now + RENEW, SECOND), "{:?}", at - now);
         assert_eq!(election.held_until(Some(&ours), now + 9 * SECOND), Some(now + HOLD));
         assert_eq!(election.held_until(Some(&ours), now + HOLD), None);
         assert!(HOLD + 4 * SECOND < LEASE);

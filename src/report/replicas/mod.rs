@@ -7,142 +7,71 @@
 mod announcement;
 mod election;
 mod identity;
+mod lease;
+mod leave;
 mod roll;
+mod standing;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{Patch, PatchParams, PostParams},
     runtime::watcher::{self, Event, watcher},
 };
-use serde::Serialize;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tracing::{debug, info, warn};
 
 pub use identity::{Identity, Names};
+pub(super) use standing::Replica;
+pub use standing::{ReplicaStanding, Role};
 
 use self::{
     announcement::{Announced, Announcement},
-    election::{Election, ElectionStep, LEASE},
+    election::{Election, ElectionStep},
+    lease::OwnLeases,
     roll::Roll,
 };
 use super::until;
 use crate::source::{
-    Digests, Report, Versions,
-    trouble::{self, Trouble},
+    Report,
+    backoff::Delays,
+    complaint::Complaint,
+    failure::{ApiFailure, answer_by},
+    trouble::Trouble,
 };
-
-/// The label that marks the Lease of a replica.
-const COMPONENT: (&str, &str) = ("switchyard.dev/component", "replica");
-/// The annotation with the versions up to which a replica has followed the routes.
-const APPLIED: &str = "switchyard.dev/applied";
-/// The annotation with the digests of the routes it serves.
-const DIGESTS: &str = "switchyard.dev/digests";
 
 /// After this many seconds the watch is restarted.
 const WATCH_SECONDS: u32 = 60;
 /// A request without a response after this time has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
-/// The backoff after a write that lost a race.
-const AFTER_CONFLICT: Duration = Duration::from_millis(250);
-/// The backoff after a failed write.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// The backoff after a write that is not permitted.
-const AFTER_REFUSAL: Duration = Duration::from_secs(15);
-
-/// What this replica may do, and the other replicas.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ReplicaStanding {
-    /// Its role.
-    pub role: Role,
-    /// The other replicas.
-    pub others: Arc<[Replica]>,
-    /// Whether the others know this one, or cannot.
-    pub announced: bool,
-}
-
-/// The role of a replica in writing statuses.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Role {
-    /// Another replica writes, or none at the moment.
-    #[default]
-    Follower,
-    /// This replica writes, until the given time unless the Lease is renewed.
-    Holder {
-        /// When it must stop.
-        until: Instant,
-    },
-    /// No replica can be elected, and the others are unknown.
-    Barred {
-        /// The cause.
-        cause: Arc<str>,
-    },
-}
-
-/// Another replica.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Replica {
-    /// Its name.
-    pub name: String,
-    /// How far it has followed the routes.
-    pub applied: Versions,
-    /// Digests of the routes it serves.
-    pub digests: Digests,
-}
-
-impl Replica {
-    /// Whether it has followed the routes of each watch up to these versions, or serves the same as a replica with
-    /// these digests, which has.
-    #[must_use]
-    pub fn serves(&self, needs: &Versions, digests: &Digests) -> bool {
-        self.applied.cover(needs, |watch| self.digests.agree_on(watch, digests))
-    }
-}
-
-impl Role {
-    /// Whether a write may start now.
-    #[must_use]
-    pub fn may_write(&self, now: Instant) -> bool {
-        match self {
-            Self::Follower => false,
-            Self::Holder { until } => now < *until,
-            Self::Barred { .. } => true,
-        }
-    }
-
-    /// Whether it is the elected writer.
-    #[must_use]
-    pub fn is_holder(&self) -> bool {
-        matches!(self, Self::Holder { .. })
-    }
-}
+/// The delay after a write that lost a race.
+const AFTER_CONFLICT: Delays = Delays::constant(Duration::from_millis(250));
+/// The delay after a failed write. It does not grow: the Lease must be renewed before it expires.
+const AFTER_FAILURE: Delays = Delays::constant(Duration::from_secs(1));
+/// The delay after a write that is not permitted.
+const AFTER_REFUSAL: Delays = Delays::constant(Duration::from_secs(15));
 
 /// This replica among the others.
 pub struct Replicas {
     api: Api<Lease>,
-    identity: Identity,
-    names: Names,
+    leases: OwnLeases,
     own_name: String,
     roll: Roll,
     election: Election,
     announcement: Announcement,
     standing: watch::Sender<ReplicaStanding>,
-    /// Why the Leases of others cannot be read.
-    blind: Option<Arc<str>>,
-    /// Why our own Lease cannot be written.
-    mute: Option<Arc<str>>,
-    /// The failure that was logged last.
-    logged: Option<String>,
+    /// The Leases of others cannot be read.
+    blind: Complaint,
+    /// Our own Lease cannot be written.
+    mute: Complaint,
+    /// Writing failed for another reason.
+    writes: Complaint,
 }
 
 impl Replicas {
@@ -155,19 +84,18 @@ impl Replicas {
             roll: Roll::new(&names.leader, &own_name),
             election: Election::new(&identity.name),
             announcement: Announcement::default(),
-            identity,
-            names,
+            leases: OwnLeases { identity, names },
             own_name,
             standing,
-            blind: None,
-            mute: None,
-            logged: None,
+            blind: Complaint::default(),
+            mute: Complaint::default(),
+            writes: Complaint::default(),
         }
     }
 
     /// Takes part until it is stopped; then hands everything over.
     pub async fn run(mut self, mut reports: watch::Receiver<Report>, mut stop: watch::Receiver<bool>) {
-        let labels = self.names.labels().map(|(name, value)| format!("{name}={value}"));
+        let labels = self.leases.names.labels().map(|(name, value)| format!("{name}={value}"));
         let config = watcher::Config::default().timeout(WATCH_SECONDS).labels(&labels.join(","));
         let mut events = watcher(self.api.clone(), config).boxed();
         let mut trouble = Trouble::new("Lease", "every cluster should have it");
@@ -185,7 +113,7 @@ impl Replicas {
 
     fn publish(&self) {
         let now = Instant::now();
-        let barred = self.blind.as_ref().or(self.mute.as_ref());
+        let barred = self.blind.cause().or(self.mute.cause());
         let role = match (barred, self.election.held_until(self.roll.leader(), now)) {
             (Some(cause), _) => Role::Barred { cause: cause.clone() },
             (None, Some(until)) => Role::Holder { until },
@@ -208,16 +136,17 @@ impl Replicas {
             Ok(event) => {
                 if !matches!(event, Event::Init) {
                     trouble.recovered();
-                    self.blind = None;
+                    self.blind = Complaint::default();
                 }
                 self.roll.apply(event, Instant::now());
                 None
             }
             Err(error) => {
-                if let Some(status) = trouble::status(&error).filter(|status| status.is_forbidden()) {
-                    self.blind = Some(self.bar(&status.message, self.blind.as_ref()));
+                let failure = ApiFailure::from(&error);
+                if failure.code == 403 && self.blind.raise(&failure.cause) {
+                    self.log_barred(&failure.cause);
                 }
-                Some(Instant::now() + trouble.failed(&error, Instant::now()))
+                Some(trouble.failed(failure, Instant::now()))
             }
         }
     }
@@ -261,11 +190,11 @@ impl Replicas {
     /// Writes our name into the Lease for statuses.
     async fn stand(&mut self, create: bool) {
         let began = Instant::now();
-        let (lease, params) = (self.leader_lease(), PostParams::default());
+        let (lease, params) = (self.leases.leader(self.roll.leader()), PostParams::default());
         let answer = if create {
             within(self.api.create(&params, &lease)).await
         } else {
-            within(self.api.replace(&self.names.leader, &params, &lease)).await
+            within(self.api.replace(&self.leases.names.leader, &params, &lease)).await
         };
         match answer {
             Ok(lease) => {
@@ -276,150 +205,65 @@ impl Replicas {
             Err(failure) => {
                 // 404 means a missing namespace on creation, and otherwise a Lease that has just been deleted.
                 let is_late = failure.code == 409 || failure.code == 404 && !create;
-                let rest = if is_late { AFTER_CONFLICT } else { self.failed(&failure) };
-                self.election.failed(Instant::now(), rest.mul_f64(1.0 + fastrand::f64() / 4.0));
+                let delays = if is_late { AFTER_CONFLICT } else { self.failed(&failure) };
+                self.election.failed(delays, Instant::now());
             }
         }
     }
 
     /// Writes our own Lease.
     async fn announce(&mut self, content: Announced) {
-        let params = PatchParams::apply(&format!("switchyard/{}", self.names.class)).force();
-        let patch = Patch::Apply(self.replica_lease(&content));
+        let params = PatchParams::apply(&format!("switchyard/{}", self.leases.names.class)).force();
+        let patch = Patch::Apply(self.leases.replica(&content));
         match within(self.api.patch(&self.own_name, &params, &patch)).await {
             Ok(_) => {
                 self.announcement.announced(content, Instant::now());
                 self.succeeded();
             }
             Err(failure) => {
-                let rest = self.failed(&failure);
-                self.announcement.failed(Instant::now(), rest);
+                let delays = self.failed(&failure);
+                self.announcement.failed(delays, Instant::now());
             }
-        }
-    }
-
-    /// Removes the Leases of replicas that vanished.
-    async fn clean(&mut self, now: Instant) {
-        while let Some((name, version)) = self.roll.forgotten(now) {
-            let name = name.to_owned();
-            match self.delete(&name, Some(version.to_owned())).await {
-                Ok(()) => info!(lease = name, "removed the Lease of a replica that is gone"),
-                Err(failure) => debug!(lease = name, cause = failure.cause, "cannot remove the Lease of a replica"),
-            }
-            // If it still exists, the watch reports it again.
-            self.roll.remove(&name);
-        }
-    }
-
-    /// Hands everything over, so that the others need not wait for Leases to expire.
-    async fn resign(mut self) {
-        let leader = self.roll.leader().filter(|leader| leader.of.holder == self.identity.name);
-        let leader = leader.map(|leader| leader.version.clone());
-        self.election = Election::new(&self.identity.name);
-        self.publish();
-        let leave = async {
-            if self.announcement.has_announced() {
-                left(&self.own_name, self.delete(&self.own_name, None).await);
-            }
-        };
-        let hand_over = async {
-            if let Some(version) = leader {
-                left(&self.names.leader, self.delete(&self.names.leader, Some(version)).await);
-            }
-        };
-        tokio::join!(leave, hand_over);
-    }
-
-    async fn delete(&self, name: &str, resource_version: Option<String>) -> Result<(), LeaseFailure> {
-        let preconditions =
-            resource_version.map(|version| Preconditions { resource_version: Some(version), uid: None });
-        let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        match within(self.api.delete(name, &params)).await {
-            Err(failure) if failure.code == 404 => Ok(()),
-            answer => answer.map(drop),
-        }
-    }
-
-    fn leader_lease(&self) -> Lease {
-        let now = MicroTime(Timestamp::now());
-        let before = self.roll.leader();
-        let transitions = before.map_or(0, |before| {
-            before.of.transitions.saturating_add(i32::from(before.of.holder != self.identity.name))
-        });
-        let mut lease = self.lease(&self.names.leader, "leader");
-        lease.metadata.resource_version = before.map(|before| before.version.clone());
-        let spec = lease.spec.get_or_insert_default();
-        spec.lease_transitions = Some(transitions);
-        let ours = before.filter(|before| before.of.holder == self.identity.name);
-        spec.acquire_time = ours.and_then(|ours| ours.of.acquired.clone()).or(Some(now));
-        lease
-    }
-
-    fn replica_lease(&self, content: &Announced) -> Lease {
-        let mut lease = self.lease(&self.own_name, COMPONENT.1);
-        let told = [(APPLIED, json(&content.progress.seen)), (DIGESTS, json(&content.digests))];
-        lease.metadata.annotations = Some(told.map(|(name, value)| (name.to_owned(), value)).into());
-        lease
-    }
-
-    fn lease(&self, name: &str, component: &str) -> Lease {
-        let labels = self.names.labels().into_iter().chain([(COMPONENT.0, component)]);
-        Lease {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                labels: Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()),
-                owner_references: self.identity.pod.clone().map(|pod| vec![pod]),
-                ..ObjectMeta::default()
-            },
-            spec: Some(LeaseSpec {
-                holder_identity: Some(self.identity.name.clone()),
-                lease_duration_seconds: i32::try_from(LEASE.as_secs()).ok(),
-                renew_time: Some(MicroTime(Timestamp::now())),
-                ..LeaseSpec::default()
-            }),
         }
     }
 
     fn succeeded(&mut self) {
-        self.mute = None;
-        if self.logged.take().is_some() {
+        if self.mute.settle() | self.writes.settle() {
             info!("Lease writes resumed");
         }
     }
 
-    /// Logs a failure once; returns the backoff.
-    fn failed(&mut self, failure: &LeaseFailure) -> Duration {
+    /// Logs a failure once; returns how long to wait.
+    fn failed(&mut self, failure: &ApiFailure) -> Delays {
+        let cause = &failure.cause;
         if matches!(failure.code, 403 | 404) {
-            self.mute = Some(self.bar(&failure.cause, self.mute.as_ref()));
-            self.logged = Some(failure.cause.clone());
+            if self.mute.raise(cause) {
+                self.log_barred(cause);
+            }
             return AFTER_REFUSAL;
         }
-        if self.logged.as_ref() == Some(&failure.cause) {
-            debug!(cause = failure.cause, "Lease writes still failing");
+        if self.writes.raise(cause) {
+            warn!(cause, "cannot write Leases; retrying; routing is not affected");
         } else {
-            warn!(cause = failure.cause, "cannot write Leases; retrying; routing is not affected");
-            self.logged = Some(failure.cause.clone());
+            debug!(cause, "Lease writes still failing");
         }
         AFTER_FAILURE
     }
 
-    /// Logs once why no replica can be elected.
-    fn bar(&self, cause: &str, before: Option<&Arc<str>>) -> Arc<str> {
-        if let Some(before) = before.filter(|before| &***before == cause) {
-            return before.clone();
-        }
-        let namespace = &self.identity.namespace;
+    /// Logs why no replica can be elected.
+    fn log_barred(&self, cause: &str) {
+        let namespace = &self.leases.identity.namespace;
         warn!(
             cause,
             namespace,
             "cannot use Leases: every replica writes statuses, and Programmed stays Pending; routing is not affected"
         );
-        cause.into()
     }
 }
 
-fn json(of: &impl Serialize) -> String {
-    serde_json::to_string(of).expect("numbers by name have a JSON form")
+/// A request to the API server, which has failed without a response in time.
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
+    answer_by(Instant::now() + REQUEST_TIMEOUT, request).await
 }
 
 fn log_role_change(before: &Role, now: &Role) {
@@ -427,32 +271,6 @@ fn log_role_change(before: &Role, now: &Role) {
         (false, true) => info!("this replica now writes statuses"),
         (true, false) => info!("this replica no longer writes statuses"),
         _ => {}
-    }
-}
-
-fn left(lease: &str, answer: Result<(), LeaseFailure>) {
-    match answer {
-        Ok(()) => debug!(lease, "released a Lease"),
-        Err(LeaseFailure { cause, .. }) => warn!(lease, cause, "cannot release a Lease; others wait until it expires"),
-    }
-}
-
-/// The reason a request failed.
-#[derive(Debug)]
-struct LeaseFailure {
-    /// The HTTP status, or 0 without a response.
-    code: u16,
-    cause: String,
-}
-
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, LeaseFailure> {
-    match timeout(REQUEST_TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(|error| match error {
-            // The message names the account, the verb and the resource.
-            kube::Error::Api(status) => LeaseFailure { code: status.code, cause: status.message.clone() },
-            other => LeaseFailure { code: 0, cause: trouble::chain(&other) },
-        }),
-        Err(_) => Err(LeaseFailure { code: 0, cause: "no response from the API server".to_owned() }),
     }
 }
 

@@ -1,14 +1,18 @@
 //! The Leases as observed: who holds the one for statuses, and which other replicas serve. Pure: instants are passed
 //! in.
 
-use std::{collections::BTreeMap, mem, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::{APPLIED, COMPONENT, DIGESTS, Replica, election::LEASE};
+use super::{
+    Replica,
+    election::LEASE,
+    lease::{APPLIED, COMPONENT, DIGESTS},
+};
 
 /// How long after its expiry the Lease of a vanished replica is removed.
 const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -22,6 +26,10 @@ pub(super) struct Seen<T> {
     pub(super) duration: Duration,
     /// Its version.
     pub(super) version: String,
+    /// The holder; empty if there is none.
+    pub(super) holder: String,
+    /// When the holder says it renewed it; tells a renewal from other changes.
+    pub(super) renewed: Option<MicroTime>,
     /// When its renewal was observed.
     pub(super) since: Instant,
 }
@@ -29,8 +37,6 @@ pub(super) struct Seen<T> {
 /// The Lease of the replica that writes statuses.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Leader {
-    /// The holder; empty if there is none.
-    pub(super) holder: String,
     /// How often the holder has changed.
     pub(super) transitions: i32,
     /// Since when the holder has it.
@@ -42,7 +48,6 @@ pub(super) struct Leader {
 pub(super) struct Roll {
     leader_name: String,
     own_name: String,
-    known: BTreeMap<String, RenewalMark>,
     leader: Option<Seen<Leader>>,
     others: BTreeMap<String, Seen<Replica>>,
     list: Option<BTreeMap<String, Lease>>,
@@ -53,15 +58,18 @@ pub(super) struct Roll {
     floor: u64,
 }
 
-/// Distinguishes a renewal from other changes.
-#[derive(Clone, Debug, PartialEq)]
-struct RenewalMark {
-    holder: Option<String>,
-    renewed: Option<MicroTime>,
-    since: Instant,
-}
-
 impl<T> Seen<T> {
+    /// A Lease that is observed now, and was observed as `before`.
+    fn new(of: T, lease: Lease, before: Option<&Self>, now: Instant) -> Self {
+        let spec = lease.spec.unwrap_or_default();
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let version = lease.metadata.resource_version.unwrap_or_default();
+        let (holder, renewed) = (spec.holder_identity.unwrap_or_default(), spec.renew_time);
+        let same = before.filter(|before| before.holder == holder && before.renewed == renewed);
+        let since = same.map_or(now, |before| before.since);
+        Self { of, duration: seconds.map_or(LEASE, Duration::from_secs), version, holder, renewed, since }
+    }
+
     /// When it expires unless it is renewed.
     pub(super) fn expires(&self) -> Instant {
         self.since + self.duration
@@ -74,7 +82,6 @@ impl Roll {
         Self {
             leader_name: leader.to_owned(),
             own_name: own.to_owned(),
-            known: BTreeMap::new(),
             leader: None,
             others: BTreeMap::new(),
             list: None,
@@ -138,7 +145,6 @@ impl Roll {
 
     /// Removes a deleted Lease.
     pub(super) fn remove(&mut self, name: &str) {
-        self.known.remove(name);
         self.others.remove(name);
         if name == self.leader_name {
             self.leader = None;
@@ -147,10 +153,8 @@ impl Roll {
 
     fn replace(&mut self, now: Instant) {
         let list = self.list.take().unwrap_or_default();
-        let gone: Vec<_> = self.known.keys().filter(|name| !list.contains_key(*name)).cloned().collect();
-        for name in gone {
-            self.remove(&name);
-        }
+        self.others.retain(|name, _| list.contains_key(name));
+        self.leader.take_if(|_| !list.contains_key(&self.leader_name));
         for lease in list.into_values() {
             self.set(lease, now);
         }
@@ -166,45 +170,34 @@ impl Roll {
 
     fn take(&mut self, lease: Lease, now: Instant) {
         let name = lease.metadata.name.clone().unwrap_or_default();
-        if name == self.own_name {
-            return;
-        }
-        let since = self.note(&name, &lease, now);
-        let spec = lease.spec.unwrap_or_default();
-        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let duration = seconds.map_or(LEASE, Duration::from_secs);
-        let version = lease.metadata.resource_version.unwrap_or_default();
-        let holder = spec.holder_identity.unwrap_or_default();
         if name == self.leader_name {
-            let transitions = spec.lease_transitions.unwrap_or_default();
-            let of = Leader { holder, transitions, acquired: spec.acquire_time };
-            self.leader = Some(Seen { of, duration, version, since });
-            return;
+            self.leader = Some(Seen::new(leader(&lease), lease, self.leader.as_ref(), now));
+        } else if name != self.own_name && is_replica(&lease) {
+            let seen = Seen::new(replica(&lease), lease, self.others.get(&name), now);
+            self.others.insert(name, seen);
         }
-        let labels = lease.metadata.labels.unwrap_or_default();
-        if labels.get(COMPONENT.0).is_some_and(|component| component == COMPONENT.1) {
-            let annotations = lease.metadata.annotations.unwrap_or_default();
-            let of =
-                Replica { name: holder, applied: read(&annotations, APPLIED), digests: read(&annotations, DIGESTS) };
-            self.others.insert(name, Seen { of, duration, version, since });
-        }
-    }
-
-    /// Since when the Lease is valid in its current form.
-    fn note(&mut self, name: &str, lease: &Lease, now: Instant) -> Instant {
-        let spec = lease.spec.clone().unwrap_or_default();
-        let fresh = RenewalMark { holder: spec.holder_identity, renewed: spec.renew_time, since: now };
-        let known = self.known.entry(name.to_owned()).or_insert_with(|| fresh.clone());
-        if (&known.holder, &known.renewed) != (&fresh.holder, &fresh.renewed) {
-            drop(mem::replace(known, fresh));
-        }
-        known.since
     }
 }
 
+fn leader(lease: &Lease) -> Leader {
+    let spec = lease.spec.clone().unwrap_or_default();
+    Leader { transitions: spec.lease_transitions.unwrap_or_default(), acquired: spec.acquire_time }
+}
+
+fn is_replica(lease: &Lease) -> bool {
+    let component = lease.metadata.labels.as_ref().and_then(|labels| labels.get(COMPONENT.0));
+    component.is_some_and(|component| component == COMPONENT.1)
+}
+
+fn replica(lease: &Lease) -> Replica {
+    let name = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+    Replica { name: name.unwrap_or_default(), applied: read(lease, APPLIED), digests: read(lease, DIGESTS) }
+}
+
 /// Unreadable content counts as empty.
-fn read<T: Default + DeserializeOwned>(annotations: &BTreeMap<String, String>, name: &str) -> T {
-    annotations.get(name).and_then(|value| serde_json::from_str(value).ok()).unwrap_or_default()
+fn read<T: Default + DeserializeOwned>(lease: &Lease, annotation: &str) -> T {
+    let text = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(annotation));
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 fn version(lease: &Lease) -> Option<u64> {
@@ -212,115 +205,4 @@ fn version(lease: &Lease) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::source::{Digests, Versions};
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn lease(name: &str, holder: &str, version: u64, renewed: u32) -> Lease {
-        serde_json::from_value(json!({
-            "metadata": {
-                "name": name, "resourceVersion": version.to_string(),
-                "labels": { "switchyard.dev/component": if name == "leader" { "leader" } else { "replica" } },
-                "annotations": { "switchyard.dev/applied": r#"{"*":7}"#, "switchyard.dev/digests": r#"{"*":1}"# },
-            },
-            "spec": {
-                "holderIdentity": holder, "leaseDurationSeconds": 15,
-                "renewTime": format!("2026-01-01T00:00:{renewed:02}.000000Z"),
-            },
-        }))
-        .unwrap()
-    }
-
-    fn roll(leases: Vec<Lease>, now: Instant) -> Roll {
-        let mut roll = Roll::new("leader", "me");
-        roll.apply(Event::Init, now);
-        assert!(!roll.is_synced());
-        for lease in leases {
-            roll.apply(Event::InitApply(lease), now);
-        }
-        roll.apply(Event::InitDone, now);
-        roll
-    }
-
-    fn names(roll: &Roll) -> Vec<String> {
-        roll.present().map(|replica| replica.name.clone()).collect()
-    }
-
-    /// Our own renewal, as reported by the watch.
-    fn hear(roll: &mut Roll, now: Instant) {
-        roll.apply(Event::Apply(lease("me", "me", 100, 1)), now);
-    }
-
-    #[test]
-    fn replicas_are_present_until_they_have_not_renewed_for_their_time() {
-        let now = Instant::now();
-        let mut roll = roll(vec![lease("me", "me", 1, 0), lease("r.a", "a", 2, 0), lease("r.b", "b", 3, 0)], now);
-        assert_eq!(names(&roll), ["a", "b"]);
-        roll.apply(Event::Apply(lease("r.b", "b", 4, 9)), now + 10 * SECOND);
-        assert_eq!(names(&roll), ["a", "b"]);
-        hear(&mut roll, now + LEASE);
-        assert_eq!(names(&roll), ["b"]);
-        assert_eq!(roll.forgotten(now + LEASE), None);
-        assert_eq!(roll.forgotten(now + LEASE + FORGOTTEN), Some(("r.a", "2")));
-        roll.apply(Event::Delete(lease("r.b", "b", 9, 9)), now + LEASE);
-        assert_eq!(names(&roll), Vec::<String>::new());
-    }
-
-    #[test]
-    fn whoever_hears_nothing_takes_nobody_for_gone() {
-        let now = Instant::now();
-        let mut roll = roll(vec![lease("r.a", "a", 2, 0), lease("leader", "me", 3, 0)], now);
-        roll.wrote(lease("leader", "me", 5, 1), now + 2 * LEASE);
-        roll.apply(Event::Init, now + 2 * LEASE);
-        assert_eq!(names(&roll), ["a"], "what is asked for has not been answered");
-        roll.apply(Event::InitApply(lease("r.a", "a", 4, 9)), now + 2 * LEASE);
-        roll.apply(Event::InitDone, now + 2 * LEASE);
-        assert_eq!(names(&roll), ["a"], "it has renewed meanwhile");
-    }
-
-    #[test]
-    fn a_lease_that_is_listed_again_is_no_fresher_for_it() {
-        let now = Instant::now();
-        let mut roll = roll(vec![lease("r.a", "a", 2, 0)], now);
-        roll.apply(Event::Init, now + 10 * SECOND);
-        roll.apply(Event::InitApply(lease("r.a", "a", 2, 0)), now + 10 * SECOND);
-        roll.apply(Event::InitDone, now + 10 * SECOND);
-        hear(&mut roll, now + LEASE);
-        assert_eq!(names(&roll), Vec::<String>::new());
-    }
-
-    #[test]
-    fn what_is_not_listed_any_more_is_gone() {
-        let now = Instant::now();
-        let mut roll = roll(vec![lease("r.a", "a", 2, 0), lease("leader", "a", 3, 0)], now);
-        assert_eq!(roll.leader().unwrap().of.holder, "a");
-        roll.apply(Event::Init, now);
-        roll.apply(Event::InitDone, now);
-        assert!(roll.leader().is_none() && names(&roll).is_empty());
-    }
-
-    #[test]
-    fn the_watch_does_not_undo_what_our_own_write_was_answered_with() {
-        let now = Instant::now();
-        let mut roll = roll(vec![lease("leader", "a", 3, 0)], now);
-        roll.wrote(lease("leader", "me", 5, 1), now);
-        roll.apply(Event::Apply(lease("leader", "a", 4, 2)), now);
-        assert_eq!(roll.leader().unwrap().of.holder, "me");
-        roll.apply(Event::Apply(lease("leader", "b", 6, 3)), now);
-        assert_eq!(roll.leader().unwrap().of.holder, "b");
-    }
-
-    #[test]
-    fn a_replica_whose_word_cannot_be_read_has_applied_nothing() {
-        let mut garbled = lease("r.a", "a", 2, 0);
-        let annotations = [APPLIED, DIGESTS].map(|name| (name.to_owned(), "soon".to_owned()));
-        garbled.metadata.annotations = Some(annotations.into());
-        let roll = roll(vec![garbled], Instant::now());
-        let replica = roll.present().next().unwrap();
-        assert_eq!((&replica.applied, &replica.digests), (&Versions::default(), &Digests::default()));
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::plan::turns;
 use crate::{
     api::{ConditionReason, ConditionType, GROUP, KIND, RouteObject, VERSION},
-    source::trouble::chain,
+    source::{complaint::Complaint, failure::ApiFailure},
 };
 
 /// The maximum number of Events waiting for the API server. Further ones are dropped and counted: they are best effort.
@@ -61,28 +61,27 @@ async fn publish(
     dropped: Arc<AtomicU64>,
 ) {
     let mut recorder = Recorder::new(client.clone(), reporter.clone());
-    let (mut logged, mut published) = (None, 0);
+    let (mut complaint, mut published) = (Complaint::default(), 0);
     while let Some((event, reference)) = events.recv().await {
         published += 1;
         if published % REMEMBERED == 0 {
             recorder = Recorder::new(client.clone(), reporter.clone());
         }
-        match recorder.publish(&event, &reference).await {
-            Ok(()) if logged.take().is_some() => info!("Events resumed"),
-            Ok(()) => {}
-            Err(error) => {
-                let cause = cause(&error);
-                if logged.as_ref() == Some(&cause) {
-                    debug!(%cause, "Events still failing");
-                } else {
-                    warn!(%cause, "cannot publish Events; statuses are not affected");
-                    logged = Some(cause);
-                }
-            }
-        }
+        log(&mut complaint, recorder.publish(&event, &reference).await);
         if events.is_empty() || published % WAITING == 0 {
             log_dropped(&dropped);
         }
+    }
+}
+
+fn log(complaint: &mut Complaint, answer: kube::Result<()>) {
+    match answer.map_err(|error| ApiFailure::from(&error)) {
+        Ok(()) if complaint.settle() => info!("Events resumed"),
+        Ok(()) => {}
+        Err(failure) if complaint.raise(&failure.key()) => {
+            warn!(cause = failure.cause, "cannot publish Events; statuses are not affected");
+        }
+        Err(failure) => debug!(cause = failure.cause, "Events still failing"),
     }
 }
 
@@ -94,15 +93,6 @@ fn log_dropped(dropped: &AtomicU64) {
             dropped,
             "Event queue full ({WAITING} waiting for the API server), further Events dropped; statuses are not affected"
         );
-    }
-}
-
-/// The cause, without the name of the Event.
-fn cause(error: &kube::Error) -> Arc<str> {
-    match error {
-        kube::Error::Api(status) if status.code == 403 => status.message.as_str().into(),
-        kube::Error::Api(status) => format!("the API server responded with {} {}", status.code, status.reason).into(),
-        other => chain(other).into(),
     }
 }
 

@@ -6,6 +6,7 @@
 mod events;
 mod plan;
 mod programmed;
+mod write;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -14,29 +15,22 @@ use std::{
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
-use serde_json::{Value, json};
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, sleep, timeout_at},
-};
+use kube::Client;
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::{debug, info, warn};
 
 pub use self::programmed::programmed_here;
 use self::{
     events::Events,
-    plan::{Now, Opinion, StatusPlanner, WriteHistory, WritePlan, retry_after},
+    plan::{Now, Opinion, RETRIES, StatusPlanner, WriteHistory, WritePlan},
     programmed::Needs,
+    write::{Write, WriteOutcome, is_about_one_route},
 };
 use super::{ReplicaStanding, Role, until};
 use crate::{
-    api::{GROUP, KIND, RouteObject, VERSION},
+    api::RouteObject,
     compile::{Verdict, object_name},
-    source::{Report, StoredRoutes, trouble::chain},
+    source::{Report, StoredRoutes, backoff::Backoff, complaint::Complaint, failure::ApiFailure},
     table::ObjectName,
 };
 
@@ -65,38 +59,18 @@ pub struct StatusWriter {
     needs: Needs,
     standing: ReplicaStanding,
     memories: HashMap<ObjectName, WriteHistory>,
-    queue: VecDeque<ObjectName>,
-    busy: HashSet<ObjectName>,
+    /// The history of all other routes.
+    unwritten: WriteHistory,
+    /// The writes that the last scan found.
+    queue: VecDeque<Write>,
+    /// Whether the verdicts or the replicas have changed since that scan.
+    is_outdated: bool,
+    /// The routes that are being written, and whether a scan has passed over them.
+    busy: HashMap<ObjectName, bool>,
     writes: JoinSet<WriteOutcome>,
-    /// Consecutive failures of any writes that were the API server's fault, and the end of the resulting backoff.
-    failures: u32,
-    rest_until: Option<Instant>,
-    logged: Option<String>,
-}
-
-/// A write.
-#[derive(Debug)]
-struct Write {
-    name: ObjectName,
-    wish: Vec<Condition>,
-    /// The conditions that it replaces.
-    stored: Vec<Condition>,
-    before: Arc<RouteObject>,
-}
-
-/// The result of a write.
-#[derive(Debug)]
-struct WriteOutcome {
-    write: Write,
-    answer: Result<RouteObject, WriteFailure>,
-}
-
-/// The reason a write failed.
-#[derive(Debug)]
-struct WriteFailure {
-    cause: String,
-    /// Whether it affects only this route: other writes may well succeed.
-    only_this: bool,
+    /// Failures of any writes that were the API server's fault.
+    backoff: Backoff,
+    complaint: Complaint,
 }
 
 impl StatusWriter {
@@ -112,12 +86,13 @@ impl StatusWriter {
             needs: Needs::default(),
             standing: ReplicaStanding::default(),
             memories: HashMap::new(),
+            unwritten: WriteHistory::default(),
             queue: VecDeque::new(),
-            busy: HashSet::new(),
+            is_outdated: false,
+            busy: HashMap::new(),
             writes: JoinSet::new(),
-            failures: 0,
-            rest_until: None,
-            logged: None,
+            backoff: Backoff::default(),
+            complaint: Complaint::default(),
         }
     }
 
@@ -130,7 +105,7 @@ impl StatusWriter {
             }
         }
         self.receive(&reports.borrow_and_update());
-        self.standing = standings.borrow_and_update().clone();
+        self.join(&standings.borrow_and_update());
         loop {
             let began = Instant::now();
             let next = self.look();
@@ -146,28 +121,39 @@ impl StatusWriter {
         if !Arc::ptr_eq(&self.verdicts, &report.verdicts) {
             self.needs.note(report, Instant::now());
             self.verdicts = report.verdicts.clone();
+            self.is_outdated = true;
         }
     }
 
-    /// Finds the routes whose status must be written; returns when to scan again if nothing happens until then.
-    /// Followers find none.
+    /// Takes what this replica may do, and the other replicas.
+    fn join(&mut self, standing: &ReplicaStanding) {
+        self.standing = standing.clone();
+        self.is_outdated = true;
+    }
+
+    /// Plans the writes of all routes, except for those that are being written; returns when to scan again if nothing
+    /// happens until then. Followers plan none.
     fn look(&mut self) -> Option<Instant> {
         self.queue.clear();
+        self.is_outdated = false;
         if self.standing.role == Role::Follower {
             return None;
         }
-        let objects = self.routes.objects();
         let now = now();
         let mut next = None;
-        let mut names = HashSet::with_capacity(objects.len());
-        for route in &objects {
+        let mut names = HashSet::new();
+        for route in self.routes.objects() {
             let name = object_name(&route.metadata);
-            match self.plan(&name, route, now) {
-                WritePlan::Write(_) => self.queue.push_back(name.clone()),
+            names.insert(name.clone());
+            if let Some(is_passed_over) = self.busy.get_mut(&name) {
+                *is_passed_over = true;
+                continue;
+            }
+            match self.plan(&name, &route, now) {
+                WritePlan::Write(wish) => self.queue.push_back(Write { name, before: route, wish }),
                 WritePlan::Later(at) => next = next.into_iter().chain([at]).min(),
                 WritePlan::Nothing => {}
             }
-            names.insert(name);
         }
         self.memories.retain(|name, _| names.contains(name));
         next
@@ -176,10 +162,13 @@ impl StatusWriter {
     fn plan(&self, name: &ObjectName, route: &RouteObject, now: Now) -> WritePlan {
         let position = self.verdicts.binary_search_by(|verdict| verdict.route.cmp(name));
         let verdict = position.ok().map(|position| &self.verdicts[position]);
-        let unknown = WriteHistory::default();
-        let memory = self.memories.get(name).unwrap_or(&unknown);
+        let memory = self.memory(name);
         let opinion = verdict.map(|verdict| self.opinion(verdict, memory.stored(route)));
         self.writer.plan(route, opinion.as_ref(), memory, now)
+    }
+
+    fn memory(&self, name: &ObjectName) -> &WriteHistory {
+        self.memories.get(name).unwrap_or(&self.unwritten)
     }
 
     fn opinion(&self, verdict: &Verdict, stored: &[Condition]) -> Opinion {
@@ -199,7 +188,7 @@ impl StatusWriter {
     ) -> Option<()> {
         let mut next = next.map(|next| next.max(soon));
         while next.is_none_or(|next| Instant::now() < next) {
-            let rest_until = self.rest_until.filter(|rest| *rest > Instant::now());
+            let rest_until = self.backoff.until().filter(|rest| *rest > Instant::now());
             if rest_until.is_none() {
                 self.start_writes();
             }
@@ -210,7 +199,7 @@ impl StatusWriter {
                     true
                 }
                 Ok(()) = standings.changed() => {
-                    self.standing = standings.borrow_and_update().clone();
+                    self.join(&standings.borrow_and_update());
                     true
                 }
                 () = self.routes.changed() => true,
@@ -227,20 +216,29 @@ impl StatusWriter {
         Some(())
     }
 
-    /// Starts as many writes as allowed. Each is planned again: the reason for its place in the queue may be outdated.
+    /// Starts as many writes as allowed.
     fn start_writes(&mut self) {
         while self.standing.role.may_write(Instant::now())
             && self.writes.len() < WRITES_AT_ONCE
-            && let Some(name) = self.queue.pop_front()
+            && let Some(write) = self.queue.pop_front()
         {
-            let Some(route) = self.routes.object(&name).filter(|_| !self.busy.contains(&name)) else { continue };
-            if let WritePlan::Write(wish) = self.plan(&name, &route, now()) {
-                self.busy.insert(name.clone());
-                let unknown = WriteHistory::default();
-                let stored = self.memories.get(&name).unwrap_or(&unknown).stored(&route).to_vec();
-                let write = Write { name, wish, stored, before: route };
-                self.writes.spawn(write.carry_out(self.client.clone(), self.writer.clone(), self.give_up_at()));
-            }
+            let Some(write) = self.updated(write) else { continue };
+            self.busy.insert(write.name.clone(), false);
+            let stored = self.memory(&write.name).stored(&write.before).to_vec();
+            let (client, writer, give_up_at) = (self.client.clone(), self.writer.clone(), self.give_up_at());
+            self.writes.spawn(write.carry_out(client, writer, stored, give_up_at));
+        }
+    }
+
+    /// A write from the queue, planned again if the reason for it may be outdated.
+    fn updated(&self, write: Write) -> Option<Write> {
+        let route = self.routes.object(&write.name)?;
+        if !self.is_outdated && Arc::ptr_eq(&route, &write.before) {
+            return Some(write);
+        }
+        match self.plan(&write.name, &route, now()) {
+            WritePlan::Write(wish) => Some(Write { wish, before: route, ..write }),
+            WritePlan::Later(_) | WritePlan::Nothing => None,
         }
     }
 
@@ -255,48 +253,49 @@ impl StatusWriter {
 
     /// Records the result of a write; returns whether the queue still holds everything that must be written.
     fn note(&mut self, outcome: WriteOutcome) -> bool {
-        let WriteOutcome { write: Write { name, wish, stored, before }, answer } = outcome;
-        self.busy.remove(&name);
-        let memory = self.memories.entry(name.clone()).or_default();
+        let WriteOutcome { write, stored, answer } = outcome;
+        let is_passed_over = self.busy.remove(&write.name).unwrap_or_default();
         match answer {
             Ok(answer) => {
-                debug!(route = %name, conditions = wish.len(), "wrote the status");
-                // After we released a route, another class may have written already: then no condition is gone.
-                self.events.publish(&answer, &stored, &answer.status.conditions);
-                memory.wrote(wish, &before, answer, Instant::now());
-                self.failures = 0;
-                if self.logged.take().is_some() {
-                    info!("status writes resumed");
-                }
-                // Decisions about the route during its write wait for the next scan.
-                let route = self.routes.object(&name).unwrap_or(before);
-                self.plan(&name, &route, now()) == WritePlan::Nothing
+                self.wrote(write, &stored, answer);
+                !is_passed_over
             }
             // It was deleted in the meantime, and its status with it.
-            Err(failure) if failure.only_this && self.routes.object(&name).is_none() => true,
+            Err(failure) if is_about_one_route(&failure) && self.routes.object(&write.name).is_none() => true,
             Err(failure) => {
-                let is_first = memory.failed(Instant::now());
-                self.log_failure(&name, failure, is_first);
+                self.failed(write.name, &failure);
                 false
             }
         }
     }
 
-    fn log_failure(&mut self, name: &ObjectName, failure: WriteFailure, is_first: bool) {
-        let WriteFailure { cause, only_this } = failure;
-        if only_this && is_first {
-            warn!(route = %name, cause, "cannot write the status of a route; retrying");
+    fn wrote(&mut self, write: Write, stored: &[Condition], answer: RouteObject) {
+        let Write { name, before, wish } = write;
+        debug!(route = %name, conditions = wish.len(), "wrote the status");
+        // After we released a route, another class may have written already: then no condition is gone.
+        self.events.publish(&answer, stored, &answer.status.conditions);
+        self.memories.entry(name).or_default().wrote(wish, &before, answer, Instant::now());
+        self.backoff.succeeded();
+        if self.complaint.settle() {
+            info!("status writes resumed");
         }
-        if only_this {
+    }
+
+    fn failed(&mut self, name: ObjectName, failure: &ApiFailure) {
+        let cause = &failure.cause;
+        let route = name.to_string();
+        let is_first = self.memories.entry(name).or_default().failed(Instant::now());
+        if is_about_one_route(failure) {
+            if is_first {
+                warn!(route, cause, "cannot write the status of a route; retrying");
+            }
             return;
         }
-        self.rest_until = Some(Instant::now() + retry_after(self.failures));
-        self.failures += 1;
-        if self.logged.as_ref() == Some(&cause) {
-            debug!(route = %name, cause, "status writes still failing");
-        } else {
+        self.backoff.failed(RETRIES, Instant::now());
+        if self.complaint.raise(&failure.key()) {
             warn!(cause, "cannot write the status of routes; retrying; routing is not affected");
-            self.logged = Some(cause);
+        } else {
+            debug!(route, cause, "status writes still failing");
         }
     }
 }
@@ -310,65 +309,5 @@ fn now() -> Now {
     Now { instant: Instant::now(), time: Timestamp::now() }
 }
 
-impl Write {
-    async fn carry_out(self, client: Client, writer: Arc<StatusPlanner>, give_up_at: Instant) -> WriteOutcome {
-        let Self { name, wish, stored: _, before } = &self;
-        let answer = match timeout_at(give_up_at, apply(client, &writer, name, wish, before)).await {
-            Ok(answer) => answer.map_err(|error| WriteFailure::of(&error)),
-            Err(_) => Err(WriteFailure { cause: "no response from the API server".to_owned(), only_this: false }),
-        };
-        if answer.as_ref().is_err_and(|failure| failure.only_this) {
-            // The route has most likely been deleted: let the watch report that before this is logged.
-            sleep(LOOK_INTERVAL).await;
-        }
-        WriteOutcome { write: self, answer }
-    }
-}
-
-/// Server-side apply. For an object that does not fit the schema, such as one from an older CRD, it fails even though
-/// only the status is applied; the status is then replaced instead.
-async fn apply(
-    client: Client,
-    writer: &StatusPlanner,
-    name: &ObjectName,
-    wish: &[Condition],
-    before: &RouteObject,
-) -> kube::Result<RouteObject> {
-    let api = Api::<RouteObject>::namespaced(client, &name.namespace);
-    let params = PatchParams::apply(&writer.manager);
-    let applied = api.patch_status(&name.name, &params.clone().force(), &Patch::Apply(&body(name, wish))).await;
-    match applied {
-        Err(kube::Error::Api(status)) if before.spec.is_err() && matches!(status.code, 400 | 422 | 500) => {
-            let status = json!({ "status": { "conditions": wish } });
-            api.patch_status(&name.name, &params, &Patch::Merge(&status)).await
-        }
-        applied => applied,
-    }
-}
-
-/// The content to apply: everything that this writer owns. Without conditions, it releases what it owned.
-fn body(name: &ObjectName, wish: &[Condition]) -> Value {
-    let mut body = json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": KIND,
-        "metadata": { "name": &*name.name, "namespace": &*name.namespace },
-    });
-    if !wish.is_empty() {
-        body["status"] = json!({ "conditions": wish });
-    }
-    body
-}
-
-impl WriteFailure {
-    fn of(error: &kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self {
-                // The message names the account, the verb and the resource.
-                cause: format!("the API server responded with {}: {}", status.code, status.message),
-                // Even an internal error may be caused by one object: it must not delay all others.
-                only_this: !matches!(status.code, 401 | 403 | 429 | 502..=504),
-            },
-            other => Self { cause: chain(other), only_this: false },
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

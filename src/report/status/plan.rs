@@ -11,14 +11,16 @@ use tokio::time::Instant;
 use crate::{
     api::{ConditionType, RouteObject},
     compile::VerdictCondition,
+    source::backoff::{Backoff, Delays},
 };
 
 /// Minor changes are written at most this often per route: pods come and go, and each write costs the API server and
 /// everyone who watches routes.
 const SMALL_INTERVAL: Duration = Duration::from_secs(10);
-/// Delay before the first retry of a failed write; it doubles each time.
-const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// The longest delay between two retries.
+/// The delays before retries of failed writes.
+pub(super) const RETRIES: Delays = Delays::doubling(Duration::from_millis(250), LONGEST_RETRY);
+/// The delays between writes of the same content.
+const CONTESTED: Delays = Delays::doubling(Duration::from_millis(500), LONGEST_RETRY);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Repeating a write sooner than this after it means that another writer is active.
 const CONTEST: Duration = Duration::from_secs(60);
@@ -67,11 +69,10 @@ pub(super) struct Opinion {
 pub(super) struct WriteHistory {
     written: Option<LastWrite>,
     small_at: Option<Instant>,
-    failures: u32,
-    retry_at: Option<Instant>,
-    /// How often in a row the same was written because another writer had changed it, such as a replica of another
-    /// version. Each time the next write waits longer, so that two writers who disagree do not write endlessly.
-    contested: u32,
+    retries: Backoff,
+    /// Counts how often in a row the same was written because another writer had changed it, such as a replica of
+    /// another version. Each time the next write waits longer, so that two writers who disagree do not write endlessly.
+    contested: Backoff,
 }
 
 /// The last write, and the API server's response.
@@ -156,7 +157,11 @@ impl WriteHistory {
         if differing.peek().is_some() && differing.all(|type_| is_small(type_, &wish, stored)) {
             self.small_at = Some(now);
         }
-        self.contested = if self.was_written_lately(&wish, now) { self.contested + 1 } else { 0 };
+        if self.was_written_lately(&wish, now) {
+            self.contested.failed(CONTESTED, now);
+        } else {
+            self.contested = Backoff::default();
+        }
         self.written = Some(LastWrite {
             wish,
             before: before.metadata.resource_version.clone(),
@@ -164,15 +169,13 @@ impl WriteHistory {
             answer: answer.status.conditions,
             at: now,
         });
-        self.failures = 0;
-        self.retry_at = None;
+        self.retries.succeeded();
     }
 
     /// Records a failed write; returns whether it is the first failure in a row.
     pub(super) fn failed(&mut self, now: Instant) -> bool {
-        self.retry_at = Some(now + retry_after(self.failures));
-        self.failures += 1;
-        self.failures == 1
+        self.retries.failed(RETRIES, now);
+        self.retries.failures() == 1
     }
 
     /// The conditions that the API server has, as far as we know: its last response may be newer than the watch.
@@ -203,15 +206,9 @@ impl WriteHistory {
     /// The time before which nothing may be written, if it is in the future.
     fn not_before(&self, wish: &[Condition], is_small: bool, now: Instant) -> Option<Instant> {
         let small = self.small_at.filter(|_| is_small).map(|at| at + SMALL_INTERVAL);
-        let contested = self.written.as_ref().filter(|_| self.contested > 0 && self.was_written_lately(wish, now));
-        let contested = contested.map(|written| written.at + retry_after(self.contested));
-        small.into_iter().chain(self.retry_at).chain(contested).max().filter(|at| *at > now)
+        let contested = self.contested.until().filter(|_| self.was_written_lately(wish, now));
+        small.max(contested).max(self.retries.until()).filter(|at| *at > now)
     }
-}
-
-/// The delay after this many earlier failures.
-pub(super) fn retry_after(failures: u32) -> Duration {
-    FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(LONGEST_RETRY)
 }
 
 /// The conditions of an opinion. If the status is unchanged, the stored transition time is kept.

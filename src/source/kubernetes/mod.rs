@@ -1,8 +1,9 @@
 //! Objects from a cluster: a watch for each kind fills a store, and the stores make up a view.
 //!
 //! `kind` defines what is kept of each kind and which changes matter; `store` holds the objects; `watch` keeps a store
-//! up to date through API server failures; `trouble` logs those failures.
+//! up to date through API server failures; `failure` puts those into words, and `trouble` logs them.
 
+pub(crate) mod failure;
 mod kind;
 mod store;
 pub(crate) mod trouble;
@@ -139,6 +140,17 @@ impl Source for KubernetesSource {
 }
 
 impl StoredRoutes {
+    /// Routes without a watch, and what adds one.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> (Self, impl FnMut(RouteObject)) {
+        let (store, mut writer) = store::store();
+        let stores = Stores([(WatchScope::Cluster, store)].into());
+        let set = move |route| {
+            writer.apply(watcher::Event::Apply(route));
+        };
+        (Self { stores, seen: signal::channel(()).1 }, set)
+    }
+
     /// All routes, in no particular order.
     #[must_use]
     pub fn objects(&self) -> Vec<Arc<RouteObject>> {

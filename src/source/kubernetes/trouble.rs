@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use kube::{core::Status, runtime::watcher};
+use kube::runtime::watcher;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// Backoff after the first failure.
-const FIRST_REST: Duration = Duration::from_millis(250);
-/// Maximum backoff, and thus how long it may take to notice a new API server.
-const LONGEST_REST: Duration = Duration::from_secs(5);
-/// After this long without failures, a watch starts with the first backoff again.
+use super::failure::ApiFailure;
+use crate::source::{
+    backoff::{Backoff, Delays},
+    complaint::Complaint,
+};
+
+/// The longest delay is how long it may take to notice a new API server.
+const DELAYS: Delays = Delays::doubling(Duration::from_millis(250), Duration::from_secs(5));
+/// After this long without failures, a watch starts with the first delay again.
 const CALM: Duration = Duration::from_secs(30);
 
 /// The failures of one watch. Each cause is logged once, and so is recovery.
@@ -18,60 +22,42 @@ const CALM: Duration = Duration::from_secs(30);
 pub(crate) struct Trouble {
     kind: &'static str,
     when_unknown: &'static str,
-    logged: Option<String>,
-    failures: u32,
-    last: Option<Instant>,
+    complaint: Complaint,
+    backoff: Backoff,
 }
 
 impl Trouble {
     /// No failures yet for a kind; `when_unknown` is the advice if the API server does not know it.
     pub(crate) fn new(kind: &'static str, when_unknown: &'static str) -> Self {
-        Self { kind, when_unknown, logged: None, failures: 0, last: None }
+        Self { kind, when_unknown, complaint: Complaint::default(), backoff: Backoff::default() }
     }
 
-    /// Records a failure; returns how long to wait.
-    pub(crate) fn failed(&mut self, error: &watcher::Error, now: Instant) -> Duration {
-        if self.last.is_some_and(|last| now.duration_since(last) > CALM) {
-            self.failures = 0;
+    /// Records a failure; returns when to try again.
+    pub(crate) fn failed(&mut self, failure: ApiFailure, now: Instant) -> Instant {
+        if self.backoff.until().is_some_and(|until| now > until + CALM) {
+            self.backoff.succeeded();
         }
-        self.log(error);
-        let rest = FIRST_REST.saturating_mul(1 << self.failures.min(10)).min(LONGEST_REST);
-        self.failures += 1;
-        self.last = Some(now + rest);
-        // Jitter, so that replicas that lost the same API server do not retry in step.
-        rest.mul_f64(0.75 + fastrand::f64() / 2.0)
+        self.log(failure);
+        self.backoff.failed(DELAYS, now)
     }
 
     /// Records that objects arrive.
     pub(crate) fn recovered(&mut self) {
-        if self.logged.take().is_some() {
+        if self.complaint.settle() {
             info!(kind = self.kind, "watch resumed");
         }
     }
 
-    fn log(&mut self, error: &watcher::Error) {
-        if status(error).is_some_and(|status| status.code == 410) {
-            debug!(kind = self.kind, "watch expired; listing again");
-            return;
-        }
-        let cause = self.cause(error);
-        if self.logged.as_ref() == Some(&cause) {
+    fn log(&mut self, failure: ApiFailure) {
+        let cause = match failure.code {
+            410 => return debug!(kind = self.kind, "watch expired; listing again"),
+            404 => format!("the API server does not know {}: {}", self.kind, self.when_unknown),
+            _ => failure.cause,
+        };
+        if self.complaint.raise(&cause) {
+            warn!(kind = self.kind, cause, "watch failed; serving the last known state and retrying");
+        } else {
             debug!(kind = self.kind, cause, "watch still failing");
-            return;
-        }
-        warn!(kind = self.kind, cause, "watch failed; serving the last known state and retrying");
-        self.logged = Some(cause);
-    }
-
-    fn cause(&self, error: &watcher::Error) -> String {
-        match status(error) {
-            Some(status) if status.code == 404 => {
-                format!("the API server does not know {}: {}", self.kind, self.when_unknown)
-            }
-            // The message names the account, the verb and the resource.
-            Some(status) if status.code == 403 => format!("not permitted: {}", status.message),
-            Some(status) => format!("the API server responded with {}: {}", status.code, status.message),
-            None => chain(error),
         }
     }
 }
@@ -89,62 +75,38 @@ pub(super) fn refuses_streams(error: &watcher::Error) -> bool {
     matches!(status.code, 400 | 422)
 }
 
-/// The API server's response, if there was one.
-pub(crate) fn status(error: &watcher::Error) -> Option<&Status> {
-    use kube::Error::Api;
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    match error {
-        InitialListFailed(Api(status))
-        | WatchStartFailed(Api(status))
-        | WatchFailed(Api(status))
-        | WatchError(status) => Some(status),
-        _ => None,
-    }
-}
-
-/// An error and its causes. Many errors repeat their cause in their own text; it is not repeated then.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use kube::core::Status;
 
-    fn failure(code: u16, message: &str) -> watcher::Error {
+    use super::*;
+    use crate::source::backoff::tests::is_about;
+
+    fn failure(code: u16, message: &str) -> ApiFailure {
         let status = Status::failure(message, "").with_code(code);
-        watcher::Error::InitialListFailed(kube::Error::Api(status.boxed()))
+        ApiFailure::from(&watcher::Error::InitialListFailed(kube::Error::Api(status.boxed())))
     }
 
     #[test]
     fn an_unknown_kind_is_told_once_with_what_to_do() {
         let mut trouble = Trouble::new("WebSocketRoute", "install the CRD");
-        trouble.failed(&failure(404, "page not found"), Instant::now());
-        let logged = trouble.logged.clone().unwrap();
-        assert_eq!(logged, "the API server does not know WebSocketRoute: install the CRD");
-        trouble.failed(&failure(404, "page not found"), Instant::now());
-        assert_eq!(trouble.logged, Some(logged));
+        trouble.failed(failure(404, "page not found"), Instant::now());
+        let logged = trouble.complaint.cause().unwrap().clone();
+        assert_eq!(&*logged, "the API server does not know WebSocketRoute: install the CRD");
+        assert!(!trouble.complaint.raise(&logged));
     }
 
     #[test]
-    fn rests_grow_up_to_a_limit_and_start_over_after_a_calm() {
+    fn delays_grow_up_to_a_limit_and_start_over_after_a_calm() {
         let mut trouble = Trouble::new("Service", "");
         let now = Instant::now();
-        let first = trouble.failed(&failure(403, "no"), now);
-        assert!(first <= FIRST_REST * 2, "{first:?}");
-        let later = (0..20).map(|_| trouble.failed(&failure(403, "no"), now)).last().unwrap();
-        assert!(later > LONGEST_REST / 2 && later < LONGEST_REST * 2, "{later:?}");
-        let calm = trouble.failed(&failure(403, "no"), now + CALM * 2);
-        assert!(calm <= FIRST_REST * 2, "{calm:?}");
+        let first = trouble.failed(failure(403, "no"), now);
+        assert!(is_about(first, now, Duration::from_millis(250)), "{:?}", first - now);
+        let later = (0..20).fold(first, |now, _| trouble.failed(failure(403, "no"), now));
+        let latest = trouble.failed(failure(403, "no"), later);
+        assert!(is_about(latest, later, Duration::from_secs(5)), "{:?}", latest - later);
+        let calm = trouble.failed(failure(403, "no"), latest + CALM * 2);
+        assert!(is_about(calm, latest + CALM * 2, Duration::from_millis(250)), "{:?}", calm - latest);
     }
 
     #[test]
@@ -160,7 +122,7 @@ mod tests {
     #[test]
     fn an_expired_watch_is_no_news() {
         let mut trouble = Trouble::new("Service", "");
-        trouble.failed(&failure(410, "too old"), Instant::now());
-        assert_eq!(trouble.logged, None);
+        trouble.failed(failure(410, "too old"), Instant::now());
+        assert!(trouble.complaint.cause().is_none());
     }
 }

@@ -9,11 +9,12 @@ use kube::{
 };
 use tokio::{
     sync::watch as signal,
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 use tracing::info;
 
 use super::{
+    failure::ApiFailure,
     kind::{Change, Watched},
     store::StoreWriter,
     trouble::{Trouble, needs_list, refuses_streams},
@@ -89,7 +90,7 @@ pub(super) async fn run<K: Watched>(
                 if needs_list(&error) {
                     events = watcher(api.clone(), lists.config(&config)).boxed();
                 }
-                sleep(trouble.failed(&error, Instant::now())).await;
+                sleep_until(trouble.failed(ApiFailure::from(&error), Instant::now())).await;
             }
         }
     }

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::api::ConditionReason;
+use crate::{api::ConditionReason, source::backoff::tests::is_about};
 
 const AT: &str = "2026-01-01T00:00:00Z";
 
@@ -63,6 +63,13 @@ fn stored_ready(version: &str, status: &str, reason: &str) -> RouteObject {
 fn wish(plan: WritePlan) -> Vec<Condition> {
     match plan {
         WritePlan::Write(wish) => wish,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn later(plan: WritePlan) -> Instant {
+    match plan {
+        WritePlan::Later(at) => at,
         other => panic!("{other:?}"),
     }
 }
@@ -189,12 +196,13 @@ fn readiness_goes_along_with_another_condition_at_once() {
 
 #[test]
 fn failed_writes_are_tried_again_ever_more_slowly() {
-    let (start, mut memory) = (now(), WriteHistory::default());
-    memory.failed(start.instant);
-    assert_eq!(plan(&pending("1"), &accepted(), &memory, start), WritePlan::Later(start.instant + FIRST_RETRY));
-    memory.failed(start.instant);
-    assert_eq!(plan(&pending("1"), &accepted(), &memory, start), WritePlan::Later(start.instant + FIRST_RETRY * 2));
-    assert_eq!(retry_after(40), LONGEST_RETRY);
+    let (mut at, mut memory) = (now(), WriteHistory::default());
+    for milliseconds in [250, 500] {
+        memory.failed(at.instant);
+        let until = later(plan(&pending("1"), &accepted(), &memory, at));
+        assert!(is_about(until, at.instant, Duration::from_millis(milliseconds)), "{milliseconds}");
+        at.instant = until;
+    }
 }
 
 #[test]
@@ -206,9 +214,9 @@ fn two_writers_who_differ_write_ever_more_slowly() {
         let answer = route("own", "blue", &json!([condition("Accepted", "True", "Accepted")]));
         memory.wrote(wished, &pending(version), answer, at(milliseconds).instant);
     }
-    let contested = plan(&pending("5"), &accepted(), &memory, at(20));
-    assert_eq!(contested, WritePlan::Later(at(10).instant + FIRST_RETRY * 2));
-    assert!(matches!(plan(&pending("5"), &accepted(), &memory, at(10 + 500)), WritePlan::Write(_)));
+    let contested = later(plan(&pending("5"), &accepted(), &memory, at(20)));
+    assert!(is_about(contested, at(10).instant, Duration::from_millis(500)));
+    assert!(matches!(plan(&pending("5"), &accepted(), &memory, at(10 + 625)), WritePlan::Write(_)));
     let other = opinion(&[(ConditionType::Accepted, false, ConditionReason::Invalid)]);
     assert!(matches!(plan(&pending("5"), &other, &memory, at(20)), WritePlan::Write(_)), "news are not held up");
 }
