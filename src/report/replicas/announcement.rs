@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::election::RENEW;
+use super::conventions::RENEW;
 use crate::source::{
     Digests, Progress, Report,
     backoff::{Backoff, Delays},

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::roll::{Leader, Seen};
+use super::{
+    conventions::RENEW,
+    roll::{Leader, Seen},
+};
 use crate::source::backoff::{Backoff, Delays};
 
-/// How long a Lease is valid without a renewal.
-pub(super) const LEASE: Duration = Duration::from_secs(15);
-/// How often it is renewed.
-pub(super) const RENEW: Duration = Duration::from_secs(4);
 /// How long a holder writes after it requested its last renewal.
 const HOLD: Duration = Duration::from_secs(10);
 
@@ -78,6 +77,7 @@ impl Election {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::replicas::conventions::LEASE;
     use crate::source::backoff::tests::is_about;
 
     const SECOND: Duration = Duration::from_secs(1);

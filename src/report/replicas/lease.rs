@@ -10,16 +10,9 @@ use serde::Serialize;
 use super::{
     Identity, Names,
     announcement::Announced,
-    election::LEASE,
+    conventions::{APPLIED, COMPONENT, DIGESTS, LEASE},
     roll::{Leader, Seen},
 };
-
-/// The label that marks the Lease of a replica.
-pub(super) const COMPONENT: (&str, &str) = ("switchyard.dev/component", "replica");
-/// The annotation with the versions up to which a replica has followed the routes.
-pub(super) const APPLIED: &str = "switchyard.dev/applied";
-/// The annotation with the digests of the routes it serves.
-pub(super) const DIGESTS: &str = "switchyard.dev/digests";
 
 /// The Leases that this replica writes.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! the decisions and are pure; this module has the one task that talks to the API server.
 
 mod announcement;
+mod conventions;
 mod election;
 mod identity;
 mod lease;

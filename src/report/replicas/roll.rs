@@ -10,8 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Replica,
-    election::LEASE,
-    lease::{APPLIED, COMPONENT, DIGESTS},
+    conventions::{APPLIED, COMPONENT, DIGESTS, LEASE},
 };
 
 /// How long after its expiry the Lease of a vanished replica is removed.
