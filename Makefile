@@ -24,7 +24,7 @@ help: ## List all targets
 
 .PHONY: demo
 demo: ## Serve two echo backends over ws and wss, with manifests to edit
-	cargo run -- demo
+	cargo demo
 
 .PHONY: test
 test: test-offline test-proxy test-clients test-conformance test-chart test-cluster ## All tests

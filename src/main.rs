@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use switchyard::{args::Arguments, commands};
 
 /// glibc's allocator does not return the memory freed by building a large table, and takes twice as long.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
