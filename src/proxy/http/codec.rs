@@ -13,7 +13,7 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Method, Version,
+    HeaderValue, Method, Response, Version,
     header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING},
 };
 use httparse::Status;
@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{client_io::MAX_AHEAD, reply, respond};
 use crate::proxy::{
+    body::Body,
     bounds::budget::Charge,
     fields::{Fields, Lines, end_of_head},
     request::{
@@ -178,29 +179,46 @@ async fn serve(
             gone
         } => return gone.map_or(FirstOutcome::Gone, |()| FirstOutcome::Left(client)),
     };
-    let denied = match asked {
-        Ok(Switched { head, opening }) => {
+    match asked {
+        Ok(switched) => {
             client.unread(&early);
-            let Ok(Ok(())) = timeout(settings.stall_timeout, client.write_all(&head)).await else {
-                return FirstOutcome::Gone;
-            };
-            account.switch();
-            return FirstOutcome::Tunnel(Tunnel::open(&shared.tunnels, shared.metrics.clone(), client, opening));
+            switch(shared, client, switched, &account).await
         }
-        Err(denied) => denied,
+        Err(denied) => {
+            let response = reply::denied(denied, json, &account);
+            let outcome = deny(shared, client, response, closes).await;
+            if let FirstOutcome::Next(mut client) = outcome {
+                client.unread(&early);
+                return FirstOutcome::Next(client);
+            }
+            outcome
+        }
+    }
+}
+
+/// Sends the 101 and opens the tunnel.
+async fn switch(
+    shared: &Arc<Shared>,
+    mut client: Stream,
+    Switched { head, opening }: Switched,
+    account: &Account,
+) -> FirstOutcome {
+    let Ok(Ok(())) = timeout(shared.settings.stall_timeout, client.write_all(&head)).await else {
+        return FirstOutcome::Gone;
     };
-    let mut response = reply::denied(denied, json, &account);
-    if closes || shared.is_leaving() {
+    account.switch();
+    FirstOutcome::Tunnel(Tunnel::open(&shared.tunnels, shared.metrics.clone(), client, opening))
+}
+
+/// Sends any other response. The connection closes after it if the client, the response or a shutdown requires it.
+async fn deny(shared: &Shared, mut client: Stream, mut response: Response<Body>, client_closes: bool) -> FirstOutcome {
+    if client_closes || shared.is_leaving() {
         response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
     }
     let closes = response.headers().has_token(&CONNECTION, "close");
-    drop(account);
-    match respond::respond(&mut client, response, settings).await {
+    match respond::respond(&mut client, response, &shared.settings).await {
         Ok(()) if closes => FirstOutcome::Left(client),
-        Ok(()) => {
-            client.unread(&early);
-            FirstOutcome::Next(client)
-        }
+        Ok(()) => FirstOutcome::Next(client),
         Err(_) => FirstOutcome::Gone,
     }
 }
