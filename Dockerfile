@@ -21,16 +21,16 @@ COPY --from=manifest /manifest ./
 RUN mkdir src \
     && echo '//! Placeholder for the library.' > src/lib.rs \
     && printf '//! Placeholder for the program.\nfn main() {}\n' > src/main.rs \
-    && cargo build --locked --release --bin switchyard \
-    && rm -rf src target/release/switchyard target/release/deps/*switchyard* target/release/.fingerprint/switchyard-*
+    && cargo build --locked --profile dist --bin switchyard \
+    && rm -rf src target/dist/switchyard target/dist/deps/*switchyard* target/dist/.fingerprint/switchyard-*
 
 COPY src src
-RUN cargo build --locked --release --bin switchyard
+RUN cargo build --locked --profile dist --bin switchyard
 
 # The program and its shared libraries, which are the C library's. Timestamps are reset for reproducible images.
 RUN mkdir -p /image \
-    && strip -o /image/switchyard target/release/switchyard \
-    && ldd target/release/switchyard | grep -o '/[^ ]*' | xargs -I{} cp --dereference --parents {} /image/ \
+    && strip -o /image/switchyard target/dist/switchyard \
+    && ldd target/dist/switchyard | grep -o '/[^ ]*' | xargs -I{} cp --dereference --parents {} /image/ \
     && find /image -exec touch --date=@0 {} +
 
 # No shell, no package manager, nothing writable.

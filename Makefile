@@ -141,19 +141,19 @@ bless: ## Rewrite the golden files, the CRD and, if `make control-plane` has ins
 
 .PHONY: bench-table
 bench-table: ## Cost of building a table with 10,000 routes and 100,000 endpoints, and of finding a rule
-	cargo bench --locked --bench table
+	cargo bench --locked --profile dist --bench table
 
 .PHONY: bench-heads
 bench-heads: ## Cost of the most expensive request heads, and which take more than a millisecond
-	cargo bench --locked --bench heads
+	cargo bench --locked --profile dist --bench heads
 
 .PHONY: bench-apply
 bench-apply: control-plane ## Time from kubectl apply to the first connection served by the new table, and to Programmed
-	cargo bench --locked --bench apply
+	cargo bench --locked --profile dist --bench apply
 
 .PHONY: bench-scale
 bench-scale: control-plane ## Cost of 10,000 routes, 10,000 Services and 100,000 endpoints in a cluster
-	cargo bench --locked --bench scale
+	cargo bench --locked --profile dist --bench scale
 
 # The folder of a complete run is named after the date and the machine.
 CORES := $(or $(word $(shell nproc),one two three four five six seven eight),$(shell nproc))
@@ -162,7 +162,7 @@ BENCH := --out bench/runs/$(shell date +%F)-$(MACHINE)
 
 .PHONY: bench
 bench: ## Compare with nginx, HAProxy and Envoy; a part with BENCH='--systems switchyard,nginx --workloads echo-ws-64'
-	cargo build --locked --release --bin switchyard
+	cargo build --locked --profile dist --bin switchyard
 	peers=$$(bench/peers/get.sh) && cargo run --locked --release --manifest-path bench/peers/Cargo.toml \
-	  --target-dir $(TARGET) -- --switchyard $(TARGET)/release/switchyard \
+	  --target-dir $(TARGET) -- --switchyard $(TARGET)/dist/switchyard \
 	  --revision "$$(git describe --always --dirty)" --peers "$$peers" $(BENCH)

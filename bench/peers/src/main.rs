@@ -56,7 +56,7 @@ struct Options {
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Path of the Switchyard binary
-    #[arg(long, default_value = "target/release/switchyard")]
+    #[arg(long, default_value = "target/dist/switchyard")]
     switchyard: PathBuf,
     /// Revision to report next to its version, such as a commit
     #[arg(long)]
