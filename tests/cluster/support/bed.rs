@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     env,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use k8s_openapi::{
@@ -28,6 +28,8 @@ pub struct Bed {
     pub plane: ControlPlane,
     client: Client,
     kubeconfig: PathBuf,
+    /// Held while a namespace is created.
+    creating: Mutex<()>,
 }
 
 /// The folder of the chart.
@@ -73,7 +75,7 @@ impl Bed {
         plane.apply_text(&plane.helm(&account).unwrap());
         let token = plane.kubectl(&["create", "token", RELEASE, "-n", SYSTEM, "--duration=4h"], "").unwrap();
         let kubeconfig = plane.kubeconfig("controller", token.trim());
-        Self { client: plane.client(), plane, kubeconfig }
+        Self { client: plane.client(), plane, kubeconfig, creating: Mutex::default() }
     }
 
     /// Grants the chart's permissions to its account, for a release that serves a class: one of the rules names the
@@ -105,8 +107,10 @@ impl Bed {
         self.client.clone()
     }
 
-    /// Creates a namespace.
+    /// Creates a namespace, unless there is one. One at a time: `kubectl apply` looks first and then creates, so of two
+    /// that create the same one, the second fails.
     pub fn namespace<'a>(&self, name: &'a str) -> &'a str {
+        let _one = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         self.plane.apply(&[json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })]);
         name
     }
