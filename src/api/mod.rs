@@ -6,15 +6,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 
 mod chosen;
 mod duration;
-mod hostname;
-mod network;
+mod entries;
 mod object;
 mod patterns;
 mod route;
 mod route_match;
 mod schema;
 mod status;
-mod subprotocol;
 pub mod validation;
 
 pub use crate::choices::DEFAULT_CLASS_NAME;

@@ -4,7 +4,11 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Chosen, Duration, RouteMatch, WebSocketRouteStatus, hostname::Hostname, network::Network, patterns};
+use super::{
+    Chosen, Duration, RouteMatch, WebSocketRouteStatus,
+    entries::{Hostname, Network},
+    patterns,
+};
 use crate::choices::{
     Algorithm, DEFAULT_CLASS_NAME, DEFAULT_WEIGHT, EscapedSlashes, InsecurePolicy, KeepaliveTarget, LifetimeType,
     NonUpgrade, SameSite, Secure, SessionPersistenceType,

@@ -4,7 +4,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Chosen, patterns, route::matches, subprotocol::Subprotocol};
+use super::{Chosen, entries::Subprotocol, patterns, route::matches};
 use crate::choices::{PathMatchType, TextMatchType};
 
 /// Conditions on a request; all of them must hold. If several matches fit a request, the most specific one wins: an `Exact` path before a `RegularExpression` (the longest first) before a `PathPrefix` (the longest first), then the one
