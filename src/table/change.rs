@@ -1,4 +1,4 @@
-//! What a new table means for tunnels that were opened under the one before.
+//! The changes between two tables that affect open tunnels.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,12 +7,12 @@ use std::{
 
 use super::{EndpointId, ObjectName, Phase, RouteTable, Rule};
 
-/// What is no longer as it was, in no particular order.
+/// The rules and endpoints that changed, in no particular order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableChange {
-    /// Rules that are gone, by route and name.
+    /// Removed rules, by route and name.
     pub rules_gone: Vec<(ObjectName, Arc<str>)>,
-    /// Endpoints that no rule has any more.
+    /// Endpoints that no rule uses any longer.
     pub endpoints_gone: Vec<EndpointId>,
     /// Endpoints that began to terminate.
     pub endpoints_draining: Vec<EndpointId>,
@@ -37,7 +37,7 @@ impl TableChange {
     }
 }
 
-/// What there is in a table.
+/// The rules and endpoints of a table.
 #[derive(Default)]
 struct Inventory<'a> {
     rules: HashSet<(&'a ObjectName, &'a Arc<str>)>,

@@ -9,7 +9,7 @@ use std::sync::{
 const CHUNK: usize = 8;
 
 /// A count for each of a few keys. Keys are never removed, and counting takes no lock: the keys are enums and labels, so
-/// they are soon all there. Nothing is allocated before the first count.
+/// all of them soon have a slot. Nothing is allocated before the first count.
 #[derive(Debug)]
 pub struct Counts<K>(OnceLock<Box<Chunk<K>>>);
 

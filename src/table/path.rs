@@ -72,7 +72,7 @@ impl fmt::Display for PathPattern {
 
 /// A value for each exact path and for each prefix.
 ///
-/// The quick hash is for keys that whoever owns the hostname has written: collisions cost nobody else.
+/// The fast hash is safe here: the owner of the hostname chooses the keys, and collisions slow down nobody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathMap<T> {
     exact: HashMap<Box<str>, T, RandomState>,

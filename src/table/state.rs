@@ -1,4 +1,4 @@
-//! What outlasts tables: the counts of a route, shared by the tables, requests and tunnels that use it.
+//! State that outlives a table: the counts of a route, shared by the tables, requests and tunnels that use it.
 
 use std::{
     collections::HashMap,
@@ -76,7 +76,7 @@ impl TunnelCount {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Notes that it is listed from now on. Whether it was not before.
+    /// Marks it as listed; returns whether it was not listed before.
     pub fn list(&self) -> bool {
         // Nearly always it is listed, and a cache line that is only read need not move between processors.
         !self.is_listed.load(Ordering::Relaxed) && !self.is_listed.swap(true, Ordering::Relaxed)

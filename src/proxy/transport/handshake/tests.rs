@@ -175,7 +175,7 @@ async fn both_ends_may_close_in_order() {
     }
 }
 
-/// A server by tokio-rustls that echoes what it hears. It sends tickets, and new keys for each echo.
+/// A server by tokio-rustls that echoes what it receives. It sends tickets, and new keys for each echo.
 async fn echo(socket: TcpStream, mut config: ServerConfig) {
     config.send_tls13_tickets = 4;
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
