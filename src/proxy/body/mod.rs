@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
+use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
@@ -25,6 +26,11 @@ pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body, in either direction.
 pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Whether a response with this status never has a body (RFC 9112 §6.3).
+pub(crate) fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
 
 pub(crate) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()

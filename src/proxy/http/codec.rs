@@ -4,13 +4,7 @@
 //! same path as every other request, and is forwarded line by line, without hyper and its maps. Any other request is
 //! left to hyper, with everything that was received.
 
-use std::{
-    future::poll_fn,
-    mem::MaybeUninit,
-    sync::Arc,
-    task::{Poll, ready},
-    time::Duration,
-};
+use std::{future::poll_fn, mem::MaybeUninit, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Method, Response, Version,
@@ -38,7 +32,7 @@ use crate::proxy::{
         peer::Peer,
     },
     shared::{ServingPhase, Shared, reached},
-    transport::stream::{Departure, HEADROOM, READ, Stream, with_buffers},
+    transport::stream::{Departure, READ, Stream},
     tunnel::Tunnel,
     upstream::{
         exchange::{Switched, exchange},
@@ -118,14 +112,7 @@ async fn receive(
     charge: &mut Charge,
     most: usize,
 ) -> std::io::Result<usize> {
-    let length = poll_fn(|cx| {
-        with_buffers(|buffers| {
-            let length = ready!(client.poll_receive(cx, buffers, most))?;
-            received.extend_from_slice(&buffers.plain[HEADROOM..HEADROOM + length]);
-            Poll::Ready(std::io::Result::Ok(length))
-        })
-    });
-    let length = length.await?;
+    let length = poll_fn(|cx| client.poll_append(cx, received, most)).await?;
     charge.set(charge.bytes() + length);
     Ok(length)
 }

@@ -13,7 +13,7 @@ use hyper::{body::Body as _, ext::ReasonPhrase};
 use tokio::time::{Instant, timeout};
 
 use crate::proxy::{
-    body::{Body, BodyError},
+    body::{Body, BodyError, is_bodiless},
     bounds::pace::{MinRate, Pace},
     fields::NameCases,
     settings::Settings,
@@ -32,7 +32,7 @@ enum OutgoingFraming {
 
 impl OutgoingFraming {
     fn of(status: StatusCode, body: &Body) -> Self {
-        if status.is_informational() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+        if is_bodiless(status) {
             return Self::Bodiless;
         }
         body.size_hint().exact().map_or(Self::Chunked, Self::Length)

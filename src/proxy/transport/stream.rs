@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::BufMut;
 use futures::FutureExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -252,6 +253,20 @@ impl Stream {
                 return Poll::Ready(Ok(length));
             }
         }
+    }
+
+    /// Receives payload as [`Stream::poll_receive`] does, and appends it to `received`.
+    pub(crate) fn poll_append(
+        &mut self,
+        cx: &mut Context<'_>,
+        received: &mut impl BufMut,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        with_buffers(|buffers| {
+            let length = ready!(self.poll_receive(cx, buffers, most))?;
+            received.put_slice(&buffers.plain[HEADROOM..HEADROOM + length]);
+            Poll::Ready(Ok(length))
+        })
     }
 
     /// Sends payload from the thread's buffer. What the socket does not accept waits for [`Stream::poll_sent`].

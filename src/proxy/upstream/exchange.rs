@@ -1,12 +1,6 @@
 //! The exchange of a handshake without hyper: one head out, one head in, on a dedicated connection.
 
-use std::{
-    cell::Cell,
-    future::poll_fn,
-    mem::MaybeUninit,
-    task::{Poll, ready},
-    time::SystemTime,
-};
+use std::{cell::Cell, future::poll_fn, mem::MaybeUninit, time::SystemTime};
 
 use http::{
     Response, StatusCode, Version,
@@ -18,12 +12,12 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     dial::{self, Connected},
+    pool::{MAX_FIELDS, MAX_HEAD},
     response_body::{IncomingFraming, ResponseBody},
     upgrade,
 };
 use crate::{
     proxy::{
-        body::meter::LARGE_READ,
         bounds::budget::Charge,
         fields::{Fields, Lines, end_of_head},
         request::{
@@ -33,16 +27,11 @@ use crate::{
             refusal::{BadResponse, Refusal},
             routed::Routed,
         },
-        transport::stream::{HEADROOM, READ, Stream, with_buffers},
+        transport::stream::{READ, Stream},
         tunnel::Opening,
     },
     table::InUse,
 };
-
-/// The maximum number of fields in the head of a response.
-pub(crate) const MAX_FIELDS: usize = 200;
-/// The maximum length of a response head in bytes.
-const MAX_HEAD: usize = LARGE_READ;
 
 /// A handshake that was answered with a valid 101.
 pub(crate) struct Switched {
@@ -85,27 +74,38 @@ fn answer(routed: &Routed, bytes: &[u8], mut connected: Connected, accept: &str)
 
 /// Receives the complete head of a response that is not an interim one.
 async fn receive_head(backend: &mut Stream, bytes: &mut Vec<u8>, charge: &mut Charge) -> Result<(), BadResponse> {
-    loop {
-        match end_of_head(bytes) {
-            // The final response follows it.
-            Some(end) if is_interim(bytes) => drop(bytes.drain(..end)),
-            Some(_) => return Ok(()),
-            None if bytes.len() > MAX_HEAD => return Err(BadResponse::Head),
-            None => {
-                let received = poll_fn(|cx| {
-                    with_buffers(|buffers| {
-                        let length = ready!(backend.poll_receive(cx, buffers, READ))?;
-                        bytes.extend_from_slice(&buffers.plain[HEADROOM..HEADROOM + length]);
-                        Poll::Ready(std::io::Result::Ok(length))
-                    })
-                });
-                if received.await.map_err(|_| BadResponse::Closed)? == 0 {
-                    return Err(if bytes.is_empty() { BadResponse::Closed } else { BadResponse::Head });
-                }
-                charge.set(bytes.len());
-            }
+    let mut searched = 0;
+    while !has_final_head(bytes, &mut searched) {
+        if bytes.len() > MAX_HEAD {
+            return Err(BadResponse::Head);
         }
+        let received = poll_fn(|cx| backend.poll_append(cx, bytes, READ)).await;
+        if received.map_err(|_| BadResponse::Closed)? == 0 {
+            return Err(if bytes.is_empty() { BadResponse::Closed } else { BadResponse::Head });
+        }
+        charge.set(bytes.len());
     }
+    Ok(())
+}
+
+/// Removes complete interim heads; whether the complete final head is there. However slowly a head arrives, no byte is
+/// searched or moved more than a few times: `searched` is where the next search starts.
+fn has_final_head(bytes: &mut Vec<u8>, searched: &mut usize) -> bool {
+    let mut begin = 0;
+    let is_final = loop {
+        match end_of_head(&bytes[*searched..]) {
+            // The final response follows it.
+            Some(length) if is_interim(&bytes[begin..]) => {
+                *searched += length;
+                begin = *searched;
+            }
+            end => break end.is_some(),
+        }
+    };
+    bytes.drain(..begin);
+    // The last two bytes may begin the end of a head: `\n\r\n`, or `\n\n`.
+    *searched = bytes.len().saturating_sub(2);
+    is_final
 }
 
 /// Whether another head follows this one (RFC 9110 §15.2). Not so for a 101: the protocol changes after it.
@@ -198,5 +198,22 @@ mod tests {
     fn only_heads_that_others_follow_are_interim() {
         assert!(is_interim(b"HTTP/1.1 103 Early Hints") && is_interim(b"HTTP/1.1 100"));
         assert!(!is_interim(b"HTTP/1.1 101 x") && !is_interim(b"HTTP/1.1 200") && !is_interim(b"HTTP/1.1"));
+    }
+
+    #[test]
+    fn the_final_head_is_found_in_pieces_of_any_size() {
+        for end in ["\r\n", "\n"] {
+            let last = format!("HTTP/1.1 101 x{end}A: b{end}{end}");
+            let whole = format!("HTTP/1.1 100 x{end}{end}HTTP/1.1 103 x{end}A: b{end}{end}{last}");
+            for size in 1..=whole.len() {
+                let (mut bytes, mut searched, mut found) = (Vec::new(), 0, false);
+                for piece in whole.as_bytes().chunks(size) {
+                    assert!(!found, "too early in pieces of {size}");
+                    bytes.extend_from_slice(piece);
+                    found = has_final_head(&mut bytes, &mut searched);
+                }
+                assert!(found && bytes == last.as_bytes(), "{size}: {}", String::from_utf8_lossy(&bytes));
+            }
+        }
     }
 }

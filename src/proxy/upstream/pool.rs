@@ -26,10 +26,15 @@ use crate::{
     table::{Endpoint, EndpointId},
 };
 
+/// The maximum number of fields in the head of a response.
+pub(super) const MAX_FIELDS: usize = 200;
+/// The maximum length of a response head in bytes.
+pub(super) const MAX_HEAD: usize = LARGE_READ;
+
 /// hyper's settings for backends. The buffer bounds heads, and how much of a body may be read at once: see [`Tapped`].
 pub(crate) fn client() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.preserve_header_case(true).title_case_headers(true).max_buf_size(LARGE_READ).max_headers(200);
+    builder.preserve_header_case(true).title_case_headers(true).max_buf_size(MAX_HEAD).max_headers(MAX_FIELDS);
     builder
 }
 

@@ -11,10 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use httparse::Status;
 
 use crate::proxy::{
-    body::BodyError,
+    body::{BodyError, is_bodiless},
     bounds::budget::Charge,
     fields::Fields,
-    transport::stream::{HEADROOM, Stream, with_buffers},
+    transport::stream::Stream,
 };
 
 /// How many bytes are read at once.
@@ -51,7 +51,7 @@ pub(crate) enum Chunk {
 impl IncomingFraming {
     /// The framing of a response to a GET, whose lengths have been merged.
     pub(crate) fn of(status: StatusCode, is_chunked: bool, fields: &impl Fields) -> Self {
-        if status.is_informational() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+        if is_bodiless(status) {
             return Self::Length(0);
         }
         if is_chunked {
@@ -82,11 +82,7 @@ impl<G> ResponseBody<G> {
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
-        let received = ready!(with_buffers(|buffers| {
-            let length = ready!(self.backend.poll_receive(cx, buffers, PART))?;
-            self.received.extend_from_slice(&buffers.plain[HEADROOM..HEADROOM + length]);
-            Poll::Ready(std::io::Result::Ok(length))
-        }))?;
+        let received = ready!(self.backend.poll_append(cx, &mut self.received, PART))?;
         self.charge.set(self.received.len());
         Poll::Ready(Ok(received))
     }
